@@ -1,0 +1,1 @@
+"""The API: models, rules, the CRD and the sentences about what is wrong."""

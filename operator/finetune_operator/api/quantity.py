@@ -1,0 +1,38 @@
+"""Kubernetes quantities such as 500m, 4 or 16Gi, as far as the operator compares them."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+_PATTERN = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?\d+))?")
+_SUFFIXES = {
+    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"),
+    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
+    "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
+    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40), "Pi": Decimal(2**50), "Ei": Decimal(2**60),
+}  # fmt: skip
+
+
+def parse_quantity(text: int | str) -> Decimal:
+    """The number that a quantity means. Raises ValueError for anything else.
+
+    The grammar is that of k8s.io/apimachinery/pkg/api/resource.
+    """
+    match = _PATTERN.fullmatch(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a quantity")
+    number, suffix, exponent = match.groups()
+    if exponent is not None:
+        return Decimal(number).scaleb(int(exponent))
+    return Decimal(number) * _SUFFIXES.get(suffix, Decimal(1))
+
+
+def is_quantity(text: int | str) -> bool:
+    """Whether `parse_quantity` takes it."""
+    try:
+        parse_quantity(text)
+    except ValueError:
+        return False
+    return True

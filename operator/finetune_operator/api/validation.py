@@ -1,0 +1,228 @@
+"""Rules over several fields, each written once: as CEL for the API server and as a predicate for everything else.
+
+`tests/cluster/test_validation.py` gives a table of specs to both and wants the same verdict. The message is the
+sentence that a user sees, at `kubectl apply` as from `finetune validate`: field, value, remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from finetune_operator.api.quantity import is_quantity, parse_quantity
+from finetune_operator.api.v1alpha1 import Columns, FineTuneJobSpec
+from finetune_operator.constants import MAX_NAME_LENGTH
+
+OUR_PATHS = ("/workspace", "/claims", "/scratch", "/etc/finetune", "/dev/shm", "/tmp")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`cel` and `holds` say the same of a spec; `message` says what to do when they do not hold.
+
+    `{value}` in the message is the value that `value_cel` and `value` give.
+    """
+
+    field: str
+    cel: str
+    holds: Callable[[FineTuneJobSpec], bool]
+    message: str
+    value_cel: str = ""
+    value: Callable[[FineTuneJobSpec], object] | None = None
+
+    def sentence(self, spec: FineTuneJobSpec) -> str:
+        """The message, with the value filled in."""
+        text = self.message if self.value is None else self.message.replace("{value}", str(self.value(spec)))
+        return f"spec.{self.field}: {text}"
+
+    @property
+    def cel_message(self) -> str:
+        """A CEL expression that gives `sentence`. (The value must be a string: the cost of string(x) has no bound.)"""
+        parts = [quoted(part) for part in f"spec.{self.field}: {self.message}".split("{value}")]
+        return f" + {self.value_cel} + ".join(parts)
+
+
+def quoted(text: str) -> str:
+    """A CEL string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _given(columns: Columns) -> set[str]:
+    return {name for name in Columns.model_fields if getattr(columns, name) is not None}
+
+
+def _columns_cel(*wanted: str) -> str:
+    names = Columns.model_fields
+    return " && ".join(("" if name in wanted else "!") + f"has(self.dataset.columns.{name})" for name in names)
+
+
+CAUSAL_COLUMNS: tuple[set[str], ...] = ({"text"}, {"messages"}, {"prompt", "completion"})
+
+
+def _uri_rules(field: str, cel_path: str, present_cel: str, get: Callable[[FineTuneJobSpec], str | None]) -> Rule:
+    return Rule(
+        field=field,
+        cel=f"!({present_cel}) || !{cel_path}.matches('(^|/)[.][.]?(/|$)')",
+        holds=lambda spec: (uri := get(spec)) is None or re.search(r"(^|/)[.][.]?(/|$)", uri) is None,
+        message="'{value}' has '.' or '..' as a part of its path; write the path without them",
+        value_cel=cel_path,
+        value=get,
+    )
+
+
+def _quantity_rules(field: str, camel: str) -> Rule:
+    def get(spec: FineTuneJobSpec) -> int | str:
+        value: int | str = getattr(spec.resources, field)
+        return value
+
+    path = f"self.resources.{camel}"
+    return Rule(
+        field=f"resources.{camel}",
+        cel=f"isQuantity(string({path})) && quantity(string({path})).isGreaterThan(quantity('0'))",
+        holds=lambda spec: is_quantity(get(spec)) and parse_quantity(get(spec)) > 0,
+        # Without the value: the API server cannot bound the cost of a message with an int-or-string in it.
+        message="is not an amount above 0; write for example 4, 500m or 16Gi",
+    )
+
+
+def _no_more_shared_than_memory(spec: FineTuneJobSpec) -> bool:
+    memory, shared = spec.resources.memory, spec.resources.shared_memory
+    return not (is_quantity(memory) and is_quantity(shared)) or parse_quantity(shared) <= parse_quantity(memory)
+
+
+def _only_with_lora(field: str, camel: str) -> Rule:
+    return Rule(
+        field=f"method.{camel}",
+        cel=f"self.method.type == 'LoRA' || !has(self.method.{camel})",
+        holds=lambda spec: spec.method.type == "LoRA" or getattr(spec.method, field) is None,
+        message="is of LoRA, but method.type is 'Full'; remove it or set method.type: LoRA",
+    )
+
+
+def _from_hub(spec: FineTuneJobSpec) -> bool:
+    return spec.model.uri.startswith("hf://") or spec.dataset.uri.startswith("hf://")
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "dataset.evaluation",
+        "has(self.dataset.evaluation.fraction) != has(self.dataset.evaluation.uri)",
+        lambda spec: (spec.dataset.evaluation.fraction is None) != (spec.dataset.evaluation.uri is None),
+        "needs exactly one source; set either fraction (for example 0.1) or uri",
+    ),
+    Rule(
+        "dataset.columns",
+        "self.task != 'SequenceClassification' || (" + _columns_cel("text", "label") + ")",
+        lambda spec: spec.task != "SequenceClassification" or _given(spec.dataset.columns) == {"text", "label"},
+        "task 'SequenceClassification' needs text and label and no others; "
+        "write for example columns: {text: clause, label: type}",
+    ),
+    Rule(
+        "dataset.columns",
+        "self.task != 'ImageClassification' || (" + _columns_cel("image", "label") + ")",
+        lambda spec: spec.task != "ImageClassification" or _given(spec.dataset.columns) == {"image", "label"},
+        "task 'ImageClassification' needs image and label and no others; "
+        "write for example columns: {image: image, label: label}",
+    ),
+    Rule(
+        "dataset.columns",
+        "self.task != 'CausalLM' || " + " || ".join(f"({_columns_cel(*sorted(names))})" for names in CAUSAL_COLUMNS),
+        lambda spec: spec.task != "CausalLM" or _given(spec.dataset.columns) in CAUSAL_COLUMNS,
+        "task 'CausalLM' needs text, or messages, or prompt with completion, and no others; "
+        "write for example columns: {prompt: note, completion: summary}",
+    ),
+    Rule(
+        "training",
+        "!(has(self.training.epochs) && has(self.training.maxSteps))",
+        lambda spec: spec.training.epochs is None or spec.training.max_steps is None,
+        "epochs and maxSteps are both set; keep one of them",
+    ),
+    Rule(
+        "training.sequenceLength",
+        "self.task != 'ImageClassification' || !has(self.training.sequenceLength)",
+        lambda spec: spec.task != "ImageClassification" or spec.training.sequence_length is None,
+        "has no meaning for task 'ImageClassification'; remove it",
+    ),
+    _only_with_lora("rank", "rank"),
+    _only_with_lora("alpha", "alpha"),
+    _only_with_lora("dropout", "dropout"),
+    _only_with_lora("target_modules", "targetModules"),
+    Rule(
+        "output.merge",
+        "!self.output.merge || self.method.type == 'LoRA'",
+        lambda spec: not spec.output.merge or spec.method.type == "LoRA",
+        "true needs an adapter, but method.type is 'Full'; remove it or set method.type: LoRA",
+    ),
+    Rule(
+        "evaluate.metrics",
+        "!has(self.evaluate.metrics) || self.task == 'CausalLM' || !self.evaluate.metrics.exists(m, m == 'perplexity')",
+        lambda spec: spec.task == "CausalLM" or "perplexity" not in (spec.evaluate.metrics or ()),
+        "'perplexity' is of task 'CausalLM'; use accuracy or f1",
+    ),
+    Rule(
+        "evaluate.metrics",
+        "!has(self.evaluate.metrics) || self.task != 'CausalLM' || self.evaluate.metrics.all(m, m == 'perplexity')",
+        lambda spec: spec.task != "CausalLM" or set(spec.evaluate.metrics or ()) <= {"perplexity"},
+        "'accuracy' and 'f1' are of the classification tasks; use perplexity",
+    ),
+    Rule(
+        "resources.processesPerNode",
+        "self.resources.gpusPerNode == 0 || !has(self.resources.processesPerNode)",
+        lambda spec: spec.resources.gpus_per_node == 0 or spec.resources.processes_per_node is None,
+        "with gpusPerNode there is one process for each GPU; remove it, or set gpusPerNode: 0 to train on CPUs",
+    ),
+    _quantity_rules("cpu", "cpu"),
+    _quantity_rules("memory", "memory"),
+    _quantity_rules("shared_memory", "sharedMemory"),
+    Rule(
+        "resources.sharedMemory",
+        "!isQuantity(string(self.resources.sharedMemory)) || !isQuantity(string(self.resources.memory)) || "
+        "quantity(string(self.resources.sharedMemory)).compareTo(quantity(string(self.resources.memory))) <= 0",
+        _no_more_shared_than_memory,
+        "is more than resources.memory, of which it is a part; lower it or raise memory",
+    ),
+    Rule(
+        "model.revision",
+        "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
+        lambda spec: spec.model.revision is None or spec.model.uri.startswith("hf://"),
+        "is of hf:// only; remove it",
+    ),
+    Rule(
+        "dataset.revision",
+        "!has(self.dataset.revision) || self.dataset.uri.startsWith('hf://')",
+        lambda spec: spec.dataset.revision is None or spec.dataset.uri.startswith("hf://"),
+        "is of hf:// only; remove it",
+    ),
+    Rule(
+        "model.secretName",
+        "!has(self.model.secretName) || self.model.uri.startsWith('hf://') || self.dataset.uri.startsWith('hf://')",
+        lambda spec: spec.model.secret_name is None or _from_hub(spec),
+        "is for hf:// sources, and there is none; remove it",
+    ),
+    _uri_rules("model.uri", "self.model.uri", "true", lambda spec: spec.model.uri),
+    _uri_rules("dataset.uri", "self.dataset.uri", "true", lambda spec: spec.dataset.uri),
+    _uri_rules(
+        "dataset.evaluation.uri", "self.dataset.evaluation.uri", "has(self.dataset.evaluation.uri)",
+        lambda spec: spec.dataset.evaluation.uri,
+    ),
+)  # fmt: skip
+
+NAME_RULE_CEL = (
+    f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+)
+NAME_MESSAGE = (
+    "metadata.name: '{value}' is not a name that the job's pods can bear; use at most "
+    f"{MAX_NAME_LENGTH} lowercase letters, digits and '-', with a letter first and no '-' last"
+)
+
+
+def name_fits(name: str) -> bool:
+    """The predicate of NAME_RULE_CEL."""
+    return len(name) <= MAX_NAME_LENGTH and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) is not None
+
+
+def broken_rules(name: str, spec: FineTuneJobSpec) -> list[str]:
+    """The sentences of all rules that do not hold."""
+    sentences = [] if name_fits(name) else [NAME_MESSAGE.replace("{value}", name)]
+    return sentences + [rule.sentence(spec) for rule in RULES if not rule.holds(spec)]

@@ -1,0 +1,1 @@
+"""Manifests of what an attempt is made of. Pure."""

@@ -1,0 +1,113 @@
+"""What `finetune run` and `finetune watch` show: a progress bar on a terminal, plain lines elsewhere, then a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus, ProgressStatus
+from finetune_operator.constants import ConditionType, Phase
+
+PLAIN_INTERVAL = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+class Display:
+    """Shows a job's status as it changes."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stdout, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._message = ""
+        self._plain_at = 0.0
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description:<9}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("Pending", total=None, figures="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, status: FineTuneJobStatus) -> None:
+        """Show the newest status."""
+        phase = status.phase or Phase.PENDING
+        message = _message(status, phase)
+        if self._bar and self._task is not None:
+            progress = status.progress
+            total = progress.total_steps if progress else None
+            done = progress.step if progress else 0
+            text = figures(progress) if progress else message
+            self._bar.update(self._task, description=phase, total=total, completed=done, figures=text)
+        elif phase != self._phase or message != self._message:
+            self.console.print(f"{phase}: {message}" if message else phase)
+        elif status.progress and time.monotonic() - self._plain_at > PLAIN_INTERVAL:
+            self.console.print(f"{phase}: {figures(status.progress)}")
+            self._plain_at = time.monotonic()
+        self._phase, self._message = phase, message
+
+
+def figures(progress: ProgressStatus) -> str:
+    """Step, loss, speed and remaining time in one line."""
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    elif progress.samples_per_second:
+        parts.append(f"{progress.samples_per_second:,.1f} samples/s")
+    if progress.eta:
+        parts.append(f"ETA {progress.eta}")
+    return "  ".join(parts)
+
+
+def _message(status: FineTuneJobStatus, phase: str) -> str:
+    if phase in (Phase.COMPLETE, Phase.FAILED):
+        return ""
+    reconciling = next((c for c in status.conditions if c.type == ConditionType.RECONCILING), None)
+    return reconciling.message if reconciling else ""
+
+
+def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
+    """Metrics before and after, and where the model is."""
+    if status.evaluation:
+        table = Table("metric", "before", "after", "change")
+        for name, after in sorted(status.evaluation.final.items()):
+            before = status.evaluation.base.get(name)
+            change = f"{after - before:+.4f}" if before is not None else ""
+            table.add_row(name, f"{before:.4f}" if before is not None else "", f"{after:.4f}", change)
+        console.print(table)
+    if status.result:
+        console.print(f"Model: {root}{status.result.path}", soft_wrap=True)
+        if status.result.merged_path:
+            console.print(f"Merged: {root}{status.result.merged_path}", soft_wrap=True)
+
+
+def show_failure(console: Console, status: FineTuneJobStatus) -> None:
+    """Why it ended, and the last lines of the rank that failed first if the sentence is not all."""
+    stalled = next((c for c in status.conditions if c.type == ConditionType.STALLED and c.status == "True"), None)
+    newest = status.ledger[-1] if status.phase == Phase.FAILED and status.ledger else None
+    if newest is None:
+        console.print(
+            f"finetune: {stalled.message if stalled else 'the job was deleted'}", soft_wrap=True, markup=False
+        )
+        return
+    if newest.failure != "Invalid":
+        for line in newest.log:
+            console.print(f"  {line}", soft_wrap=True, markup=False)
+    console.print(f"finetune: {newest.failure}: {newest.message}", soft_wrap=True, markup=False)

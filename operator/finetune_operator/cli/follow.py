@@ -1,0 +1,40 @@
+"""Following a FineTuneJob to its end, in whichever cluster it is."""
+
+from __future__ import annotations
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+from finetune_operator.cli.display import Display
+from finetune_operator.constants import INVALID_SPEC, ConditionType, Phase
+from finetune_operator.protocol import FINETUNEJOBS, Cluster
+from finetune_trainer.contract import FailureClass
+
+DONE, FAILED, INVALID = 0, 1, 2
+
+
+async def follow(cluster: Cluster, namespace: str, name: str, display: Display) -> tuple[int, FineTuneJobStatus]:
+    """Show each change until the newest generation has ended; returns the exit code and the last status."""
+    async for event in cluster.watch(FINETUNEJOBS, namespace):
+        metadata = event.object["metadata"]
+        if metadata["name"] != name:
+            continue
+        status = FineTuneJobStatus.model_validate(event.object.get("status", {}))
+        if event.type == "DELETED":
+            return FAILED, status
+        display.update(status)
+        if status.observed_generation == metadata.get("generation", 1):
+            code = exit_code(status)
+            if code is not None:
+                return code, status
+    raise AssertionError("a watch does not end")
+
+
+def exit_code(status: FineTuneJobStatus) -> int | None:
+    """None while it goes on: 0 complete, 1 failed, 2 failed for something that the user can mend in the manifest."""
+    stalled = next((c for c in status.conditions if c.type == ConditionType.STALLED and c.status == "True"), None)
+    if stalled and stalled.reason == INVALID_SPEC.name:
+        return INVALID
+    if status.phase == Phase.COMPLETE:
+        return DONE
+    if status.phase == Phase.FAILED:
+        return INVALID if status.ledger and status.ledger[-1].failure == FailureClass.INVALID else FAILED
+    return None

@@ -1,0 +1,93 @@
+"""finetune: the command line. Each command is a module of its own, imported when it is asked for.
+
+So `finetune --help` answers at once, and nothing of kopf, kubernetes or rich is loaded for `finetune crd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from finetune_operator.cli.errors import UsageError
+
+USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(
+        prog="finetune", description="Distributed fine-tuning: on this machine or in a cluster."
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", "train a FineTuneJob on this machine")
+    run.add_argument("file", help="manifest of one FineTuneJob")
+    run.add_argument("--workspace", default="workspace", metavar="DIR", help="folder that stands for the job's storage")
+    run.add_argument(
+        "--claim", action="append", default=[], metavar="NAME=DIR", help="folder of a pvc://NAME (repeatable)"
+    )
+
+    validate = _command(commands, "validate", "check manifests without a cluster")
+    validate.add_argument("file", nargs="+")
+
+    submit = _command(commands, "submit", "apply a FineTuneJob to a cluster")
+    submit.add_argument("file")
+    _of_a_cluster(submit)
+
+    watch = _command(commands, "watch", "follow a FineTuneJob in a cluster to its end")
+    watch.add_argument("name")
+    _of_a_cluster(watch)
+
+    logs = _command(commands, "logs", "print the log of a FineTuneJob's newest attempt")
+    logs.add_argument("name")
+    logs.add_argument("--index", type=int, default=0, help="of the pod; rank 0 is in pod 0 (default: 0)")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the pod ends")
+    _of_a_cluster(logs)
+
+    operator = _command(commands, "operator", "run the operator, in a pod or with a kubeconfig")
+    operator.add_argument(
+        "-n", "--namespace", action="append", metavar="NAME", help="watch this namespace (repeatable; default: all)"
+    )
+    operator.add_argument("--trainer-image", metavar="IMAGE", help="for jobs that name none")
+    operator.add_argument(
+        "--agent-access",
+        choices=("direct", "proxy"),
+        default="direct",
+        help="how pods are asked for progress; proxy: through the API server, for an operator outside of the cluster",
+    )
+
+    _command(commands, "crd", "print the CustomResourceDefinition")
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    command.set_defaults(command=name)
+    return command
+
+
+def _of_a_cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-n", "--namespace", metavar="NAME", help="default: the manifest's, then the kubeconfig's")
+    command.add_argument("--context", help="of the kubeconfig")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. What the user did wrong is one sentence on stderr and exit code 2."""
+    options = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = import_module(f"finetune_operator.cli.{options.command}").main
+    try:
+        return command(options)
+    except UsageError as error:
+        for sentence in error.sentences:
+            print(f"finetune: {sentence}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

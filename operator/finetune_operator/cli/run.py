@@ -1,0 +1,143 @@
+"""finetune run: the very operator at work on this machine, over an in-memory cluster whose pods are processes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import importlib.util
+import logging
+import os
+import signal
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from finetune_operator.api.v1alpha1 import FineTuneJob
+from finetune_operator.cli.display import Display, show_failure, show_result
+from finetune_operator.cli.errors import UsageError
+from finetune_operator.cli.follow import DONE, follow
+from finetune_operator.cli.jobs import read_job
+from finetune_operator.constants import HUB_TOKEN_KEY
+from finetune_operator.core.resolve import claims_of, refusals
+from finetune_operator.core.settings import Settings
+from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.driver import SECRETS
+from finetune_operator.local.finetunejobs import admit
+from finetune_operator.local.processes import ProcessDriver, free_port
+from finetune_operator.protocol import FINETUNEJOBS, PODS, NotFoundError
+from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.watch import inform
+
+INTERRUPTED = 130
+INTERVAL = 0.5
+"""Seconds between two looks at the processes: they are near."""
+
+
+def main(options: argparse.Namespace) -> int:
+    manifest, job = read_job(options.file)
+    if faults := refusals(job.spec, Settings(image="", local=True)):
+        raise UsageError(*(f"{options.file}: {fault}" for fault in faults))
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UsageError("the trainer is not installed; run: pip install 'finetune-operator[trainer]'")
+    folders = {**_claims(options.claim), job.spec.storage.claim_name: _workspace(options.workspace)}
+    if missing := [claim for claim in claims_of(job.spec) if claim not in folders]:
+        raise UsageError(
+            *(f"pvc://{claim}: has no folder on this machine; add --claim {claim}=DIR" for claim in missing)
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_run(manifest, job, folders))
+
+
+def _workspace(folder: str) -> Path:
+    path = Path(folder).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--workspace: {folder} cannot be made ({error.strerror}); give a folder that you can write"
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"--workspace: {folder} cannot be written; give a folder that you can write")
+    return path
+
+
+def _claims(pairs: list[str]) -> dict[str, Path]:
+    claims = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and Path(folder).is_dir()):
+            raise UsageError(
+                f"--claim: '{pair}' is not NAME=DIR with a folder that exists; write for example data=/srv/data"
+            )
+        claims[name] = Path(folder).absolute()
+    return claims
+
+
+async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: dict[str, Path]) -> int:
+    namespace, name = job.metadata.namespace, job.metadata.name
+    settings = Settings(
+        image="local",
+        local=True,
+        agent_port=free_port(),
+        rendezvous_port=free_port(),
+        starting_interval=INTERVAL,
+        progress_interval=INTERVAL,
+        settle=2,
+        grace=30,
+    )
+    driver = ProcessDriver(folders)
+    cluster = LocalCluster(driver, admit=admit)
+    cluster.add_namespace(namespace)
+    await _add_token(cluster, job)
+    await cluster.start()
+    operator = asyncio.create_task(operate(cluster, settings, partial(inform, cluster)))
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupted.set)
+    console = Console(highlight=False)
+    try:
+        await cluster.create(FINETUNEJOBS, {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}})
+        with Display(console) as display:
+            following = asyncio.create_task(follow(cluster, namespace, name, display))
+            stopping = asyncio.create_task(interrupted.wait())
+            await asyncio.wait({following, stopping, operator}, return_when=asyncio.FIRST_COMPLETED)
+        if operator.done():
+            operator.result()
+        if not following.done():
+            following.cancel()
+            console.print("Stopping …")
+            await _stop(cluster, namespace, name)
+            return INTERRUPTED
+        code, status = following.result()
+        if code == DONE:
+            show_result(console, status, f"{folders[job.spec.storage.claim_name]}/")
+        else:
+            show_failure(Console(stderr=True, highlight=False), status)
+        return code
+    finally:
+        operator.cancel()
+        with suppress(asyncio.CancelledError):
+            await operator
+        await cluster.close()
+
+
+async def _add_token(cluster: LocalCluster, job: FineTuneJob) -> None:
+    """The secret that the job names is, on this machine, the user's own HF_TOKEN."""
+    token = os.environ.get(HUB_TOKEN_KEY)
+    if job.spec.model.secret_name and token:
+        metadata = {"name": job.spec.model.secret_name, "namespace": job.metadata.namespace}
+        encoded = base64.b64encode(token.encode()).decode()
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {HUB_TOKEN_KEY: encoded}}
+        await cluster.create(SECRETS, secret)
+
+
+async def _stop(cluster: LocalCluster, namespace: str, name: str) -> None:
+    """Delete the job, and wait for its processes: they have the grace period to end."""
+    with suppress(NotFoundError):
+        await cluster.delete(FINETUNEJOBS, namespace, name)
+    while await cluster.list(PODS, namespace):
+        await asyncio.sleep(0.1)

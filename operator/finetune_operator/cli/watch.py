@@ -1,0 +1,32 @@
+"""finetune watch: follow a FineTuneJob in a cluster to its end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from rich.console import Console
+
+from finetune_operator.cli.connect import connect
+from finetune_operator.cli.display import Display, show_failure, show_result
+from finetune_operator.cli.follow import DONE, follow
+from finetune_operator.protocol import FINETUNEJOBS
+
+
+def main(options: argparse.Namespace) -> int:
+    return asyncio.run(_watch(options))
+
+
+async def _watch(options: argparse.Namespace) -> int:
+    console = Console(highlight=False)
+    async with connect(options.context) as cluster:
+        namespace = options.namespace or cluster.namespace
+        job = await cluster.get(FINETUNEJOBS, namespace, options.name)
+        with Display(console) as display:
+            code, status = await follow(cluster, namespace, options.name, display)
+    if code == DONE:
+        claim = job["spec"]["storage"]["claimName"]
+        show_result(console, status, f"pvc://{claim}/")
+    else:
+        show_failure(Console(stderr=True, highlight=False), status)
+    return code

@@ -1,0 +1,85 @@
+"""Names that others see: the API group, labels, condition types, phases, and each reason with its message."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneJob"
+PLURAL = "finetunejobs"
+SINGULAR = "finetunejob"
+SHORT_NAME = "ftj"
+
+MANAGER = "finetune-operator"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_JOB = f"{GROUP}/job"
+LABEL_RUN = f"{GROUP}/run"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+
+LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Set by the Job controller on its pods."""
+
+MAX_NAME_LENGTH = 40
+"""Of a FineTuneJob: `<job>-<5 hex>-<run>-<attempt>-<index>` is a host name and so has at most 63 characters."""
+
+CONTAINER = "trainer"
+WORKSPACE_PATH = "/workspace"
+CLAIMS_PATH = "/claims"
+SCRATCH_PATH = "/scratch"
+CONFIG_PATH = "/etc/finetune"
+SHARED_MEMORY_PATH = "/dev/shm"
+RUN_CONFIG_KEY = "run.json"
+HUB_TOKEN_KEY = "HF_TOKEN"
+"""Key of the secret that `model.secretName` names."""
+
+
+class Phase(StrEnum):
+    """For people; programs read the conditions."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    EXPORTING = "Exporting"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    """Ready, Reconciling and Stalled are kstatus's; the others tell where a run is."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    WORLD_READY = "WorldReady"
+    TRAINING = "Training"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(NamedTuple):
+    """A condition's reason and the template of its message."""
+
+    name: str
+    message: str
+
+
+PENDING = Reason("Pending", "No pod is scheduled yet{detail}")
+STARTING = Reason("Starting", "{ready} of {world} ranks have reported{detail}")
+TRAINING = Reason("Training", "Run {run} trains")
+EXPORTING = Reason("Exporting", "Run {run} saves and checks its result")
+WORLD_READY = Reason("AllRanksAttested", "All {world} ranks attested world size {world} and configuration {digest}")
+COMPLETE = Reason("Complete", "Run {run} is complete; the model is at {path}")
+FAILED = Reason("Failed", "Run {run} failed: {detail}")
+INVALID_SPEC = Reason("InvalidSpec", "{detail}")
+NAME_CONFLICT = Reason("NameConflict", "{kind} {name} exists and is not ours; delete it or rename the FineTuneJob")
+VOLUME_NOT_SHARED = Reason(
+    "VolumeNotShared",
+    "storage.claimName: claim {claim} is {modes}, which {nodes} nodes cannot mount together; "
+    "use a ReadWriteMany claim or resources.nodes: 1",
+)
+REFUSED = Reason("Refused", "The API server refused to {action}: {detail}")
+NOT_YET = Reason("NotYet", "")

@@ -1,0 +1,114 @@
+"""Why an attempt failed: one cause out of what all its pods left behind.
+
+The first to fail says why; rank 0, and whoever waited for the one that failed, show symptoms. The Job controller stops
+the siblings of a failed pod, so a pod that says 75 (stopped on request) is the cause only if the cluster took it away
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from finetune_operator.core.observed import JobView, PodView
+from finetune_trainer.contract import ExitCode, FailureClass, class_of
+
+_SIGKILLED, _SIGTERMED = 137, 143
+_LATE = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What goes into the ledger."""
+
+    failure: FailureClass
+    message: str
+    exit_code: int | None = None
+    rank: int | None = None
+    node: str | None = None
+    pod: str | None = None
+    step: int | None = None
+    log: tuple[str, ...] = ()
+
+
+def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
+    """The cause of a failed attempt."""
+    pods = list(pods)
+    taken = [p for p in pods if p.disrupted or (p.deleted and not _stopped_by_controller(p, child))]
+    failed = [p for p in pods if p.failed and p not in taken and not _stopped(p, child)]
+    first_failed = min(failed, key=_failed_at, default=None)
+    first_taken = min(taken, key=_taken_at, default=None)
+    if first_taken and (first_failed is None or _taken_at(first_taken) < _whole_second(_failed_at(first_failed))):
+        return _taken(first_taken)
+    if first_failed:
+        return _failed(first_failed)
+    stopped = next((p for p in pods if p.exit_code == ExitCode.PREEMPTED), None)
+    if stopped:
+        return Cause(
+            FailureClass.PREEMPTED,
+            f"pod {stopped.name} was stopped",
+            stopped.exit_code,
+            None,
+            stopped.node,
+            stopped.name,
+        )
+    if child is None:
+        return Cause(FailureClass.UNKNOWN, "its Job was deleted, and nothing is known of its pods' ends")
+    return Cause(FailureClass.UNKNOWN, f"nothing is known of its pods' ends ({child.failure_message or 'no message'})")
+
+
+def _failed_at(pod: PodView) -> datetime:
+    if pod.message and pod.message.error_time:
+        return datetime.fromtimestamp(pod.message.error_time, UTC)
+    return pod.ended or _LATE
+
+
+def _taken_at(pod: PodView) -> datetime:
+    return pod.deleted or pod.ended or _LATE
+
+
+def _whole_second(time: datetime) -> datetime:
+    """The API's times are whole seconds, so within one second the pod's own word counts."""
+    return time.replace(microsecond=0)
+
+
+def _stopped_by_controller(pod: PodView, child: JobView | None) -> bool:
+    return bool(child and child.failure and pod.deleted and pod.deleted >= child.failure)
+
+
+def _stopped(pod: PodView, child: JobView | None) -> bool:
+    """Ended because it was told to: by the agent's stop request, or by the signals of the controller's deletion."""
+    if pod.exit_code == ExitCode.PREEMPTED:
+        return True
+    return _stopped_by_controller(pod, child) and pod.exit_code in (_SIGKILLED, _SIGTERMED)
+
+
+def _taken(pod: PodView) -> Cause:
+    why = pod.disrupted or "deleted"
+    message = f"pod {pod.name} was taken away: {why}"
+    step = pod.message.step if pod.message else None
+    return Cause(FailureClass.PREEMPTED, message, pod.exit_code, None, pod.node, pod.name, step)
+
+
+def _failed(pod: PodView) -> Cause:
+    word = pod.message
+    code = pod.exit_code
+    if pod.reason == "OOMKilled":
+        failure = FailureClass.OUT_OF_MEMORY
+    elif code is None:
+        failure = FailureClass.INFRASTRUCTURE
+    else:
+        failure = class_of(code)
+    said = word.error if word and word.error else None
+    message = said or f"pod {pod.name} ended with exit code {code} ({pod.reason or 'no reason given'}) and said no more"
+    return Cause(
+        failure,
+        message,
+        code,
+        word.failing_rank if word else None,
+        pod.node,
+        pod.name,
+        word.step if word else None,
+        word.log if word else (),
+    )

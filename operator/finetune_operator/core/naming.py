@@ -1,0 +1,33 @@
+"""Names of what belongs to a run or an attempt.
+
+The UID is part of them: a job that is deleted and made again under its old name never meets its predecessor's children.
+"""
+
+from __future__ import annotations
+
+from finetune_operator import constants
+
+
+def child_name(job: str, uid: str, run: int, attempt: int) -> str:
+    """Of an attempt's ConfigMap, Service and Job: at most 57 characters for a job's name of 40."""
+    return f"{job}-{uid.replace('-', '')[:5]}-{run}-{attempt}"
+
+
+def rendezvous_host(child: str, namespace: str) -> str:
+    """The DNS name of rank 0's pod, behind the headless Service."""
+    return f"{child}-0.{child}.{namespace}.svc"
+
+
+def run_folder(namespace: str, job: str, uid: str, run: int) -> str:
+    """Of a run, relative to the workspace."""
+    return f"{namespace}/{job}/runs/{run}-{uid.replace('-', '')[:8]}"
+
+
+def labels(job: str, run: int, attempt: int) -> dict[str, str]:
+    """Of every child. The parent's own labels are not copied: they belong to the tool that applied it."""
+    return {
+        constants.LABEL_MANAGED_BY: constants.MANAGER,
+        constants.LABEL_JOB: job,
+        constants.LABEL_RUN: str(run),
+        constants.LABEL_ATTEMPT: str(attempt),
+    }

@@ -1,0 +1,70 @@
+"""From the agents' answers to phase, progress and WorldReady."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from finetune_operator.api.v1alpha1 import ProgressStatus, RunStatus
+from finetune_operator.constants import Phase
+from finetune_operator.core.times import duration, to_text
+from finetune_trainer import contract
+from finetune_trainer.contract import PodStatus, RankStatus
+
+_TRAINING = (contract.Phase.TRAIN, contract.Phase.EVAL, contract.Phase.SAVE)
+
+
+def valid(run: RunStatus, answer: PodStatus, pod_uid: str) -> bool:
+    """Whether an answer is from this attempt's pod; any other is dropped."""
+    return answer.pod_uid == pod_uid and answer.attempt == run.attempt and answer.nonce == run.nonce
+
+
+def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
+    """The ranks that attested the world and the configuration that were asked for."""
+    return [
+        rank
+        for answer in answers
+        for rank in answer.ranks
+        if rank.world == run.world and rank.config_digest == run.config_digest and 0 <= rank.rank < run.world
+    ]
+
+
+def world_complete(run: RunStatus, answers: Iterable[PodStatus]) -> bool:
+    """Whether every rank has attested, each once."""
+    return sorted(rank.rank for rank in attested(run, answers)) == list(range(run.world))
+
+
+def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
+    """By rank 0's word; without it, as it was."""
+    first = next((rank for answer in answers for rank in answer.ranks if rank.rank == 0), None)
+    if first is None:
+        return so_far
+    if first.phase is contract.Phase.EXPORT:
+        return Phase.EXPORTING
+    return Phase.TRAINING if first.phase in _TRAINING else Phase.STARTING
+
+
+def progress_of(answers: Iterable[PodStatus], so_far: ProgressStatus | None) -> ProgressStatus | None:
+    """Rank 0's progress, in figures that a person reads; without its word, as it was."""
+    for answer in answers:
+        if answer.progress is None:
+            continue
+        told = answer.progress
+        heartbeat = max((rank.heartbeat for rank in answer.ranks if rank.rank == 0), default=None)
+        return ProgressStatus(
+            step=told.step,
+            total_steps=told.total_steps,
+            epoch=round(told.epoch, 2),
+            loss=_significant(told.loss),
+            learning_rate=_significant(told.learning_rate),
+            tokens_per_second=_significant(told.tokens_per_second),
+            samples_per_second=_significant(told.samples_per_second),
+            eta_seconds=None if told.eta_seconds is None else round(told.eta_seconds),
+            eta=None if told.eta_seconds is None else duration(told.eta_seconds),
+            heartbeat_time=None if heartbeat is None else to_text(datetime.fromtimestamp(heartbeat, UTC)),
+        )
+    return so_far
+
+
+def _significant(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,27 @@
+"""What an operator is configured with, as far as decisions depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Defaults are those of a cluster. Durations are seconds."""
+
+    image: str
+    """Of the trainer, for jobs that name none. Frozen in the status when a run starts."""
+    local: bool = False
+    """Whether pods are processes on this machine, so that file:/// can be read."""
+    agent_port: int = 8471
+    rendezvous_port: int = 29500
+    starting_interval: float = 2
+    """Between two looks at an attempt whose ranks have not all reported."""
+    progress_interval: float = 10
+    """Between two looks at rank 0's progress, and so between two writes of it."""
+    peers_interval: float = 60
+    """Between two looks at the other ranks, once all have reported."""
+    settle: float = 5
+    """How long, after an attempt has failed, the other pods' words are awaited: the one who says why may be last."""
+    grace: int = 300
+    """Between SIGTERM and SIGKILL."""

@@ -1,0 +1,25 @@
+"""Times as the Kubernetes API writes them: RFC 3339, UTC, whole seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def to_text(time: datetime) -> str:
+    """For status fields; microseconds are left out, so that equal moments compare equal."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def from_text(text: str) -> datetime:
+    """Of any RFC 3339 time. Raises ValueError otherwise."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def duration(seconds: float) -> str:
+    """For people: 42s, 3m20s, 2h5m."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60}s"
+    return f"{whole // 3600}h{whole % 3600 // 60}m"

@@ -1,0 +1,1 @@
+"""The client protocol on a real API server."""

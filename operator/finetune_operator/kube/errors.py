@@ -1,0 +1,43 @@
+"""From an answer of the API server to the protocol's errors."""
+
+from __future__ import annotations
+
+import json
+
+from finetune_operator.protocol import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+
+LONGEST_TEXT = 500
+"""Characters quoted of an answer that is not the API server's (a proxy's page, say)."""
+
+
+class ConfigurationError(Exception):
+    """There is no usable kubeconfig or service account; the message says which was tried."""
+
+
+def error_of(status: int, body: bytes) -> ApiError:
+    """The error that an answer with that HTTP status means."""
+    try:
+        answer = json.loads(body)
+        reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
+    except (ValueError, AttributeError):
+        reason, message = "", body.decode(errors="replace")[:LONGEST_TEXT]
+    return _class_of(status, reason)(status, reason, message or f"the API server answered {status}")
+
+
+def _class_of(status: int, reason: str) -> type[ApiError]:
+    if status == 409:
+        return AlreadyExistsError if reason == "AlreadyExists" else ConflictError
+    classes = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
+    return classes.get(status, ApiError)
+
+
+def unreachable(error: Exception) -> ApiError:
+    """There was no answer."""
+    return ApiError(0, "Unreachable", f"the API server was not reached: {str(error) or type(error).__name__}")

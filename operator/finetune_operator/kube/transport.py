@@ -1,0 +1,150 @@
+"""JSON requests to the API server on `kubernetes.aio`: configuration, credentials and TLS are the library's.
+
+Reads are tried again when the server is overloaded or stumbles (429, 5xx), writes only on 429, which the server gives
+before it has done anything. Its Retry-After is obeyed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from finetune_operator.kube.errors import ConfigurationError, error_of, unreachable
+from finetune_operator.protocol import Object
+
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds; a Retry-After header comes before them."""
+LONGEST_RETRY_AFTER = 30.0
+OVERLOADED = 429
+SERVER_ERRORS = frozenset({500, 502, 503, 504})
+SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Query = Sequence[tuple[str, str]]
+
+
+class Transport:
+    """A connection to one API server."""
+
+    def __init__(self, configuration: Any, namespace: str, refresh: asyncio.Task[None] | None = None) -> None:
+        self.namespace = namespace
+        """What the context, or the service account, has as its own namespace."""
+        self._api = client.ApiClient(configuration)
+        self._refresh = refresh
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Transport:
+        """From the file given, $KUBECONFIG, the pod's service account, or ~/.kube/config, whichever is first.
+
+        Raises ConfigurationError when none of them is there, or the one chosen cannot be read."""
+        configuration = client.Configuration()
+        chosen = kubeconfig or os.environ.get("KUBECONFIG")
+        try:
+            if not chosen and not context and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=configuration)
+                return cls(configuration, _own_namespace())
+            path = chosen or os.path.expanduser("~/.kube/config")  # noqa: ASYNC240  # reads only the environment
+            loader = await config.load_kube_config(path, context, configuration, persist_config=False)
+        except (config.ConfigException, OSError) as error:
+            raise ConfigurationError(str(error)) from error
+        namespace = loader.current_context["context"].get("namespace", "default")
+        refresh = asyncio.create_task(config.refresh_token(loader, configuration))
+        return cls(configuration, namespace, refresh)
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._refresh:
+            self._refresh.cancel()
+            await asyncio.gather(self._refresh, return_exceptions=True)
+        await self._api.close()
+
+    async def request(
+        self, method: str, path: str, query: Query = (), body: Object | None = None, content_type: str | None = None
+    ) -> Object:
+        """Send, and read the JSON that comes back. Raises ApiError."""
+        retried = {OVERLOADED, *SERVER_ERRORS} if method == "GET" else {OVERLOADED}
+        delays = iter(RETRY_DELAYS)
+        while True:
+            try:
+                response = await self._send(method, path, query, body, content_type, REQUEST_TIMEOUT)
+                content = await response.read()
+            except (OSError, aiohttp.ClientError) as error:
+                raise unreachable(error) from error
+            if response.status < 300:
+                answer: Object = json.loads(content)
+                return answer
+            delay = next(delays, None)
+            if response.status not in retried or delay is None:
+                raise error_of(response.status, content)
+            await asyncio.sleep(_retry_after(response) or delay)
+
+    @contextlib.asynccontextmanager
+    async def lines(
+        self, path: str, query: Query, timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """An endless answer, line by line. Raises ApiError, also when the stream breaks."""
+        try:
+            response = await self._send("GET", path, query, None, None, timeout)
+            try:
+                if response.status >= 300:
+                    raise error_of(response.status, await response.read())
+                yield _lines(response.content)
+            finally:
+                response.close()
+        except (OSError, aiohttp.ClientError) as error:
+            raise unreachable(error) from error
+
+    async def target(self, path: str) -> tuple[str, dict[str, Any]]:
+        """URL and aiohttp options (credentials, TLS, proxy) for a request that is sent by someone else."""
+        _, url, headers, _, _ = await self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
+        settings = self._api.configuration
+        options = {"headers": headers, "ssl": self._api.rest_client.ssl_context}
+        options |= {"proxy": settings.proxy} if settings.proxy else {}
+        options |= {"server_hostname": settings.tls_server_name} if settings.tls_server_name else {}
+        return url, options
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Query,
+        body: Object | None,
+        content_type: str | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type or "application/json"}
+        request = await self._api.param_serialize(
+            method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        method, url, headers, body, _ = request
+        answer = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+def _own_namespace() -> str:
+    return SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), LONGEST_RETRY_AFTER) if value.isdecimal() else None
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length, with their ends; aiohttp's own iterator refuses long ones."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest

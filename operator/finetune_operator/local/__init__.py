@@ -1,0 +1,1 @@
+"""The client protocol in memory, with pods as local processes or scripted by a test."""

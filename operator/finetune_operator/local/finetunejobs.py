@@ -1,0 +1,20 @@
+"""What the API server does to a FineTuneJob by its CRD, for the cluster that has none: check, and fill in defaults."""
+
+from __future__ import annotations
+
+from finetune_operator.api.parse import InvalidManifestError, parse
+from finetune_operator.protocol import FINETUNEJOBS, InvalidError, Object, Resource
+
+
+def admit(resource: Resource, manifest: Object) -> Object:
+    """The object as it is stored; those of other kinds as they were. Raises InvalidError."""
+    if resource != FINETUNEJOBS:
+        return manifest
+    try:
+        job = parse(manifest)
+    except InvalidManifestError as error:
+        name = manifest.get("metadata", {}).get("name")
+        raise InvalidError(422, "Invalid", f'FineTuneJob "{name}" is invalid: {error}') from None
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    status = {"observedGeneration": -1, **manifest.get("status", {})}
+    return {**manifest, "spec": spec, "status": status}

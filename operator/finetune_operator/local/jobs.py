@@ -1,0 +1,216 @@
+"""The Job controller for Indexed Jobs, as Kubernetes 1.36 behaves.
+
+A pod that failed, or that anybody deleted, counts as a failure at once. When there are more failures than
+`backoffLimit`, the Job gets the condition FailureTarget, all its other pods are deleted (SIGTERM, grace period), and
+when the last of them is gone, it gets Failed. The pod that failed by itself stays. When every index has succeeded, the
+Job gets SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from finetune_operator.constants import LABEL_INDEX, LABEL_JOB_NAME
+from finetune_operator.local import pods
+from finetune_operator.local.clock import Clock, timestamp
+from finetune_operator.local.store import Store, clone
+from finetune_operator.protocol import JOBS, PODS, Event, Object, Resource
+
+LABEL_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+FAILURE = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
+SUCCESS = ("CompletionsReached", "Reached expected number of succeeded pods")
+
+
+class JobHost(Protocol):
+    """The cluster, as its Job controller sees it."""
+
+    clock: Clock
+
+    @property
+    def store(self) -> Store: ...
+
+    def insert(self, resource: Resource, manifest: Object) -> Object: ...
+
+    def update(self, resource: Resource, obj: Object) -> Object: ...
+
+    def delete_pod(self, pod: Object) -> None: ...
+
+    def name_suffix(self) -> str: ...
+
+
+@dataclass
+class Tally:
+    """What a Job's pods have come to. Each is counted once, when it ends or is asked to go, and may vanish after."""
+
+    counted: set[str] = field(default_factory=set)
+    failed: int = 0
+    succeeded: set[int] = field(default_factory=set)
+
+    def add(self, pod: Object, *, gone: bool) -> None:
+        """Count the pod, if it has come to an end and was not counted before."""
+        uid, phase = pod["metadata"]["uid"], pods.phase(pod)
+        if uid in self.counted:
+            return
+        if phase == "Succeeded":
+            self.succeeded.add(_index(pod))
+        elif phase == "Failed" or gone or pods.is_terminating(pod):
+            self.failed += 1
+        else:
+            return
+        self.counted.add(uid)
+
+
+class JobController:
+    """Keeps Jobs and their pods in line."""
+
+    def __init__(self, host: JobHost) -> None:
+        self._host = host
+        self._queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._tallies: dict[str, Tally] = {}
+        host.store.listen(self._see)
+
+    async def run(self) -> None:
+        """Endless."""
+        while True:
+            self._sync(*await self._queue.get())
+
+    def _see(self, resource: Resource, event: Event) -> None:
+        meta = event.object["metadata"]
+        if resource == JOBS:
+            if event.type == "DELETED":
+                self._tallies.pop(meta["uid"], None)
+                return
+            self._tallies.setdefault(meta["uid"], Tally())
+            self._queue.put_nowait((meta["namespace"], meta["name"]))
+        elif resource == PODS and (tally := self._tallies.get(pods.controller_uid(event.object) or "")):
+            tally.add(event.object, gone=event.type == "DELETED")
+            self._queue.put_nowait((meta["namespace"], meta["labels"][LABEL_JOB_NAME]))
+
+    def _sync(self, namespace: str, name: str) -> None:
+        job = self._host.store.get(JOBS, namespace, name)
+        if job is None or _has(job, "Failed") or _has(job, "Complete"):
+            return
+        job = clone(job)
+        tally = self._tallies[job["metadata"]["uid"]]
+        if not _has(job, "FailureTarget") and not _has(job, "SuccessCriteriaMet"):
+            self._judge(job, tally)
+        if _has(job, "FailureTarget") or _has(job, "SuccessCriteriaMet"):
+            self._end(job)
+        elif job["spec"]["suspend"]:
+            self._suspend(job, tally)
+        else:
+            self._fill(job, tally)
+        self._write_status(job, tally)
+
+    def _judge(self, job: Object, tally: Tally) -> None:
+        if tally.failed > job["spec"]["backoffLimit"]:
+            pods.set_condition(job, "FailureTarget", "True", self._host.clock.now(), *FAILURE)
+        elif len(tally.succeeded) >= job["spec"]["completions"]:
+            pods.set_condition(job, "SuccessCriteriaMet", "True", self._host.clock.now(), *SUCCESS)
+
+    def _end(self, job: Object) -> None:
+        for pod in self._running(job):
+            self._host.delete_pod(pod)
+        if any(not pods.is_finished(pod) for pod in self._pods(job)):
+            return
+        now = self._host.clock.now()
+        if _has(job, "FailureTarget"):
+            pods.set_condition(job, "Failed", "True", now, *FAILURE)
+        else:
+            job["status"]["completionTime"] = timestamp(now)
+            pods.set_condition(job, "Complete", "True", now, *SUCCESS)
+
+    def _suspend(self, job: Object, tally: Tally) -> None:
+        for pod in self._running(job):
+            tally.counted.add(pod["metadata"]["uid"])
+            self._host.delete_pod(pod)
+        job["status"].pop("startTime", None)
+        pods.set_condition(job, "Suspended", "True", self._host.clock.now(), "JobSuspended", "Job suspended")
+
+    def _fill(self, job: Object, tally: Tally) -> None:
+        now = self._host.clock.now()
+        if _has(job, "Suspended"):
+            pods.set_condition(job, "Suspended", "False", now, "JobResumed", "Job resumed")
+        job["status"].setdefault("startTime", timestamp(now))
+        taken = {_index(pod) for pod in self._running(job)} | tally.succeeded
+        missing = [index for index in range(job["spec"]["completions"]) if index not in taken]
+        for index in missing[: job["spec"]["parallelism"] - len(self._running(job))]:
+            self._host.insert(PODS, self._pod(job, index))
+
+    def _write_status(self, job: Object, tally: Tally) -> None:
+        running = self._running(job)
+        terminating = [p for p in self._pods(job) if pods.is_terminating(p) and not pods.is_finished(p)]
+        counts = {"active": len(running), "failed": tally.failed, "succeeded": len(tally.succeeded)}
+        status = {key: value for key, value in job["status"].items() if key not in counts}
+        status |= {key: value for key, value in counts.items() if value}
+        status |= {"ready": sum(map(pods.is_ready, running)), "terminating": len(terminating)}
+        if tally.succeeded:
+            status["completedIndexes"] = index_ranges(tally.succeeded)
+        self._host.update(JOBS, {**job, "status": status})
+
+    def _pods(self, job: Object) -> list[Object]:
+        uid = job["metadata"]["uid"]
+        found = self._host.store.list(PODS, job["metadata"]["namespace"], {LABEL_CONTROLLER_UID: uid})
+        return [pod for pod in found if pods.controller_uid(pod) == uid]
+
+    def _running(self, job: Object) -> list[Object]:
+        """Pods that neither ended nor are on their way out; also those that wait for a node."""
+        return [pod for pod in self._pods(job) if not pods.is_finished(pod) and not pods.is_terminating(pod)]
+
+    def _pod(self, job: Object, index: int) -> Object:
+        meta, template = job["metadata"], clone(job["spec"]["template"])
+        given = template.get("metadata", {})
+        of_job = {LABEL_CONTROLLER_UID: meta["uid"], LABEL_JOB_NAME: meta["name"], LABEL_INDEX: str(index)}
+        of_job |= {"controller-uid": meta["uid"], "job-name": meta["name"]}
+        owner = {
+            "apiVersion": JOBS.api_version,
+            "kind": JOBS.kind,
+            "name": meta["name"],
+            "uid": meta["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+        spec = template["spec"]
+        spec.setdefault("hostname", f"{meta['name']}-{index}")
+        variable = {
+            "name": "JOB_COMPLETION_INDEX",
+            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL_INDEX}']"}},
+        }
+        for container in spec["containers"]:
+            container["env"] = [*container.get("env", []), variable]
+        return {
+            "apiVersion": PODS.api_version,
+            "kind": PODS.kind,
+            "metadata": {
+                "name": f"{meta['name']}-{index}-{self._host.name_suffix()}",
+                "generateName": f"{meta['name']}-{index}-",
+                "namespace": meta["namespace"],
+                "labels": {**(given.get("labels") or {}), **of_job},
+                "annotations": {**(given.get("annotations") or {}), LABEL_INDEX: str(index)},
+                "ownerReferences": [owner],
+            },
+            "spec": spec,
+        }
+
+
+def _has(job: Object, condition: str) -> bool:
+    conditions = job.setdefault("status", {}).get("conditions", [])
+    return any(c["type"] == condition and c["status"] == "True" for c in conditions)
+
+
+def _index(pod: Object) -> int:
+    return int(pod["metadata"]["labels"][LABEL_INDEX])
+
+
+def index_ranges(indexes: Iterable[int]) -> str:
+    """`completedIndexes`: ranges of three and more with a dash, as in "0,1,3-5"."""
+    ranges: list[list[int]] = []
+    for index in sorted(indexes):
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1].append(index)
+        else:
+            ranges.append([index])
+    return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 2 else ",".join(map(str, r)) for r in ranges)

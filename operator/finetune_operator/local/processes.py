@@ -1,0 +1,215 @@
+"""Pods as processes of this machine: the driver of `finetune run`.
+
+A pod's command runs under `supervise.py`, which ends everything of the pod together. Its log goes to a file that stays
+when the pod is gone; its emptyDir volumes are folders that go with it. An address is given to each pod the moment it is
+created, so that all pods of a Job know each other before the first of them starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_operator.kube.pod_http import PodHttp, pod_url
+from finetune_operator.local import pods, supervise
+from finetune_operator.local.addresses import LoopbackAddresses, NoAddressError, loopback_interface
+from finetune_operator.local.container import CannotStartError, Claims, Container, build
+from finetune_operator.local.driver import PodHost
+from finetune_operator.protocol import PODS, Object
+
+NODE = "laptop"
+RETRY_SECONDS = 1.0
+"""Between attempts to start a container that lacks a secret, a ConfigMap or a claim."""
+
+
+def free_port() -> int:
+    """A port that no process of this machine listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass
+class Running:
+    """What the driver holds of a pod, from its creation to its removal."""
+
+    ip: str
+    folder: Path
+    task: asyncio.Task[None] | None = None
+    starting: bool = False
+    """From here on there is, or will be, a process; before, the pod can just be dropped."""
+    _process: asyncio.subprocess.Process | None = None
+    _stop_asked: bool = False
+    _kill_asked: bool = False
+
+    def started(self, process: asyncio.subprocess.Process) -> None:
+        """The process is there; what was asked for meanwhile happens now."""
+        self._process = process
+        if self._stop_asked:
+            self.stop()
+        if self._kill_asked:
+            self.kill()
+
+    def stop(self) -> None:
+        """SIGTERM to the first process."""
+        self._stop_asked = True
+        if self._process and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to all processes."""
+        self._kill_asked = True
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+
+
+class ProcessDriver:
+    """A `PodDriver` that starts processes."""
+
+    def __init__(self, claims: Claims, logs: Path | None = None) -> None:
+        """`claims` are the folders that stand for claims; `logs` is the folder for log files, by default one that is
+        removed at the end."""
+        self._claims = claims
+        self._log_folder = logs
+        self._addresses = LoopbackAddresses()
+        self._http = PodHttp()
+        self._running: dict[str, Running] = {}
+        self._grace_periods: set[asyncio.Task[None]] = set()
+        self._host: PodHost
+        self._folder: Path
+
+    def logs(self, namespace: str, name: str) -> Path:
+        """The log file of a pod, also after the pod is gone; it exists once the pod's container has started."""
+        return (self._log_folder or self._folder / "logs") / namespace / f"{name}.log"
+
+    # ---- PodDriver ---------------------------------------------------------------------------------------------------
+
+    async def start(self, host: PodHost) -> None:
+        self._host = host
+        self._folder = Path(tempfile.mkdtemp(prefix="finetune-"))
+
+    async def close(self) -> None:
+        for task in self._grace_periods:
+            task.cancel()
+        running = list(self._running.values())
+        for pod in running:
+            if pod.starting:
+                pod.kill()
+            elif pod.task:
+                pod.task.cancel()
+        await asyncio.gather(*(pod.task for pod in running if pod.task), return_exceptions=True)
+        await self._http.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def pod_added(self, pod: Object) -> None:
+        try:
+            ip = self._addresses.take()
+        except NoAddressError as error:
+            message = str(error)
+            self._host.update_pod(pod, lambda p: pods.set_rejected(p, "OutOfAddresses", message, self._now()))
+            return
+        meta = pod["metadata"]
+        running = Running(ip, self._folder / meta["uid"][:8])
+        self._running[meta["uid"]] = running
+        self._host.update_pod(pod, lambda current: pods.set_scheduled(current, NODE, self._now()))
+        running.task = asyncio.create_task(self._run(pod, running), name=f"pod {meta['name']}")
+
+    def pod_terminating(self, pod: Object) -> None:
+        running = self._running[pod["metadata"]["uid"]]
+        if not running.starting:
+            self._host.remove_pod(pod)
+            return
+        running.stop()
+        grace_period = asyncio.create_task(self._kill_after(pods.grace_seconds(pod), running))
+        self._grace_periods.add(grace_period)
+        grace_period.add_done_callback(self._grace_periods.discard)
+
+    def pod_removed(self, pod: Object) -> None:
+        running = self._running.pop(pod["metadata"]["uid"], None)
+        if running is None:
+            return
+        if running.task and running.task is not asyncio.current_task():
+            running.task.cancel()
+        self._addresses.give_back(running.ip)
+        shutil.rmtree(running.folder, ignore_errors=True)
+
+    async def fetch(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
+        url = pod_url(pod, port, path)
+        return await self._http.get(url, limit, timeout) if url else None
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._host.clock.now()
+
+    async def _run(self, pod: Object, running: Running) -> None:
+        """From the first try to start the container to the pod's end."""
+        container = await self._prepared(pod, running)
+        running.starting = True
+        try:
+            process = await self._start(pod, container)
+        except OSError as error:
+            why = f"the process could not be started: {error}"
+            self._host.update_pod(pod, lambda p: pods.set_rejected(p, "StartError", why, self._now()))
+            return
+        self._host.update_pod(pod, lambda p: pods.set_running(p, running.ip, self._now()))
+        running.started(process)
+        code = await process.wait()
+        exit_code = code if code >= 0 else 128 - code
+        message = _read_message(container.termination_message)
+        current = self._host.update_pod(pod, lambda p: pods.set_finished(p, exit_code, message, self._now()))
+        if current and pods.is_terminating(current):
+            self._host.remove_pod(current)
+
+    async def _start(self, pod: Object, container: Container) -> asyncio.subprocess.Process:
+        log_file = self.logs(pod["metadata"]["namespace"], pod["metadata"]["name"])
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", supervise.__file__),
+                *container.command,
+                env={"GLOO_SOCKET_IFNAME": loopback_interface(), **container.env},
+                cwd=container.directory,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    async def _prepared(self, pod: Object, running: Running) -> Container:
+        """What to start, as soon as all that it needs is there."""
+        while True:
+            try:
+                return build(
+                    self._current(pod), running.folder, running.ip, self._peers(), self._host.peek, self._claims
+                )
+            except CannotStartError as error:
+                reason, message = error.reason, error.message
+                self._host.update_pod(pod, lambda p: pods.set_waiting(p, reason, message, self._now()))  # noqa: B023
+            await self._host.clock.sleep(RETRY_SECONDS)
+
+    def _current(self, pod: Object) -> Object:
+        return self._host.peek(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]) or pod
+
+    def _peers(self) -> list[Object]:
+        """The pods that have addresses, as they will be when they run."""
+        peers = [(pod, self._running.get(pod["metadata"]["uid"])) for pod in self._host.all_pods()]
+        return [{**pod, "status": {**pod["status"], "podIP": peer.ip}} for pod, peer in peers if peer]
+
+    async def _kill_after(self, seconds: float, running: Running) -> None:
+        await self._host.clock.sleep(seconds)
+        running.kill()
+
+
+def _read_message(path: Path) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(pods.MAX_TERMINATION_MESSAGE_BYTES).decode(errors="replace")
+    return ""

@@ -1,0 +1,1 @@
+"""The running operator: watches, queue, reconciler."""

@@ -1,0 +1,42 @@
+"""Asking the agents: GET /status of pods, all at once, each with a short deadline.
+
+Answers are for progress and WorldReady only. An answer that is late, too long, not ours or not readable is no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_operator.api.v1alpha1 import RunStatus
+from finetune_operator.core.progress import valid
+from finetune_operator.protocol import Cluster
+from finetune_trainer.contract import MAX_STATUS_BYTES, STATUS_PATH, PodStatus
+
+TIMEOUT = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+async def ask(cluster: Cluster, run: RunStatus, pods: Iterable[dict[str, Any]], port: int) -> dict[str, PodStatus]:
+    """The valid answers, by pod UID."""
+    asked = list(pods)
+    answers = await asyncio.gather(*(_ask(cluster, pod, port) for pod in asked))
+    return {
+        pod["metadata"]["uid"]: answer
+        for pod, answer in zip(asked, answers, strict=True)
+        if answer and valid(run, answer, pod["metadata"]["uid"])
+    }
+
+
+async def _ask(cluster: Cluster, pod: dict[str, Any], port: int) -> PodStatus | None:
+    body = await cluster.pod_status(pod, port, STATUS_PATH, MAX_STATUS_BYTES, TIMEOUT)
+    try:
+        return PodStatus.model_validate_json(body) if body else None
+    except ValidationError as error:
+        logger.debug("%s answered nonsense: %s", pod["metadata"]["name"], error)
+        return None

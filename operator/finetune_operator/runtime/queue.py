@@ -1,0 +1,101 @@
+"""A queue of keys: what waits is there once, and no key is worked on twice at a time.
+
+A key that is added while it is worked on is worked on once more afterwards, so the last word is always seen. A key that
+fails comes again after a delay that doubles, with jitter. It knows nothing of Kubernetes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Work = Callable[[Key], Awaitable[float | None]]
+"""Works on a key; returns after how many seconds it wants to be called again, or None."""
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY = 0.5
+LAST_DELAY = 60.0
+
+
+class Queue(Generic[Key]):
+    """Runs `work` for the keys that are added, at most `workers` at once, on the running event loop."""
+
+    def __init__(self, work: Work[Key], workers: int = 16, jitter: Callable[[], float] = random.random) -> None:
+        self._work = work
+        self._workers = workers
+        self._jitter = jitter
+        self._waiting: dict[Key, None] = {}
+        self._running: set[Key] = set()
+        self._again: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._filled = asyncio.Event()
+
+    def add(self, key: Key) -> None:
+        """Work on a key as soon as possible."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key in self._running:
+            self._again.add(key)
+            return
+        self._waiting[key] = None
+        self._filled.set()
+
+    def add_after(self, key: Key, delay: float) -> None:
+        """Work on a key in `delay` seconds, or sooner if something adds it before."""
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(key)
+        if timer is None or timer.when() > loop.time() + delay:
+            if timer:
+                timer.cancel()
+            self._timers[key] = loop.call_later(delay, self.add, key)
+
+    @property
+    def depth(self) -> int:
+        """How many keys wait."""
+        return len(self._waiting)
+
+    async def run(self) -> None:
+        """Work until cancelled; what is being worked on then is cancelled too."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._workers):
+                    group.create_task(self._worker())
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+            self._timers.clear()
+
+    async def _worker(self) -> None:
+        while True:
+            while not self._waiting:
+                self._filled.clear()
+                await self._filled.wait()
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            self._running.add(key)
+            try:
+                await self._once(key)
+            finally:
+                self._running.discard(key)
+                if key in self._again:
+                    self._again.discard(key)
+                    self.add(key)
+
+    async def _once(self, key: Key) -> None:
+        try:
+            again = await self._work(key)
+        except Exception as error:
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 30)) * (0.5 + self._jitter())
+            logger.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=failures == 1)
+            self.add_after(key, delay)
+        else:
+            self._failures.pop(key, None)
+            if again is not None:
+                self.add_after(key, again)

@@ -1,0 +1,20 @@
+"""The informer of the in-memory cluster: what kopf is for a real one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Cluster, Resource
+from finetune_operator.runtime.intake import Intake
+
+
+async def inform(cluster: Cluster, intake: Intake) -> None:
+    """Watch until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for resource in (FINETUNEJOBS, JOBS, PODS):
+            group.create_task(_watch(cluster, resource, intake))
+
+
+async def _watch(cluster: Cluster, resource: Resource, intake: Intake) -> None:
+    async for event in cluster.watch(resource, None):
+        intake.saw(resource, event.object)

@@ -1,0 +1,162 @@
+"""The in-memory cluster with an operator at work in it, for tests that watch the whole from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
+from finetune_operator.core.settings import Settings
+from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.finetunejobs import admit
+from finetune_operator.local.scripted import ScriptedDriver
+from finetune_operator.protocol import FINETUNEJOBS, PODS, Object
+from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.watch import inform
+from finetune_trainer.contract import Phase as RankPhase
+from finetune_trainer.contract import (
+    PodStatus,
+    Progress,
+    RankStatus,
+    Result,
+    TerminationMessage,
+)
+
+SETTINGS = Settings(
+    image="trainer:test", starting_interval=0.01, progress_interval=0.01, peers_interval=0.01, settle=0.2
+)
+RESULT = Result(
+    path="default/clauses/runs/1-x/output",
+    digest="d" * 64,
+    base_metrics={"accuracy": 0.2},
+    metrics={"accuracy": 0.9},
+    step=30,
+    trainable_parameters=10,
+    parameters=100,
+)
+
+
+@dataclass
+class World:
+    """A cluster, its pods' script, and an operator that runs over it."""
+
+    cluster: LocalCluster
+    driver: ScriptedDriver
+    answers: dict[str, bytes]
+
+    async def job(self, name: str = "clauses") -> Object:
+        return await self.cluster.get(FINETUNEJOBS, "default", name)
+
+    async def status(self, name: str = "clauses") -> FineTuneJobStatus:
+        return FineTuneJobStatus.model_validate((await self.job(name)).get("status", {}))
+
+    async def until(self, what: Callable[[FineTuneJobStatus], Any], name: str = "clauses") -> FineTuneJobStatus:
+        """The first status of which something is true; fails after ten seconds with the last one."""
+        status = FineTuneJobStatus()
+        try:
+            async with asyncio.timeout(10):
+                while not what(status := await self.status(name)):
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise AssertionError(
+                f"never came true; the last status is {status.model_dump_json(exclude_none=True)}"
+            ) from None
+        return status
+
+    async def pods(self, count: int) -> list[Object]:
+        """The pods, as soon as there are that many."""
+        async with asyncio.timeout(10):
+            while len(pods := await self.cluster.list(PODS, "default")) < count:
+                await asyncio.sleep(0.005)
+        return sorted(pods, key=index_of)
+
+    def say(
+        self, pod: Object, run: RunStatus, phase: RankPhase = RankPhase.TRAIN, step: int = 1, **changes: Any
+    ) -> None:
+        """What the pod's agent answers from now on, for one rank per pod."""
+        index = index_of(pod)
+        rank = RankStatus(
+            rank=index,
+            world=changes.get("world", run.world),
+            config_digest=changes.get("config_digest", run.config_digest),
+            backend="gloo",
+            zero_stage=run.zero_stage,
+            phase=phase,
+            step=step,
+            heartbeat=1_800_000_000,
+        )
+        progress = Progress(step=step, total_steps=30, epoch=0.1 * step, loss=1.0 / step, eta_seconds=30 - step)
+        answer = PodStatus(
+            pod_uid=changes.get("pod_uid", pod["metadata"]["uid"]),
+            attempt=run.attempt,
+            nonce=changes.get("nonce", run.nonce),
+            index=index,
+            ranks=(rank,),
+            progress=progress if index == 0 else None,
+        )
+        self.answers[pod["metadata"]["uid"]] = answer.to_json().encode()
+
+
+def index_of(pod: Object) -> int:
+    """The pod's completion index."""
+    return int(pod["metadata"]["labels"][constants.LABEL_INDEX])
+
+
+def last_words(pod: Object, run: RunStatus, exit_code: int = 0, **changes: Any) -> str:
+    """The pod's termination message."""
+    fields: dict[str, Any] = {
+        "pod_uid": pod["metadata"]["uid"],
+        "index": index_of(pod),
+        "attempt": run.attempt,
+        "nonce": run.nonce,
+        "exit_code": exit_code,
+        "world": run.world,
+        "config_digest": run.config_digest,
+        "result": RESULT if index_of(pod) == 0 and exit_code == 0 else None,
+    }
+    return TerminationMessage(**{**fields, **changes}).fit()
+
+
+@asynccontextmanager
+async def operated(settings: Settings = SETTINGS, automatic: bool = True) -> AsyncIterator[World]:
+    """A cluster with an operator; both end with the block."""
+    answers: dict[str, bytes] = {}
+    driver = ScriptedDriver(automatic=automatic, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
+    cluster = LocalCluster(driver, admit=admit)
+    cluster.add_namespace("default")
+    await cluster.start()
+    operator = asyncio.create_task(operate(cluster, settings, partial(inform, cluster)))
+    try:
+        yield World(cluster, driver, answers)
+        if operator.done():
+            operator.result()
+    finally:
+        operator.cancel()
+        await asyncio.gather(operator, return_exceptions=True)
+        await cluster.close()
+
+
+def run_of(status: FineTuneJobStatus) -> RunStatus:
+    """The run, which is there."""
+    assert status.run is not None
+    return status.run
+
+
+def condition(status: FineTuneJobStatus, kind: str) -> tuple[str, str]:
+    """Truth and reason of a condition."""
+    return next((c.status, c.reason) for c in status.conditions if c.type == kind)
+
+
+def as_json(obj: Any) -> str:
+    """For comparing objects."""
+    return json.dumps(obj, sort_keys=True)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)

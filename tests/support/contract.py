@@ -1,0 +1,357 @@
+"""Clusters under test: the in-memory one, with scripted pods or with processes, and a real one.
+
+Pods follow plans that a test writes, one for each completion index. A process, here or in a container, reads its plan
+from its command; for the scripted driver this module does what the plan says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_operator.constants import LABEL_INDEX
+from finetune_operator.kube.client import AgentAccess, KubeCluster
+from finetune_operator.kube.transport import Transport
+from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.finetunejobs import admit
+from finetune_operator.local.processes import ProcessDriver
+from finetune_operator.local.scripted import ScriptedDriver
+from finetune_operator.protocol import JOBS, PODS, ApiError, Cluster, Event, Object, Resource
+from support.jobs import job
+
+ROOT = Path(__file__).parents[2]
+IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", "localhost/debian-python:bookworm")
+AGENT_ACCESS: AgentAccess = "direct" if os.environ.get("FINETUNE_TEST_AGENT_ACCESS") == "direct" else "proxy"
+"""Pod addresses of most clusters cannot be reached from where tests run; the API server's proxy always can."""
+DEADLINE = 60
+"""Seconds for anything that is waited for."""
+
+SCRIPT = """
+import json, os, signal, sys, time
+plan = json.loads(sys.argv[1])[int(os.environ["JOB_COMPLETION_INDEX"])]
+code = plan["on_sigterm"]
+signal.signal(signal.SIGTERM, signal.SIG_IGN if code is None else lambda *_: os._exit(code))
+print("started", flush=True)
+time.sleep(600 if plan["exit_code"] is None else plan["after"])
+with open(os.environ["LAST_WORDS"], "w") as file:
+    file.write(plan["message"])
+sys.exit(plan["exit_code"])
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pod does."""
+
+    exit_code: int | None = None
+    """It ends by itself with this code; None: it stays."""
+    message: str = ""
+    """Its termination message, if it ends by itself."""
+    on_sigterm: int | None = 75
+    """It ends at once with this code; None: it does not obey. The same for all pods of a Job."""
+
+
+STAYS = Plan()
+
+ANSWERS = {"/status": b"I am well", "/long": b"x" * 20_000}
+PORT = 8471
+SERVER = f"""
+import http.server, time
+
+class Agent(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        answers = {ANSWERS!r}
+        if self.path in answers:
+            self.send_response(200)
+        else:
+            self.send_response({{"/redirect": 302, "/broken": 500}}.get(self.path, 200))
+        if self.path == "/redirect":
+            self.send_header("Location", "/status")
+        if self.path == "/compressed":
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(answers.get(self.path, b"something"))
+        while self.path in ("/endless", "/drip"):
+            self.wfile.write(b"x" * (1000 if self.path == "/endless" else 1))
+            time.sleep(0.01 if self.path == "/drip" else 0)
+
+    def log_message(self, *arguments):
+        pass
+
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 50
+
+import os
+server = Server((os.environ["IP"], {PORT}), Agent)
+print("started", flush=True)
+server.serve_forever()
+"""
+
+
+class Subject(ABC):
+    """A cluster, and a namespace of the test's own in it."""
+
+    cluster: Cluster
+    namespace: str
+    image = "none"
+    run_seconds = 1.0
+    """How long a pod runs that ends by itself: its siblings have started before."""
+
+    @abstractmethod
+    async def new_namespace(self) -> str:
+        """A namespace that nobody else uses."""
+
+    @abstractmethod
+    async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
+        """Change an object as a user does."""
+
+    @abstractmethod
+    async def log(self, pod: Object) -> str:
+        """What the pod has printed so far."""
+
+    async def start_server(self, name: str) -> Object:
+        """A pod that answers on PORT at its address; gives the pod when it does."""
+        address = {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+        command = ("python3", "-c", SERVER)
+        manifest = job(name, self.namespace, *command, pods=1, image=self.image, grace=0, container={"env": [address]})
+        await self.cluster.create(JOBS, manifest)
+        (pod,) = await self.running(1)
+        return pod
+
+    async def start_job(self, name: str, *plans: Plan, grace: int = 5, **pod_spec: Any) -> Object:
+        """Create a Job with one pod for each plan."""
+        plan = json.dumps([{**dataclasses.asdict(plan), "after": self.run_seconds} for plan in plans])
+        env = [{"name": "LAST_WORDS", "value": "/dev/termination-log"}]
+        container = {"env": env, **pod_spec.pop("container", {})}
+        command = ("python3", "-c", SCRIPT, plan)
+        manifest = job(
+            name,
+            self.namespace,
+            *command,
+            pods=len(plans),
+            image=self.image,
+            grace=grace,
+            container=container,
+            **pod_spec,
+        )
+        return await self.cluster.create(JOBS, manifest)
+
+    async def running(self, count: int) -> list[Object]:
+        """The namespace's pods, by index, when so many have started; each obeys signals by then."""
+        pods: list[Object] = []
+
+        async def have_started() -> bool:
+            pods[:] = await self.cluster.list(PODS, self.namespace)
+            return len(pods) == count and all([await self._has_started(pod) for pod in pods])
+
+        await self.until(have_started)
+        return sorted(pods, key=lambda pod: pod["metadata"]["labels"][LABEL_INDEX])
+
+    async def until(self, what: Callable[[], Any]) -> Any:
+        """The first true answer."""
+        async with asyncio.timeout(DEADLINE):
+            while not (answer := await what()):
+                await asyncio.sleep(0.02)
+        return answer
+
+    async def job_has(self, name: str, condition: str) -> Object:
+        """The Job, as soon as the condition is True."""
+
+        async def job_if() -> Object | None:
+            found = await self.cluster.get(JOBS, self.namespace, name)
+            return found if conditions(found).get(condition) == "True" else None
+
+        result: Object = await self.until(job_if)
+        return result
+
+    @contextlib.asynccontextmanager
+    async def watched(self, resource: Resource, labels: dict[str, str] | None = None) -> AsyncIterator[list[Event]]:
+        """A list that grows with what a watch of the namespace tells; it begins with all that exists."""
+        events: list[Event] = []
+
+        async def watch() -> None:
+            async for event in self.cluster.watch(resource, self.namespace, labels):
+                events.append(event)
+
+        async def has_begun() -> bool:
+            return {event.object["metadata"]["uid"] for event in events} >= existing
+
+        existing = {obj["metadata"]["uid"] for obj in await self.cluster.list(resource, self.namespace, labels)}
+        task = asyncio.create_task(watch())
+        try:
+            await self.until(has_begun)
+            yield events
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _has_started(self, pod: Object) -> bool:
+        return pod["status"].get("phase") == "Running" and "started" in await self.log(pod)
+
+
+class Local(Subject):
+    """The in-memory cluster."""
+
+    cluster: LocalCluster
+
+    async def new_namespace(self) -> str:
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        self.cluster.add_namespace(name)
+        return name
+
+    async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
+        obj = await self.cluster.get(resource, self.namespace, name)
+        change(obj)
+        return await self.cluster.replace(resource, obj)
+
+    async def start(self) -> None:
+        await self.cluster.start()
+        self.namespace = await self.new_namespace()
+
+    async def close(self) -> None:
+        await self.cluster.close()
+
+
+class Processes(Local):
+    """Its pods are processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._driver = ProcessDriver({}, folder)
+        self.cluster = LocalCluster(self._driver, admit=admit)
+
+    async def log(self, pod: Object) -> str:
+        path = self._driver.logs(self.namespace, pod["metadata"]["name"])
+        return path.read_text() if path.exists() else ""
+
+
+class Scripted(Local):
+    """Its pods are only objects."""
+
+    run_seconds = 0.05
+
+    def __init__(self) -> None:
+        self.driver = ScriptedDriver(automatic=True)
+        self.cluster = LocalCluster(self.driver, admit=admit)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await super().start()
+        self._tasks.append(asyncio.create_task(self._follow_plans()))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await super().close()
+
+    async def log(self, pod: Object) -> str:
+        return "started"
+
+    async def start_server(self, name: str) -> Object:
+        self.driver.answer = lambda pod, path: ANSWERS.get(path)
+        await self.start_job(name, STAYS)
+        (pod,) = await self.running(1)
+        return pod
+
+    async def evict(self, pod: Object) -> None:
+        self.driver.evict(pod)
+
+    async def _follow_plans(self) -> None:
+        async for event in self.cluster.watch(PODS, None):
+            if event.type == "ADDED":
+                self._tasks.append(asyncio.create_task(self._follow(event.object)))
+
+    async def _follow(self, pod: Object) -> None:
+        plan = json.loads(pod["spec"]["containers"][0]["command"][-1])[int(pod["metadata"]["labels"][LABEL_INDEX])]
+        self.driver.sigterm_exit_code = plan["on_sigterm"]
+        if plan["exit_code"] is not None:
+            await asyncio.sleep(plan["after"])
+            self.driver.finish(pod, plan["exit_code"], plan["message"])
+
+
+class Real(Subject):
+    """The cluster of KUBECONFIG."""
+
+    image = IMAGE
+    run_seconds = 3.0
+    cluster: KubeCluster
+
+    async def start(self) -> None:
+        self._namespaces: list[str] = []
+        self._admin = await Transport.connect()
+        self.cluster = KubeCluster(self._admin, AGENT_ACCESS)
+        await self._define_finetunejobs()
+        self.namespace = await self.new_namespace()
+
+    async def close(self) -> None:
+        for name in self._namespaces:
+            await self._admin.request("DELETE", f"/api/v1/namespaces/{name}")
+        await self.cluster.close()
+
+    async def new_namespace(self) -> str:
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        await self._admin.request("POST", "/api/v1/namespaces", body=manifest)
+        self._namespaces.append(name)
+        await self.until(lambda: self._has_account(name))
+        return name
+
+    async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
+        obj = await self.cluster.get(resource, self.namespace, name)
+        change(obj)
+        root = f"/apis/{resource.group}" if resource.group else "/api"
+        path = f"{root}/{resource.version}/namespaces/{self.namespace}/{resource.plural}/{name}"
+        return await self._admin.request("PUT", path, body=obj)
+
+    async def log(self, pod: Object) -> str:
+        try:
+            return "".join([line async for line in self.cluster.read_log(self.namespace, pod["metadata"]["name"])])
+        except ApiError:
+            return ""
+
+    async def evict(self, pod: Object) -> None:
+        meta = pod["metadata"]
+        names = {"name": meta["name"], "namespace": meta["namespace"]}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": names}
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction"
+        await self._admin.request("POST", path, body=eviction)
+
+    async def _define_finetunejobs(self) -> None:
+        definition = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+        query = [("fieldManager", "finetune-test"), ("force", "true")]
+        await self._admin.request("PATCH", path, query, definition, "application/apply-patch+yaml")
+
+        async def established() -> bool:
+            return conditions(await self._admin.request("GET", path)).get("Established") == "True"
+
+        await self.until(established)
+
+    async def _has_account(self, namespace: str) -> bool:
+        """Pods can be created only when the namespace's service account is there."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+        with contextlib.suppress(ApiError):
+            return bool(await self._admin.request("GET", path))
+        return False
+
+
+def conditions(obj: Object) -> dict[str, str]:
+    """Type and status of an object's conditions."""
+    return {c["type"]: c["status"] for c in obj.get("status", {}).get("conditions", [])}
+
+
+def terminated(pod: Object) -> Object:
+    """How the pod's container ended."""
+    state: Object = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    return state

@@ -1,0 +1,60 @@
+"""Manifests of built-in kinds for tests: an Indexed Job, and what its pods need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def job(
+    name: str, namespace: str, *command: str, pods: int = 2, image: str = "none", grace: int = 30, **pod_spec: Any
+) -> dict[str, Any]:
+    """An Indexed Job with `backoffLimit: 0`, whose pods run the command and have its headless Service's subdomain."""
+    container = {"name": "main", "image": image, "command": list(command), **pod_spec.pop("container", {})}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": pods,
+            "parallelism": pods,
+            "backoffLimit": 0,
+            "template": {
+                "metadata": {"labels": {"example": name}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "subdomain": name,
+                    "terminationGracePeriodSeconds": grace,
+                    "containers": [container],
+                    **pod_spec,
+                },
+            },
+        },
+    }
+
+
+def config_map(name: str, namespace: str, labels: dict[str, str] | None = None, **data: str) -> dict[str, Any]:
+    """A ConfigMap."""
+    metadata = {"name": name, "namespace": namespace, "labels": labels or {}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def owned_by(owner: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """The child with an owner reference."""
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+    return {**child, "metadata": {**child["metadata"], "ownerReferences": [reference]}}
+
+
+def headless_service(name: str, namespace: str, selector: dict[str, str]) -> dict[str, Any]:
+    """A Service that only gives names to pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector, "ports": [{"port": 1}]},
+    }

@@ -1,0 +1,32 @@
+"""kubectl, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+
+class Kubectl:
+    """kubectl in one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """One command; its output is in the error when it fails."""
+        done = subprocess.run(
+            ["kubectl", "-n", self.namespace, *arguments], input=stdin, capture_output=True, text=True, timeout=120
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done
+
+    def get(self, *arguments: str) -> Any:
+        """An object, or a list's items."""
+        found = json.loads(self.run("get", *arguments, "-o", "json").stdout)
+        return found["items"] if found["kind"] == "List" else found
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        """Server-side."""
+        self.run("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))

@@ -1,0 +1,43 @@
+"""Manifests of FineTuneJobs for tests: a valid one, and changes to it by dotted path."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+ABSENT = object()
+"""As a value: remove the field."""
+
+
+def manifest(name: str = "clauses", **changes: Any) -> dict[str, Any]:
+    """A valid job for a CPU, with changes such as `{"spec.training.epochs": 2}` given as `**{...}`."""
+    base: dict[str, Any] = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "task": "SequenceClassification",
+            "model": {"uri": "workspace://models/minilm"},
+            "dataset": {
+                "uri": "workspace://contracts/train.jsonl",
+                "columns": {"text": "clause", "label": "type"},
+            },
+            "resources": {"gpusPerNode": 0},
+        },
+    }
+    return changed(base, changes)
+
+
+def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy with some fields set or removed."""
+    result = copy.deepcopy(base)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        if value is ABSENT:
+            del target[last]
+        else:
+            target[last] = value
+    return result

@@ -1,0 +1,101 @@
+"""Rows as users have them, written to files in a folder that plays the workspace."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from finetune_trainer import contract
+from finetune_trainer.contract import Columns, RunConfig, Source, World
+from finetune_trainer.paths import Paths
+
+CLAUSES = [
+    {"clause": f"The tenant pays rent number {i}.", "type": ["rent", "term", "notice"][i % 3]} for i in range(60)
+]
+COLUMNS = Columns(text="clause", label="type")
+
+
+def workspace(folder: Path) -> Paths:
+    paths = Paths(workspace=folder / "workspace", claims=folder / "claims", scratch=folder / "scratch")
+    for path in (paths.workspace, paths.claims, paths.scratch):
+        path.mkdir(exist_ok=True)
+    return paths
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_pictures(folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("cup", "plate")) -> Path:
+    """Each picture has a colour of its own."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            Image.new("RGB", (8, 8), (number * 90, i * 20, 10)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def save_arrow(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A folder as `Dataset.save_to_disk` writes it."""
+    datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+def dataset(
+    uri: str, columns: Columns = COLUMNS, evaluation: str | None = None, fraction: float = 0.3
+) -> contract.Dataset:
+    return contract.Dataset(
+        source=Source(uri=uri),
+        columns=columns,
+        evaluation_fraction=None if evaluation else fraction,
+        evaluation_source=Source(uri=evaluation) if evaluation else None,
+    )
+
+
+def run_config(**changes: Any) -> RunConfig:
+    """A run of one rank; `changes` are fields of RunConfig."""
+    config = RunConfig(
+        namespace="legal",
+        job="clauses",
+        uid="0f9a",
+        run=1,
+        attempt=1,
+        nonce="n",
+        folder="legal/clauses/runs/1-0f9a",
+        task="SequenceClassification",
+        model=Source(uri="workspace://models/base"),
+        dataset=dataset("workspace://contracts/train.jsonl"),
+        training=contract.Training(
+            epochs=1,
+            global_batch_size=8,
+            micro_batch_size=4,
+            sequence_length=32,
+            learning_rate=1e-3,
+            schedule="linear",
+            warmup_fraction=0.1,
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            precision="fp32",
+            seed=17,
+        ),
+        zero_stage=0,
+        world=World(nodes=1, processes_per_node=1, device="cpu"),
+        metrics=("accuracy", "f1"),
+    )
+    return config.model_copy(update=changes)

@@ -1,0 +1,45 @@
+"""Reads saved results as their users would, in a process and under a seed of its own, and compares their logits.
+
+`python reload_results.py FOLDER CASE...` prints one JSON object: case -> greatest absolute differences of logits.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from trainer.export_ranks import BATCH_FILE, LOGITS_FILE
+from trainer.fixtures_data import workspace
+
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.export import AUTO_CLASSES
+
+
+@torch.no_grad()
+def differences(config: RunConfig, folder: Path) -> dict[str, float]:
+    """How far the logits of each way to load are from the trained model's; `start` is how far training went."""
+    torch.manual_seed(999)
+    paths = workspace(folder)
+    auto_class = AUTO_CLASSES[config.task]
+    run, output = paths.run(config), paths.output(config)
+    trained, batch = torch.load(run / LOGITS_FILE), torch.load(run / BATCH_FILE)
+    loaded = {"start": auto_class.from_pretrained(run / "start")}
+    if config.lora is None:
+        loaded["result"] = auto_class.from_pretrained(output)
+    else:
+        loaded["result"] = PeftModel.from_pretrained(auto_class.from_pretrained(run / "start"), output)
+        loaded["merged"] = auto_class.from_pretrained(output / "merged")
+    return {way: float((model.eval()(**batch).logits - trained).abs().max()) for way, model in loaded.items()}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    configs = {name: RunConfig.model_validate_json((folder / f"{name}.json").read_text()) for name in sys.argv[2:]}
+    sys.stdout.write(json.dumps({name: differences(config, folder) for name, config in configs.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""At the result's path there is a whole result or none, and a merged copy that answers otherwise is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import peft
+import pytest
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
+from trainer.fixtures_data import run_config, workspace
+from trainer.base_models import MODELS, tokenizer
+
+from finetune_trainer.contract import Lora, RunConfig
+from finetune_trainer.export import Exported, digest_of, export, load_result
+from finetune_trainer.paths import Paths
+
+CONFIG = run_config(task="CausalLM", lora=Lora(rank=4, alpha=8, dropout=0.0), merge=True)
+
+
+@pytest.fixture(autouse=True)
+def world_of_one(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return workspace(tmp_path)
+
+
+def trained_adapter(paths: Paths, dtype: torch.dtype = torch.float32) -> Any:
+    """An engine whose model is an adapter with weights that matter."""
+    torch.manual_seed(1)
+    base = MODELS["llama"]().to(dtype)
+    base.save_pretrained(paths.run(CONFIG) / "start")
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
+    model = get_peft_model(base, settings, autocast_adapter_dtype=False)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return SimpleNamespace(module=model)
+
+
+class BrokenProcessor:
+    def save_pretrained(self, folder: str) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def exported(paths: Paths, engine: Any, processor: Any = None, config: RunConfig = CONFIG) -> Exported:
+    return export(engine, processor or tokenizer(), config, paths)
+
+
+def test_the_digest_is_that_of_the_published_files_and_the_card_does_not_change_it(paths: Paths) -> None:
+    result = exported(paths, trained_adapter(paths))
+    folder = paths.workspace / result.path
+    assert result.path == "legal/clauses/runs/1-0f9a/output"
+    assert result.merged_path == "legal/clauses/runs/1-0f9a/output/merged"
+    assert result.digest == digest_of(folder)
+    (folder / "README.md").write_text("A card.")
+    assert result.digest == digest_of(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    assert result.digest != digest_of(folder)
+
+
+def test_a_failure_while_saving_leaves_nothing_at_the_path(paths: Paths) -> None:
+    with pytest.raises(RuntimeError, match=r"could not be saved in legal/clauses/.*No space left on device"):
+        exported(paths, trained_adapter(paths), BrokenProcessor())
+    assert not paths.output(CONFIG).exists()
+
+
+def test_the_result_of_an_earlier_attempt_is_replaced_as_a_whole(paths: Paths) -> None:
+    paths.output(CONFIG).mkdir(parents=True)
+    (paths.output(CONFIG) / "outdated.json").write_text("{}")
+    exported(paths, trained_adapter(paths))
+    assert not (paths.output(CONFIG) / "outdated.json").exists()
+    assert {path.name for path in paths.run(CONFIG).iterdir()} == {"start", "output"}
+
+
+def test_a_merged_copy_that_answers_otherwise_is_refused(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peft.LoraModel, "merge_and_unload", peft.LoraModel.unload)
+    with pytest.raises(RuntimeError, match=r"output\.merge: the merged copy's logits differ from the adapter's by"):
+        exported(paths, trained_adapter(paths))
+    assert not paths.output(CONFIG).exists()
+
+
+def test_bf16_is_saved_and_merged_in_bf16(paths: Paths) -> None:
+    exported(paths, trained_adapter(paths, torch.bfloat16))
+    for folder in (paths.output(CONFIG), paths.output(CONFIG) / "merged"):
+        assert {parameter.dtype for parameter in load_result(folder, "CausalLM").parameters()} == {torch.bfloat16}
+
+
+def test_a_copied_adapter_loads_with_the_start_checkpoint_beside_it(paths: Paths, tmp_path: Path) -> None:
+    exported(paths, trained_adapter(paths))
+    moved = tmp_path / "copy"
+    paths.run(CONFIG).rename(moved)
+    tokens = torch.tensor([[5, 6, 7]])
+    adapter = load_result(moved / "output", "CausalLM", start=moved / "start")(tokens).logits
+    merged = load_result(moved / "output/merged", "CausalLM")(tokens).logits
+    torch.testing.assert_close(adapter, merged, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,167 @@
+"""What each task makes of rows: token ids, what is learned, padding, loss and metrics."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from trainer import tiny
+
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.tasks import IGNORED, Settings, task_of
+from finetune_trainer.tasks.supervision import chat, completion, text
+
+END = "<end>"
+MARKED_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}{% generation %}{{ m.content }} <end>"
+    "{% endgeneration %} {% else %}{{ m.content }} <end> {% endif %}{% endfor %}"
+)
+CHAT = [
+    {"role": "user", "content": "w1 w2"},
+    {"role": "assistant", "content": "w3"},
+    {"role": "user", "content": "w4"},
+    {"role": "assistant", "content": "w5 w6"},
+]
+
+
+def settings(model: Any, length: int = 32, pad: bool = True, template: str | None = tiny.CHAT_TEMPLATE) -> Settings:
+    return Settings(tiny.tokenizer(pad, template), model, length)
+
+
+def learned(tokenizer: Any, supervised: Any) -> list[str]:
+    ids = [token for token, counts in zip(*supervised, strict=True) if counts]
+    return tokenizer.convert_ids_to_tokens(ids)
+
+
+def causal_rows(**columns: list[Any]) -> datasets.Dataset:
+    count = len(next(iter(columns.values())))
+    return datasets.Dataset.from_dict({"id": [f"rows.jsonl:{n + 1}" for n in range(count)], **columns})
+
+
+def test_a_text_is_learned_to_its_end() -> None:
+    tokenizer = tiny.tokenizer(pad=True)
+    assert learned(tokenizer, text(tokenizer, "w1 w2")) == ["w1", "w2", END]
+
+
+def test_an_end_that_the_tokenizer_adds_is_not_doubled() -> None:
+    tokenizer = tiny.tokenizer(pad=True)
+    assert learned(tokenizer, text(tokenizer, f"w1 {END}")) == ["w1", END]
+
+
+def test_only_a_completion_and_its_end_are_learned() -> None:
+    tokenizer = tiny.tokenizer(pad=True)
+    supervised = completion(tokenizer, "w1 w2", " w3 w4")
+    assert learned(tokenizer, supervised) == ["w3", "w4", END]
+    assert tokenizer.decode(supervised.ids) == f"w1 w2 w3 w4 {END}"
+
+
+@pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, MARKED_TEMPLATE], ids=["compared", "marked"])
+def test_only_the_assistants_words_and_their_ends_are_learned(template: str) -> None:
+    tokenizer = tiny.tokenizer(pad=True, template=template)
+    supervised = chat(tokenizer, CHAT, "rows.jsonl:1")
+    assert learned(tokenizer, supervised) == ["w3", END, "w5", "w6", END]
+    assert tokenizer.decode(supervised.ids).split() == [
+        word for message in CHAT for word in (f"<{message['role']}>", *message["content"].split(), END)
+    ]
+
+
+def test_messages_need_a_chat_template() -> None:
+    with pytest.raises(InvalidError, match=r"dataset\.columns\.messages: .* no chat template"):
+        chat(tiny.tokenizer(pad=True, template=None), CHAT, "rows.jsonl:1")
+
+
+def test_a_template_that_refuses_a_row_names_the_row() -> None:
+    refusing = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InvalidError, match=r"refuses rows\.jsonl:4 \(roles must alternate\)"):
+        chat(tiny.tokenizer(pad=True, template=refusing), CHAT, "rows.jsonl:4")
+
+
+def test_rows_are_cut_and_counted() -> None:
+    rows = causal_rows(prompt=["w1 w2 w3", "w1 w2 w3 w4 w5 w6"], completion=[" w4 w5 w6", " w7"])
+    encoded = task_of("CausalLM").encode(rows, settings(tiny.llama(), length=5))
+    assert encoded["length"] == [5, 5]
+    assert encoded["count"] == [2, 0]
+    assert encoded[1]["labels"] == [IGNORED] * 5
+
+
+def test_a_row_is_not_longer_than_the_model_has_positions() -> None:
+    rows = causal_rows(text=["w1 " * 100])
+    assert task_of("CausalLM").encode(rows, settings(tiny.llama(), length=1000))["length"] == [64]
+
+
+def test_rows_with_nothing_at_all_to_learn_are_refused() -> None:
+    rows = causal_rows(prompt=["w1 w2 w3 w4 w5 w6"] * 2, completion=[" w7"] * 2)
+    with pytest.raises(InvalidError, match=r"training\.sequenceLength: cut at 5 tokens, no row"):
+        task_of("CausalLM").encode(rows, settings(tiny.llama(), length=5))
+
+
+def test_padding_is_known_by_its_place_and_not_by_its_id() -> None:
+    task = task_of("CausalLM")
+    config = settings(tiny.gpt2(), pad=False)
+    encoded = task.encode(causal_rows(text=["w1", f"w1 {END} w2 w3"]), config)
+    batch = task.collate(encoded[:], [1, 1], config)
+    assert batch.features["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert (batch.labels == IGNORED).tolist() == [[False, False, True, True, True], [False] * 5]
+
+
+def test_the_loss_is_the_sum_over_supervised_tokens() -> None:
+    task = task_of("CausalLM")
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 7)
+    labels = torch.tensor([[1, IGNORED, 3, 4], [IGNORED, 2, IGNORED, IGNORED]])
+    expected = 0.0
+    for row, place in ((0, 2), (0, 3), (1, 1)):
+        expected -= math.log(torch.softmax(logits[row, place - 1], -1)[labels[row, place]])
+    assert float(task.loss_sum(*task.aligned(logits, labels))) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["CausalLM", "SequenceClassification", "ImageClassification"])
+def test_a_batch_without_weight_has_no_loss_and_zero_gradients(name: Any) -> None:
+    task = task_of(name)
+    shape = (2, 3, 5) if name == "CausalLM" else (2, 5)
+    logits = torch.randn(shape, requires_grad=True)
+    loss = task.loss_sum(*task.aligned(logits, torch.full(shape[:-1], IGNORED)))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()
+
+
+def test_rows_that_fill_up_have_no_label() -> None:
+    task = task_of("SequenceClassification")
+    config = settings(tiny.bert())
+    rows = causal_rows(text=["w1", "w2 w3"]).add_column("label", [2, 1])
+    batch = task.collate(task.encode(rows, config)[:], [1, 0], config)
+    assert batch.labels.tolist() == [2, IGNORED]
+
+
+def test_pictures_are_stored_with_their_bytes(tmp_path: Path) -> None:
+    tiny.pictures(tmp_path, 3)
+    files = sorted(tmp_path.rglob("*.png"))
+    rows = datasets.Dataset.from_dict(
+        {"id": [file.name for file in files], "image": [{"bytes": None, "path": str(file)} for file in files]},
+        features=datasets.Features({"id": datasets.Value("string"), "image": datasets.Image()}),
+    ).add_column("label", [0, 1, 2])
+    task = task_of("ImageClassification")
+    encoded = task.encode(rows, Settings(None, tiny.vit(), 0))
+    for file in files:
+        file.unlink()
+    assert [picture.size for picture in encoded[:]["image"]] == [(12, 10)] * 3
+
+
+def test_accuracy_and_macro_f1_are_those_of_their_definitions() -> None:
+    task = task_of("SequenceClassification")
+    predicted, labels = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 0])
+    values = {}
+    for name in ("accuracy", "f1"):
+        metric = task.metric(name, 3)
+        assert metric is not None
+        for part in (slice(0, 2), slice(2, 6)):
+            metric.update(torch.nn.functional.one_hot(predicted[part], 3).float(), labels[part])
+        values[name] = float(metric.compute())
+    assert values["accuracy"] == pytest.approx(4 / 6)
+    # Precision and recall by class: 1/2 1/2, 1 1/2, 2/3 1.
+    assert values["f1"] == pytest.approx((1 / 2 + 2 / 3 + 4 / 5) / 3)

@@ -1,0 +1,198 @@
+"""A trainer pod as a process: the agent with a pod's environment and folders, and ranks whose source the test gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune_trainer import contract
+from finetune_trainer.contract import (
+    Columns,
+    Dataset,
+    PodStatus,
+    RunConfig,
+    Source,
+    TerminationMessage,
+    Training,
+    World,
+)
+
+HERE = Path(__file__).parent
+FAKE_TORCHRUN = (sys.executable, str(HERE / "fake_torchrun.py"))
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+DEADLINE_SECONDS = 60.0
+
+DRIVER = """
+import sys
+from pathlib import Path
+from finetune_trainer import agent
+from finetune_trainer.cgroup import Cgroup
+from finetune_trainer.stop import Deadlines
+cgroup, *launcher = sys.argv[1:]
+sys.exit(agent.main(tuple(launcher), "rank_of_test", Cgroup(root=Path(cgroup)), Deadlines(terminate=1.0, kill=0.5)))
+"""
+
+Found = TypeVar("Found")
+
+
+def wait_until(condition: Callable[[], Found], seconds: float = DEADLINE_SECONDS) -> Found:
+    """The first true value of the condition. Fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run_config(nodes: int = 1, processes_per_node: int = 1) -> RunConfig:
+    return RunConfig(
+        namespace="legal",
+        job="clauses",
+        uid="0123",
+        run=1,
+        attempt=3,
+        nonce="n0",
+        folder="legal/clauses/runs/1-01234567",
+        task="SequenceClassification",
+        model=Source(uri="workspace://model"),
+        dataset=Dataset(source=Source(uri="workspace://rows.jsonl"), columns=Columns(text="text", label="label")),
+        training=Training(
+            epochs=1,
+            global_batch_size=8,
+            micro_batch_size=8,
+            sequence_length=32,
+            learning_rate=1e-3,
+            schedule="linear",
+            warmup_fraction=0.0,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            precision="fp32",
+            seed=17,
+        ),
+        zero_stage=2,
+        world=World(nodes=nodes, processes_per_node=processes_per_node, device="cpu"),
+        metrics=("f1",),
+    )
+
+
+class Pod:
+    """One agent in a process of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        rank_source: str,
+        config: RunConfig,
+        index: int = 0,
+        launcher: Sequence[str] = FAKE_TORCHRUN,
+        rendezvous_port: int | None = None,
+        grace: float = 60.0,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.config = config
+        self.index = index
+        self.folder = folder / f"pod-{index}"
+        self.scratch = self.folder / "scratch"
+        self.workspace = folder / "workspace"
+        self.cgroup = self.folder / "cgroup"
+        self.termination_log = self.folder / "termination-log"
+        self.run_json = self.folder / "run.json"
+        for path in (self.scratch, self.cgroup):
+            path.mkdir(parents=True)
+        self.workspace.mkdir(exist_ok=True)
+        (self.cgroup / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
+        (self.folder / "rank_of_test.py").write_text("from fake_rank import *\n" + textwrap.dedent(rank_source))
+        self.run_json.write_text(config.to_json())
+        self.port = free_port()
+        self._launcher = launcher
+        self._environment = os.environ | {
+            "PYTHONPATH": f"{self.folder}:{HERE}",
+            contract.ENV_RUN_CONFIG: str(self.run_json),
+            contract.ENV_WORKSPACE: str(self.workspace),
+            contract.ENV_CLAIMS: str(folder / "claims"),
+            contract.ENV_SCRATCH: str(self.scratch),
+            contract.ENV_TERMINATION_LOG: str(self.termination_log),
+            contract.ENV_RENDEZVOUS: f"127.0.0.1:{rendezvous_port or free_port()}",
+            contract.ENV_AGENT_PORT: str(self.port),
+            contract.ENV_GRACE: str(grace),
+            contract.ENV_POD_UID: f"uid-{index}",
+            contract.ENV_POD_IP: "127.0.0.1",
+            contract.ENV_POD_INDEX: str(index),
+            **(environment or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Pod:
+        with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
+            command = [sys.executable, "-c", DRIVER, str(self.cgroup), *self._launcher]
+            self.process = subprocess.Popen(
+                command, env=self._environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        return self
+
+    def end(self) -> tuple[int, TerminationMessage]:
+        """Wait for the agent's own end: exit code and last message."""
+        assert self.process
+        code = self.process.wait(DEADLINE_SECONDS)
+        return code, TerminationMessage.model_validate_json(self.termination_log.read_bytes())
+
+    def run(self) -> tuple[int, TerminationMessage]:
+        return self.start().end()
+
+    def kill(self) -> None:
+        """Clean up after a test that failed."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        assert self.process
+        self.process.send_signal(number)
+
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def get(self, path: str) -> tuple[int, str]:
+        """HTTP status and body; (0, "") while nobody listens."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+        except OSError:
+            return 0, ""
+
+    def status(self) -> PodStatus | None:
+        code, body = self.get(contract.STATUS_PATH)
+        return PodStatus.model_validate_json(body) if code == 200 else None
+
+    def output(self, stream: str = "stdout") -> str:
+        return (self.folder / stream).read_text()
+
+    def record(self) -> dict[str, Any]:
+        """The message with the full log, in the workspace."""
+        path = self.workspace / self.config.folder / "attempts" / "3" / f"pod-{self.index}.json"
+        return dict(json.loads(path.read_text()))

@@ -1,0 +1,125 @@
+"""What the pod answers over HTTP, and to whom."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+from unit.agent.pod import wait_until
+
+from finetune_trainer import agent_server
+from finetune_trainer.agent_server import MAX_CONNECTIONS, BoundedServer
+from finetune_trainer.contract import MAX_STATUS_BYTES, Phase, PodStatus, Progress, RankStatus
+
+
+def status_of(ranks: int, progress: Progress | None = None) -> PodStatus:
+    attested = tuple(
+        RankStatus(
+            rank=rank,
+            world=ranks,
+            config_digest="d" * 64,
+            backend="nccl",
+            zero_stage=3,
+            phase=Phase.TRAIN,
+            step=100_000,
+            heartbeat=1_700_000_000.123456,
+        )
+        for rank in range(ranks)
+    )
+    return PodStatus(pod_uid="u" * 36, attempt=1, nonce="n" * 32, index=0, ranks=attested, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BoundedServer]:
+    server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(server: BoundedServer, method: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_status_is_the_pods_status_as_json(server: BoundedServer) -> None:
+    code, body = ask(server, "GET", "/status")
+    assert code == 200
+    assert PodStatus.model_validate_json(body) == status_of(2)
+
+
+@pytest.mark.parametrize("path", ["/", "/status/", "/status?x=1", "/../status", "/etc/passwd"])
+def test_other_paths_are_not_found(server: BoundedServer, path: str) -> None:
+    assert ask(server, "GET", path) == (404, b"")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_nothing_can_be_written(server: BoundedServer, method: str) -> None:
+    assert ask(server, method, "/status") == (404, b"")
+
+
+def test_a_client_that_sends_rubbish_harms_nobody(server: BoundedServer, capfd: pytest.CaptureFixture[str]) -> None:
+    for rubbish in (
+        b"\x16\x03\x01\x02\x00",
+        b"GET\r\n\r\n",
+        b"A" * 100_000 + b"\r\n",
+        b"GET /status HTTP/1.1\r\nx:" + b"y" * 70_000,
+    ):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as client:
+            client.sendall(rubbish)
+    assert ask(server, "GET", "/status")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_silent_clients_are_bounded_and_dropped(server: BoundedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_server.QuietHandler, "timeout", 0.5)
+    address = ("127.0.0.1", server.server_port)
+    silent = [socket.create_connection(address) for _ in range(MAX_CONNECTIONS)]
+    refused = socket.create_connection(address, timeout=10)
+    assert refused.recv(1) == b"", "one client more than there is room for is dropped at once"
+
+    def is_served() -> bool:
+        try:
+            return ask(server, "GET", "/status")[0] == 200
+        except OSError:
+            return False
+
+    wait_until(is_served, 20)
+    for client in (*silent, refused):
+        client.close()
+
+
+def test_an_answer_is_never_larger_than_the_operator_reads() -> None:
+    few = status_of(64, Progress(step=1, total_steps=2, epoch=0.5, loss=1.0, learning_rate=1e-4, tokens_per_second=1e6))
+    assert PodStatus.model_validate_json(agent_server.fit(few)) == few, "64 GPUs in a pod fit"
+    text = agent_server.fit(status_of(256))
+    assert len(text.encode()) <= MAX_STATUS_BYTES
+    kept = PodStatus.model_validate_json(text).ranks
+    assert kept == status_of(256).ranks[: len(kept)]
+
+
+def test_metrics_are_prometheus_text(server: BoundedServer) -> None:
+    progress = Progress(step=3, total_steps=9, epoch=0.25, loss=0.125, learning_rate=2e-4, samples_per_second=12.5)
+    lines = list(agent_server.metrics(status_of(1, progress), now=1_700_000_002.123456))
+    assert "finetune_step 3" in lines
+    assert "# TYPE finetune_loss gauge" in lines
+    assert "finetune_loss 0.125" in lines
+    assert "finetune_learning_rate 0.0002" in lines
+    assert "finetune_samples_per_second 12.5" in lines
+    assert not any("tokens" in line for line in lines), "what is not known is absent, not 0"
+    assert lines[-1] == 'finetune_heartbeat_age_seconds{rank="0",phase="train"} 2.000'
+    assert ask(server, "GET", "/metrics")[0] == 200
+
+
+def test_it_answers_on_all_interfaces_when_no_address_is_given() -> None:
+    server = agent_server.serve("", 0, lambda: status_of(1))
+    assert ask(server, "GET", "/status")[0] == 200
+    server.shutdown()
+    server.server_close()

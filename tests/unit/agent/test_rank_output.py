@@ -1,0 +1,77 @@
+"""Lines, tails and secrets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.contract import MAX_LOG_LINES
+from finetune_trainer.rank_output import MAX_KEPT_CHARACTERS, MAX_LINE_BYTES, RankOutput, Tail, redactor
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "aws_secret_access_id", "DB_PASSWORD", "WANDB_API_KEY"])
+def test_values_of_variables_that_look_like_secrets_are_replaced(name: str) -> None:
+    assert redactor({name: "s3cr.t+x"})("it is s3cr.t+x, s3crxt+x") == "it is ***, s3crxt+x"
+
+
+def test_short_values_and_other_variables_are_left_alone() -> None:
+    redact = redactor({"TOKENIZERS_PARALLELISM": "false", "HOME": "/root/somewhere"})
+    assert redact("false in /root/somewhere") == "false in /root/somewhere"
+
+
+def test_a_secret_within_another_and_each_line_of_a_long_one_are_replaced() -> None:
+    redact = redactor({"A_KEY": "abcdefgh", "B_KEY": "abcdefghij", "C_KEY": "-----BEGIN-----\nMIIEvQIBADAN\n"})
+    assert redact("abcdefghij MIIEvQIBADAN") == "*** ***"
+
+
+def test_a_tail_keeps_the_last_lines_within_its_size() -> None:
+    tail = Tail(max_bytes=12)
+    for line in ("first", "ünf", "last"):
+        tail.append(line)
+    assert tail.lines() == ("ünf", "last")
+
+
+def printed(tmp_path: Path, *words: tuple[str, bytes], local_ranks: int = 1, first_rank: int = 0) -> RankOutput:
+    """What is kept after these words came through these pipes."""
+    output = RankOutput(tmp_path, local_ranks, first_rank, redactor({"HF_TOKEN": "hf_01234567"}))
+    for pipe, data in words:
+        descriptor = os.open(tmp_path / pipe, os.O_WRONLY)
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.close(descriptor)
+    output.close(timeout=30)
+    return output
+
+
+def test_the_last_lines_of_each_rank_are_kept(tmp_path: Path) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(50))
+    output = printed(tmp_path, ("0.stdout", lines), ("1.stderr", b"oops\n"), local_ranks=2, first_rank=6)
+    assert output.last_lines(6) == tuple(str(number) for number in range(50 - MAX_LOG_LINES, 50))
+    assert output.last_lines(7) == ("oops",)
+    assert "[rank 7] oops" in output.tail()
+    assert len(output.tail()) == 51
+
+
+def test_of_a_progress_bar_only_the_last_state_is_kept(tmp_path: Path) -> None:
+    assert printed(tmp_path, ("0.stderr", b"10%\r50%\r100%\r\nnext\n")).last_lines(0) == ("100%", "next")
+
+
+def test_bytes_that_are_no_text_and_a_missing_newline_are_kept(tmp_path: Path) -> None:
+    assert printed(tmp_path, ("0.stdout", b"\xff\xfe end")).last_lines(0) == ("\ufffd\ufffd end",)
+
+
+def test_a_line_without_end_is_passed_on_in_pieces_and_cut_in_memory(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    output = printed(tmp_path, ("0.stdout", b"x" * (3 * MAX_LINE_BYTES)))
+    assert all(len(line) == MAX_KEPT_CHARACTERS for line in output.last_lines(0))
+    assert sum(map(len, output.tail())) == 3 * MAX_LINE_BYTES
+
+
+def test_secrets_are_not_kept(tmp_path: Path) -> None:
+    output = printed(tmp_path, ("0.stdout", b"with hf_01234567\n"), ("launcher.stderr", b"hf_01234567\n"))
+    assert output.last_lines(0) == ("with ***",)
+    assert output.launcher_lines() == ("***",)
+    assert sorted(output.tail()) == ["***", "with ***"]

@@ -1,0 +1,73 @@
+"""The cause of a failed attempt, out of what its pods left behind."""
+
+from datetime import timedelta
+from typing import Any
+
+from finetune_operator.core.cause import cause_of
+from finetune_operator.core.observed import JobView, PodView
+from finetune_trainer.contract import FailureClass, TerminationMessage
+from support.clusters import NOW
+
+
+def pod(index: int, exit_code: int | None = None, **facts: Any) -> PodView:
+    error_at = facts.pop("error_at", None)
+    error = facts.pop("error", None)
+    message = None
+    if error:
+        message = TerminationMessage(
+            pod_uid=f"u{index}", index=index, attempt=1, nonce="n", exit_code=exit_code or 0, failing_rank=index,
+            error=error, error_time=None if error_at is None else (NOW + timedelta(seconds=error_at)).timestamp(),
+        )  # fmt: skip
+    return PodView(
+        uid=f"u{index}", name=f"pod-{index}", index=index, owner_uid="j", node=f"n{index}", exit_code=exit_code,
+        message=message, **facts,
+    )  # fmt: skip
+
+
+def child(failed_at: float | None = 5) -> JobView:
+    failure = None if failed_at is None else NOW + timedelta(seconds=failed_at)
+    return JobView("j", "o", NOW, failure, "has failed", frozenset(), 2, False)
+
+
+def at(seconds: float) -> Any:
+    return NOW + timedelta(seconds=seconds)
+
+
+def test_the_earliest_error_wins_whoever_ended_first() -> None:
+    pods = [pod(0, 1, error="peer closed", error_at=9, ended=at(9)), pod(1, 76, error="bad row", error_at=8, ended=at(12))]
+    cause = cause_of(child(), pods)
+    assert (cause.failure, cause.message, cause.rank, cause.node) == (FailureClass.INVALID, "bad row", 1, "n1")
+
+
+def test_a_pod_stopped_by_the_controller_is_not_the_cause() -> None:
+    pods = [pod(0, 75, deleted=at(6), ended=at(7)), pod(1, 1, error="boom", error_at=4.5, ended=at(4.6))]
+    assert cause_of(child(5), pods).message == "boom"
+
+
+def test_a_pod_killed_after_the_controller_deleted_it_is_not_the_cause() -> None:
+    pods = [pod(0, 137, deleted=at(5), ended=at(35)), pod(1, 1, error="boom", error_at=None, ended=at(40))]
+    assert cause_of(child(5), pods).message == "boom"
+
+
+def test_an_eviction_before_the_others_failed_is_the_cause() -> None:
+    pods = [pod(0, 1, error="peer closed", error_at=3, ended=at(3)), pod(1, 143, disrupted="Evicted: drained", deleted=at(1))]
+    cause = cause_of(child(5), pods)
+    assert cause.failure is FailureClass.PREEMPTED
+    assert "drained" in cause.message
+
+
+def test_a_deletion_by_somebody_is_a_preemption() -> None:
+    assert cause_of(child(5), [pod(0, 75, deleted=at(2)), pod(1, 75, deleted=at(6))]).pod == "pod-0"
+
+
+def test_a_container_killed_for_memory_without_a_word_is_out_of_memory() -> None:
+    assert cause_of(child(), [pod(0, 137, reason="OOMKilled", ended=at(4))]).failure is FailureClass.OUT_OF_MEMORY
+
+
+def test_an_unknown_exit_code_is_the_infrastructure_s() -> None:
+    assert cause_of(child(), [pod(0, 139, ended=at(4))]).failure is FailureClass.INFRASTRUCTURE
+
+
+def test_where_nothing_is_left_the_cause_is_unknown() -> None:
+    assert cause_of(None, []).failure is FailureClass.UNKNOWN
+    assert "has failed" in cause_of(child(), [pod(0), pod(1)]).message

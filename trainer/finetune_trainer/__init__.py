@@ -1,0 +1,1 @@
+"""The trainer: what runs in the pods. `contract` is all that the operator knows of it."""

@@ -1,0 +1,127 @@
+"""What the agent answers over HTTP: `GET /status` to the operator, `GET /metrics` to Prometheus, 404 to all else.
+
+Answers come from the rank files at the moment of asking. A client that sends rubbish, nothing, or too much costs one of
+a bounded number of threads for a few seconds, and nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from finetune_trainer.contract import MAX_STATUS_BYTES, STATUS_PATH, PodStatus
+
+METRICS_PATH = "/metrics"
+MAX_CONNECTIONS = 32
+CLIENT_SECONDS = 5.0
+"""Of silence, after which a client is dropped."""
+
+
+class BoundedServer(ThreadingHTTPServer):
+    """Serves at most `MAX_CONNECTIONS` at a time; more are closed unanswered."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own asks the DNS for the name of the address, which may take as long as the DNS likes.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no event."""
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """Answers and does not log: the pod's log is the training's."""
+
+    timeout = CLIENT_SECONDS
+    server_version = "finetune-agent"
+    sys_version = ""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+        pass
+
+    def answer(self, status: HTTPStatus, content_type: str = "text/plain; charset=utf-8", body: str = "") -> None:
+        data = body.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def serve(address: str, port: int, status: Callable[[], PodStatus]) -> BoundedServer:
+    """Answer at address:port (address "" is all interfaces) from a thread, until `shutdown`. Raises OSError."""
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            if self.path == STATUS_PATH:
+                self.answer(HTTPStatus.OK, "application/json", fit(status()))
+            elif self.path == METRICS_PATH:
+                text = "".join(line + "\n" for line in metrics(status(), time.time()))
+                self.answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", text)
+            else:
+                self.answer(HTTPStatus.NOT_FOUND)
+
+        def not_found(self) -> None:
+            self.answer(HTTPStatus.NOT_FOUND)
+
+        do_POST = do_PUT = do_PATCH = do_DELETE = not_found  # noqa: N815  # names of http.server
+
+    server = BoundedServer((address, port), Handler)
+    threading.Thread(target=server.serve_forever, name="agent-server", daemon=True).start()
+    return server
+
+
+def fit(status: PodStatus, limit: int = MAX_STATUS_BYTES) -> str:
+    """JSON of at most `limit` bytes (about 70 ranks): the last ranks are left out, the first are never wrong."""
+    while len(text := status.to_json()) > limit and status.ranks:
+        status = status.model_copy(update={"ranks": status.ranks[:-1]})
+    return text
+
+
+def metrics(status: PodStatus, now: float) -> Iterator[str]:
+    """Prometheus text format 0.0.4, a line at a time."""
+    if progress := status.progress:
+        gauges: list[tuple[str, float | None, str]] = [
+            ("finetune_step", progress.step, "Optimizer steps done."),
+            ("finetune_total_steps", progress.total_steps, "Optimizer steps of the run."),
+            ("finetune_epoch", progress.epoch, "Passes over the data."),
+            ("finetune_loss", progress.loss, "Mean loss of the last step."),
+            ("finetune_learning_rate", progress.learning_rate, "Learning rate of the last step."),
+            ("finetune_tokens_per_second", progress.tokens_per_second, "Tokens, over all ranks."),
+            ("finetune_samples_per_second", progress.samples_per_second, "Rows, over all ranks."),
+        ]
+        for name, value, help_ in gauges:
+            if value is not None:
+                yield from (f"# HELP {name} {help_}", f"# TYPE {name} gauge", f"{name} {value:.10g}")
+    if status.ranks:
+        name = "finetune_heartbeat_age_seconds"
+        yield from (f"# HELP {name} Time since a rank last said that it lives.", f"# TYPE {name} gauge")
+        for rank in status.ranks:
+            yield f'{name}{{rank="{rank.rank}",phase="{rank.phase}"}} {now - rank.heartbeat:.3f}'

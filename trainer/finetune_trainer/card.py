@@ -1,0 +1,151 @@
+"""The model card: what was trained from what, how well it does, and how to load it. It holds nobody's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_trainer.contract import Result, RunConfig, Source
+from finetune_trainer.prepare import Prepared
+
+CARD_FILE = "README.md"
+LOSS_FILE = "loss.png"
+PIPELINES = {
+    "CausalLM": "text-generation",
+    "SequenceClassification": "text-classification",
+    "ImageClassification": "image-classification",
+}
+PROCESSORS = {
+    "CausalLM": "AutoTokenizer",
+    "SequenceClassification": "AutoTokenizer",
+    "ImageClassification": "AutoImageProcessor",
+}
+
+
+def write_card(
+    folder: Path, config: RunConfig, prepared: Prepared, history: Sequence[Mapping[str, Any]], result: Result
+) -> None:
+    """Write README.md and loss.png into a result's folder. `history` is the records of the run's metrics.jsonl."""
+    losses = [(record["step"], record["loss"]) for record in history if record.get("loss") is not None]
+    sections = [
+        _header(config),
+        f"# {config.namespace}/{config.job}, run {config.run}",
+        _summary(config, prepared),
+        "## Metrics on the evaluation rows",
+        _metrics_table(result),
+    ]
+    if losses:
+        _draw_loss(folder / LOSS_FILE, losses)
+        sections += ["## Training loss", f"![Loss of each optimizer step]({LOSS_FILE})"]
+    sections += ["## Recipe", _recipe_table(config, prepared, result), "## How to load it", _loading(config)]
+    temporary = folder / f".{CARD_FILE}"
+    temporary.write_text("\n\n".join(sections) + "\n")
+    temporary.replace(folder / CARD_FILE)
+
+
+def _header(config: RunConfig) -> str:
+    header: dict[str, Any] = {
+        "library_name": "peft" if config.lora else "transformers",
+        "pipeline_tag": PIPELINES[config.task],
+        "tags": ["finetune-operator", "deepspeed", *(["lora"] if config.lora else [])],
+        "metrics": list(config.metrics),
+    }
+    if config.model.uri.startswith("hf://"):
+        header["base_model"] = config.model.uri.removeprefix("hf://")
+        header["base_model_relation"] = "adapter" if config.lora else "finetune"
+    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---"
+
+
+def _summary(config: RunConfig, prepared: Prepared) -> str:
+    method = "a LoRA adapter" if config.lora else "all parameters"
+    classes = f", {prepared.classes} classes" if prepared.classes else ""
+    return (
+        f"{config.task}{classes}. Trained by [DeepSpeed](https://www.deepspeed.ai) from `{_named(config.model)}`: "
+        f"{method}, {len(prepared.train):,} rows. The metrics are those of {len(prepared.evaluation):,} held-out rows."
+    )
+
+
+def _named(source: Source) -> str:
+    return f"{source.uri}@{source.revision}" if source.revision else source.uri
+
+
+def _metrics_table(result: Result) -> str:
+    lines = ["| | before | after |", "|-|-|-|"]
+    for name, after in sorted(result.metrics.items()):
+        before = result.base_metrics.get(name)
+        lines.append(f"| {name} | {'' if before is None else f'{before:.4f}'} | {after:.4f} |")
+    return "\n".join(lines) + "\n\n*Before* is the start checkpoint; *after* is the saved files, read back."
+
+
+def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
+    training = config.training
+    recipe: dict[str, Any] = {
+        "start model": f"`{_named(config.model)}`",
+        "data": f"`{_named(config.dataset.source)}`",
+        "data digest (sha256)": f"`{prepared.digest}`",
+        "model digest (sha256)": f"`{result.digest}`",
+        "parameters": f"{result.parameters:,}, of which {result.trainable_parameters:,} were trained",
+        "optimizer steps": result.step,
+        "global batch size": training.global_batch_size,
+        "learning rate": f"{training.learning_rate:g}, {training.schedule}",
+        "warm-up": f"{training.warmup_fraction:g} of the steps",
+        "optimizer": f"AdamW, weight decay {training.weight_decay:g}",
+        "gradient clipping": f"norm {training.max_grad_norm:g}" if training.max_grad_norm else "none",
+        "precision": training.precision,
+        "seed": training.seed,
+        "ranks": f"{config.world.size} ({config.world.nodes} nodes), ZeRO stage {config.zero_stage}",
+        "configuration (sha256)": f"`{config.digest}`",
+    }
+    if config.task != "ImageClassification":
+        recipe["sequence length"] = f"{training.sequence_length} tokens"
+    if config.lora:
+        lora = config.lora
+        recipe["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
+    if prepared.classes:
+        recipe["labels"] = ", ".join(f"`{label}`" for label in prepared.settings.model.id2label.values())
+    return "\n".join(["| | |", "|-|-|", *(f"| {name} | {value} |" for name, value in recipe.items())])
+
+
+def _loading(config: RunConfig) -> str:
+    auto_class, processor = f"AutoModelFor{config.task}", PROCESSORS[config.task]
+    whole = _code(
+        f"from transformers import {auto_class}, {processor}",
+        f'model = {auto_class}.from_pretrained("{{folder}}")',
+        f'processor = {processor}.from_pretrained("{{folder}}")',
+    )
+    if config.lora is None:
+        return whole.replace("{folder}", "output")
+    text = (
+        "This folder holds an adapter. It belongs to the start checkpoint of its run, the folder `start` beside it, "
+        "which has the new head: copy both. The path in `adapter_config.json` is that of the pod that trained.\n\n"
+    ) + _code(
+        "from peft import PeftModel",
+        f"from transformers import {auto_class}, {processor}",
+        f'model = PeftModel.from_pretrained({auto_class}.from_pretrained("start"), "output")',
+        f'processor = {processor}.from_pretrained("output")',
+    )
+    if config.merge:
+        text += "\n\nThe folder `merged` holds the same model in one piece; it needs nothing else:\n\n"
+        text += whole.replace("{folder}", "output/merged")
+    return text
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _draw_loss(path: Path, losses: Sequence[tuple[int, float]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(*zip(*losses, strict=True), linewidth=1)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("training loss")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,94 @@
+"""DeepSpeed's configuration of a run: what the operator plans, and the user's raw keys merged last.
+
+Accumulation is always 1 for DeepSpeed: the loop says itself which micro-batch is the last of a step, because the last
+step of an epoch has fewer of them. No torch here, so that a spec can be checked before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.errors import InvalidError
+
+PLANNED: Mapping[str, str] = {
+    "train_batch_size": "training.globalBatchSize",
+    "train_micro_batch_size_per_gpu": "training.globalBatchSize",
+    "gradient_accumulation_steps": "training.globalBatchSize",
+    "managed_gradient_accumulation": "training.globalBatchSize",
+    "gradient_clipping": "training.maxGradNorm",
+    "optimizer": "training.learningRate and training.weightDecay",
+    "scheduler": "training.schedule and training.warmupFraction",
+    "bf16": "training.precision",
+    "bfloat16": "training.precision",
+    "fp16": "training.precision",
+    "amp": "training.precision",
+    "torch_autocast": "training.precision",
+    "data_types": "training.precision",
+    "zero_optimization.stage": "deepspeed.zeroStage",
+    "zero_force_ds_cpu_optimizer": "training.learningRate and training.weightDecay",
+    "steps_per_print": "metrics.jsonl of the run",
+}
+"""Keys that are not the user's, and what to use instead. A key covers everything below it."""
+
+BUCKET_ELEMENTS = 50_000_000
+"""Gradients that are reduced together; DeepSpeed's own 5e8 takes 1 GB of bf16 for each of two buffers."""
+
+
+def deepspeed_config(config: RunConfig) -> dict[str, Any]:
+    """The dictionary for `deepspeed.initialize`.
+
+    Raises InvalidError naming a raw key that clashes with a planned one.
+    """
+    refuse_planned(config.deepspeed)
+    training = config.training
+    planned: dict[str, Any] = {
+        "train_batch_size": training.micro_batch_size * config.world.size,
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0 if clips_itself(config) else training.max_grad_norm,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
+        },
+    }
+    if training.precision == "bf16":
+        planned["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    return _merged(planned, config.deepspeed)
+
+
+def clips_itself(config: RunConfig) -> bool:
+    """Whether the loop clips and checks gradients, because DeepSpeed hands our optimizer through as it is: it clips
+    there, but neither reports the norm nor minds that it is not finite."""
+    return config.zero_stage == 0 and config.training.precision == "fp32"
+
+
+def refuse_planned(raw: Mapping[str, Any]) -> None:
+    """Raises InvalidError naming a raw key that clashes with a planned one."""
+    for key in _leaves(raw):
+        for planned, instead in PLANNED.items():
+            if f"{key}.".startswith(f"{planned}.") or f"{planned}.".startswith(f"{key}."):
+                raise InvalidError(
+                    f"deepspeed.config: {key} is planned by the operator; remove it and use {instead} instead"
+                )
+
+
+def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all values that are not objects, or are empty ones."""
+    for key, value in raw.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif not isinstance(value, Mapping):
+            yield f"{prefix}{key}"
+
+
+def _merged(planned: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(planned)
+    for key, value in raw.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

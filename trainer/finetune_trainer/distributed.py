@@ -1,0 +1,140 @@
+"""What the ranks say to each other outside the gradients: waiting for work of one rank, errors, stopping, small sums.
+
+Waiting and errors go through the rendezvous store and not through collectives: a collective gives up after minutes,
+but tokenising may take hours; and a rank that failed never comes to a collective for which its siblings wait.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from finetune_trainer import contract
+from finetune_trainer.contract import ExitCode, RunConfig
+from finetune_trainer.errors import MismatchError, StoppedError, TrainingError
+
+T = TypeVar("T")
+POLL_SECONDS = 0.1
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""Of one collective; the longest wait between two is a step's difference between ranks, or the writing of one shard."""
+
+
+class SiblingError(Exception):
+    """Another rank failed; this one ends for the same reason."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a rank that ended with this error; 1 for what has no class of its own."""
+    if isinstance(error, TrainingError | SiblingError):
+        return int(error.exit_code)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return int(ExitCode.OUT_OF_MEMORY)
+    return 1
+
+
+@dataclass
+class Ranks:
+    """This rank among its siblings."""
+
+    store: dist.Store
+    rank: int
+    world: int
+    scratch: Path
+    """Of this pod; a stop request lies there."""
+    device: torch.device
+    _agreements: int = field(default=0, init=False)
+
+    def first(self, action: Callable[[], T]) -> T | None:
+        """Let rank 0 act while the others wait, however long; its result there, None elsewhere. An error of rank 0 is
+        raised on every rank."""
+        return self.every(action if self.rank == 0 else lambda: None)
+
+    def every(self, action: Callable[[], T]) -> T:
+        """Act on every rank and wait until all have done so. If any failed, every rank raises: the failed ones their
+        own error, the others a SiblingError with its words and its exit code."""
+        self._agreements += 1
+        done, failure = f"done/{self._agreements}", f"failure/{self._agreements}"
+        error: Exception | None = None
+        result: T | None = None
+        try:
+            result = action()
+        except Exception as raised:
+            error = raised
+            self.store.set(failure, json.dumps([self.rank, exit_code_of(raised), str(raised) or repr(raised)]))
+        self.store.add(done, 1)
+        if error is not None:
+            raise error
+        while self.store.add(done, 0) < self.world:
+            time.sleep(POLL_SECONDS)
+        if self.store.check([failure]):
+            rank, exit_code, message = json.loads(self.store.get(failure))
+            raise SiblingError(f"rank {rank} failed: {message}", exit_code)
+        return result  # type: ignore[return-value]  # None only if the action returned it
+
+    def agreed(self, name: str, value: str) -> str:
+        """Rank 0's value."""
+        if self.rank == 0:
+            self.store.set(name, value)
+        return self.store.get(name).decode()
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over all ranks, in one collective. Whatever is not finite anywhere is not finite in the sum."""
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(totals)
+        return totals.tolist()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether this pod was asked to stop."""
+        return (self.scratch / contract.STOP_FILE).exists()
+
+    def stop_together(self) -> None:
+        """Raise StoppedError on all ranks if any was asked to stop."""
+        (stops,) = self.sum(self.stop_requested)
+        if stops:
+            raise_stopped()
+
+
+def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Path) -> Ranks:
+    """Meet the other ranks, as torchrun's environment says, and set up this rank's device. DS_ACCELERATOR must be set.
+
+    Raises MismatchError when the pod has fewer GPUs than processes.
+    """
+    import deepspeed
+
+    if config.world.device == "cuda":
+        if torch.cuda.device_count() <= local_rank:
+            raise MismatchError(
+                f"the pod shows {torch.cuda.device_count()} GPUs to its processes, but the run was planned for "
+                f"{config.world.processes_per_node}; check resources.gpusPerNode and the GPU driver of the node"
+            )
+        torch.cuda.set_device(local_rank)
+        device, backend = torch.device("cuda", local_rank), "nccl"
+    else:
+        # DeepSpeed's shared-memory collectives would be compiled in the pod.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        device, backend = torch.device("cpu"), "gloo"
+    store, *_ = next(dist.rendezvous("env://", rank, world, timeout=COLLECTIVE_TIMEOUT))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("collectives", store), rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT
+    )
+    deepspeed.init_distributed(dist_backend=backend)
+    return Ranks(dist.PrefixStore("finetune", store), rank, world, scratch, device)
+
+
+def raise_stopped() -> None:
+    """Raises StoppedError."""
+    raise StoppedError("stopped on request before the training was complete")

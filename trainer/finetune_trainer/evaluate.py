@@ -1,0 +1,81 @@
+"""Metrics over the evaluation rows, added up batch by batch; logits are never gathered."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torchmetrics import MeanMetric, Metric
+
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.distributed import Ranks
+from finetune_trainer.errors import DivergedError
+from finetune_trainer.prepare import Prepared
+from finetune_trainer.sampler import MicroBatch, evaluation_batches
+from finetune_trainer.tasks import Batch, Task, task_of
+
+BATCHES_BETWEEN_POLLS = 10
+"""How often ranks ask each other whether one was asked to stop."""
+
+
+def evaluate(
+    model: nn.Module, prepared: Prepared, config: RunConfig, device: torch.device, ranks: Ranks | None
+) -> dict[str, float]:
+    """The mean loss (nats) and the run's metrics. With `ranks` all of them take part and get the same answer; without,
+    this process evaluates alone.
+
+    Raises StoppedError when any rank is asked to stop, DivergedError when the loss is not finite.
+    """
+    task = task_of(config.task)
+    loss = MeanMetric(sync_on_compute=False).set_dtype(torch.float64).to(device)
+    metrics: dict[str, Metric] = {}
+    for name in config.metrics:
+        if (metric := task.metric(name, prepared.classes)) is not None:
+            metrics[name] = metric.to(device)
+    world, rank = (ranks.world, ranks.rank) if ranks else (1, 0)
+    batches = evaluation_batches(len(prepared.evaluation), config.training.micro_batch_size, world, rank)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for number, micro_batch in enumerate(batches):
+            if ranks and number % BATCHES_BETWEEN_POLLS == 0:
+                ranks.stop_together()
+            batch = load_batch(prepared.evaluation, micro_batch, task, prepared, device, config)
+            logits, labels = task.aligned(model(**batch.features, **task.arguments).logits, batch.labels)
+            # An empty batch has no mean; NaN would spread.
+            if len(labels):
+                loss.update(task.loss_sum(logits, labels) / len(labels), len(labels))
+                for metric in metrics.values():
+                    metric.update(logits, labels)
+    model.train(was_training)
+    if ranks and ranks.world > 1:
+        for metric in (loss, *metrics.values()):
+            metric.sync()
+    return _values(loss, metrics, config)
+
+
+def load_batch(
+    rows: Any, micro_batch: MicroBatch, task: Task, prepared: Prepared, device: torch.device, config: RunConfig
+) -> Batch:
+    """The rows of a micro-batch on the device; floating-point features in the run's precision."""
+    batch = task.collate(rows[list(micro_batch.rows)], micro_batch.weights, prepared.settings)
+    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
+    features = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+        for name, tensor in batch.features.items()
+    }
+    return Batch(features, batch.labels.to(device, non_blocking=True))
+
+
+def _values(loss: MeanMetric, metrics: dict[str, Metric], config: RunConfig) -> dict[str, float]:
+    mean = float(loss.compute())
+    if not math.isfinite(mean):
+        raise DivergedError(
+            "the loss on the evaluation rows is not finite; lower training.learningRate or check the rows"
+        )
+    values = {"loss": mean}
+    for name in config.metrics:
+        values[name] = math.exp(mean) if name == "perplexity" else float(metrics[name].compute())
+    return values

@@ -1,0 +1,250 @@
+"""Saves the trained model in Hugging Face layout, and reads it back.
+
+Every rank takes part: under ZeRO-3 parameters are gathered in groups of bounded size and copied to rank 0's main
+memory, so that no GPU ever holds the whole model. Rank 0 writes into a temporary sibling, syncs it to the disk and
+renames it: at the result's path there is a whole result or none. A failure on rank 0 is told to all ranks, so that none
+waits for it.
+
+An adapter belongs to the run's start checkpoint (`start` beside the result), which has the new head and vocabulary:
+`base_model_name_or_path` names that folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from finetune_trainer.contract import RunConfig, Task
+from finetune_trainer.paths import Paths
+
+AUTO_CLASSES: dict[Task, Any] = {
+    "CausalLM": AutoModelForCausalLM,
+    "SequenceClassification": AutoModelForSequenceClassification,
+    "ImageClassification": AutoModelForImageClassification,
+}
+START_FOLDER = "start"
+"""Of the run: the checkpoint that training starts from, with labels, new head and resized vocabulary."""
+MERGED_FOLDER = "merged"
+"""Of the result."""
+CARD_FILES = frozenset({"README.md", "loss.png"})
+"""They tell about the model and are no part of it: the digest leaves them out."""
+GATHERED_AT_ONCE = 50_000_000
+"""Elements of sharded parameters that are whole on every rank at the same time."""
+MERGE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Greatest distance of the merged copy's logits from the adapter's, relative to the norm of the latter."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The saved result. `path` and `merged_path` are relative to the workspace."""
+
+    path: str
+    digest: str
+    merged_path: str | None
+    parameters: int
+    trainable_parameters: int
+
+
+def export(engine: Any, processor: Any, config: RunConfig, paths: Paths) -> Exported:
+    """Save the engine's model, with its tokenizer or image processor. All ranks call this and get the same answer.
+
+    Raises RuntimeError on every rank when rank 0 cannot save, or when the merged copy does not answer as the adapter.
+    """
+    model = engine.module
+    is_first = dist.get_rank() == 0
+    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    state = _gather(model, only_trained=isinstance(model, PeftModel), keep=is_first)
+    answer: list[Any] = [None]
+    if is_first:
+        try:
+            digest = _save(model, state, processor, config, paths)
+            answer = [
+                Exported(
+                    path=str(config.output),
+                    digest=digest,
+                    merged_path=str(config.output / MERGED_FOLDER) if config.merge else None,
+                    parameters=sum(count for count, _ in parameters),
+                    trainable_parameters=sum(count for count, trained in parameters if trained),
+                )
+            ]
+        except Exception as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, src=0)
+    if isinstance(answer[0], Exception):
+        raise RuntimeError(f"the result could not be saved in {config.output}: {answer[0]}") from answer[0]
+    return answer[0]
+
+
+def load_result(folder: Path, task: Task, start: Path | None = None) -> nn.Module:
+    """The saved model, in evaluation mode on the CPU, in the precision that it was saved in. One process calls this.
+
+    `folder` is a result or its merged copy; `start` is the adapter's base when it is not where the adapter says.
+    """
+    # With a live stage-3 configuration, from_pretrained would be collective and wait for the other ranks for ever.
+    unset_hf_deepspeed_config()
+    auto_class = AUTO_CLASSES[task]
+    if not (folder / "adapter_config.json").exists():
+        return auto_class.from_pretrained(folder, dtype="auto").eval()
+    base = auto_class.from_pretrained(start or _base_of(folder), dtype="auto")
+    return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+
+
+def _base_of(adapter: Path) -> Path:
+    from peft import PeftConfig
+
+    return Path(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+
+
+def digest_of(folder: Path) -> str:
+    """sha256, in hex, over the sorted (name, sha256) of the files of a result; the card is left out."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in CARD_FILES:
+            with path.open("rb") as file:
+                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+# ---- gathering ------------------------------------------------------------------------------------------------------
+
+
+def _gather(model: nn.Module, only_trained: bool, keep: bool) -> dict[str, torch.Tensor]:
+    """Whole values, in main memory, of the parameters (or of the trained ones) and persistent buffers; empty unless
+    `keep`. Collective."""
+    state = {}
+    persistent = set(model.state_dict().keys())
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad or not only_trained
+    ]
+    for group in _groups(named):
+        with _whole([parameter for _, parameter in group]):
+            if keep:
+                state.update({name: parameter.detach().to("cpu", copy=True) for name, parameter in group})
+    if keep and not only_trained:
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+        state.update({name: buffer.detach().to("cpu", copy=True) for name, buffer in buffers.items()})
+    return state
+
+
+def _groups(named: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    group: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        group.append((name, parameter))
+        size += getattr(parameter, "ds_numel", parameter.numel())
+        if size >= GATHERED_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _whole(parameters: list[nn.Parameter]) -> Any:
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(parameters)
+    return nullcontext()
+
+
+# ---- saving, on rank 0 ----------------------------------------------------------------------------------------------
+
+
+def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: RunConfig, paths: Paths) -> str:
+    """Write everything beside the result's path, check the merged copy, rename. Returns the digest."""
+    output = paths.output(config)
+    temporary = output.with_name(f".{output.name}-{config.attempt}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    start = paths.run(config) / START_FOLDER
+    if isinstance(model, PeftModel):
+        model.peft_config[model.active_adapter].base_model_name_or_path = str(start)
+        # Never the embeddings on top: a resized vocabulary is in the start checkpoint already.
+        model.save_pretrained(str(temporary), state_dict=state, save_embedding_layers=False)
+    else:
+        model.save_pretrained(str(temporary), state_dict=state)
+    processor.save_pretrained(str(temporary))
+    if config.merge:
+        _save_merged(temporary, start, processor, config)
+    digest = digest_of(temporary)
+    _sync(temporary)
+    _publish(temporary, output)
+    return digest
+
+
+def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) -> None:
+    """Merge what was saved, not what is in memory; then compare the logits of both, as read back from the disk."""
+    folder = adapter / MERGED_FOLDER
+    model = load_result(adapter, config.task, start)
+    batch = _held_batch(model, config)
+    expected = _logits(model, batch)
+    model.merge_and_unload().save_pretrained(str(folder))
+    processor.save_pretrained(str(folder))
+    merged = load_result(folder, config.task)
+    distance = float((_logits(merged, batch) - expected).norm() / expected.norm())
+    tolerance = MERGE_TOLERANCE[merged.dtype]
+    if not distance <= tolerance:
+        raise RuntimeError(
+            f"output.merge: the merged copy's logits differ from the adapter's by {distance:.1e}, "
+            f"more than {tolerance:.0e}"
+        )
+
+
+def _held_batch(model: PeftModel, config: RunConfig) -> dict[str, torch.Tensor]:
+    """Four inputs drawn by the run's seed: token ids (4, 16), or pixels (4, channels, height, width)."""
+    generator = torch.Generator().manual_seed(config.training.seed)
+    settings: PreTrainedModel = model.get_base_model().config
+    if config.task == "ImageClassification":
+        side = settings.image_size
+        height, width = (side, side) if isinstance(side, int) else side
+        pixels = torch.randn(4, settings.num_channels, height, width, generator=generator)
+        return {"pixel_values": pixels.to(model.dtype)}
+    tokens = torch.randint(0, settings.vocab_size, (4, 16), generator=generator)
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**batch).logits.float()
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _publish(temporary: Path, output: Path) -> None:
+    """An earlier attempt of the run may have published and then failed: its result makes room first."""
+    if output.exists():
+        outdated = output.with_name(f"{temporary.name}-outdated")
+        output.rename(outdated)
+        shutil.rmtree(outdated)
+    temporary.rename(output)
+    descriptor = os.open(output.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""How torchrun is started: its command line and its environment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_trainer.contract import RunConfig
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+RANK_MODULE = "finetune_trainer.rank"
+
+# The shell opens the rank's pipes and then becomes the rank: signals reach Python, not the shell.
+RANK_SHELL = 'exec "$0" -u -m "$1" >"$2/$LOCAL_RANK.stdout" 2>"$2/$LOCAL_RANK.stderr"'
+
+RENDEZVOUS_SECONDS = 24 * 3600
+"""How long torchrun waits for the other pods; its default is 600 s. How long is too long is the operator's to say."""
+
+
+def command(
+    launcher: tuple[str, ...],
+    config: RunConfig,
+    index: int,
+    rendezvous: tuple[str, int],
+    shutdown_seconds: int,
+    output: Path,
+    module: str,
+) -> list[str]:
+    """torchrun's arguments for the pod `index`. `shutdown_seconds`: how long ranks may take after its SIGTERM; its own
+    default is 30 s, whatever the pod's grace period is."""
+    host, port = rendezvous
+    return [
+        *launcher,
+        *("--nnodes", str(config.world.nodes)),
+        *("--node-rank", str(index)),
+        *("--nproc-per-node", str(config.world.processes_per_node)),
+        *("--rdzv-backend", "static"),
+        *("--rdzv-conf", f"timeout={RENDEZVOUS_SECONDS}"),
+        *("--master-addr", host),
+        *("--master-port", str(port)),
+        *("--max-restarts", "0"),
+        *("--shutdown-timeout", str(shutdown_seconds)),
+        "--no-python",
+        *("/bin/sh", "-c", RANK_SHELL, sys.executable, module, str(output)),
+    ]
+
+
+def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict[str, str]:
+    """What torchrun and the ranks see; where the user's pod template has set a variable of these, it stays."""
+    variables = dict(base)
+    threads = max(1, int(cpus // config.world.processes_per_node))
+    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    variables.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    variables.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if config.world.device == "cpu":
+        variables["DS_ACCELERATOR"] = "cpu"
+    return variables

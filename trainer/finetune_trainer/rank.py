@@ -1,0 +1,108 @@
+"""One process of the training, started by torchrun: `python -m finetune_trainer.rank`.
+
+It attests what it is (world size, configuration), trains, and leaves a `RankExit` in the pod's scratch folder, since
+torchrun's own exit code is 1 for every failure. A SIGTERM that reaches a rank means that a sibling died or the time is
+over: the default action ends the process at once, even inside a collective, and nothing half-done is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_trainer import contract
+from finetune_trainer.contract import ExitCode, RankExit, RankStatus, Result, RunConfig
+from finetune_trainer.errors import MismatchError, TrainingError
+from finetune_trainer.paths import Paths
+
+
+def main() -> int:
+    """Run this rank to its end and leave its `RankExit`. Returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.umask(0o002)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    config = RunConfig.model_validate_json(Path(os.environ[contract.ENV_RUN_CONFIG]).read_text())
+    paths = Paths.from_environment()
+    ended = RankExit(rank=rank, exit_code=ExitCode.DONE, world=world, config_digest=config.digest)
+    try:
+        ended = ended.model_copy(update={"result": run(config, paths, rank, world)})
+    except Exception as error:
+        ended = ended.model_copy(update=_failure(error))
+    ended = ended.model_copy(update={"step": _last_step(paths, rank)})
+    _write(paths.scratch / contract.rank_exit_file(rank), ended.to_json())
+    return ended.exit_code
+
+
+def run(config: RunConfig, paths: Paths, rank: int, world: int) -> Result | None:
+    """Join the other ranks and train. Returns the result on rank 0. Raises MismatchError and what training raises."""
+    if world != config.world.size:
+        raise MismatchError(f"rank {rank} is one of {world} processes, but the run was planned for {config.world.size}")
+    # Read when DeepSpeed is imported.
+    os.environ["DS_ACCELERATOR"] = config.world.device
+    import datasets
+    import torch
+    import transformers
+
+    from finetune_trainer.distributed import join
+    from finetune_trainer.loop import train
+    from finetune_trainer.report import Report
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+    ranks = join(config, rank, world, int(os.environ["LOCAL_RANK"]), paths.scratch)
+    with Report(config, paths, rank, torch.distributed.get_backend()) as report:
+        ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
+        result = train(config, paths, ranks, report)
+    torch.distributed.destroy_process_group()
+    return result
+
+
+def _attest(config: RunConfig, first_digest: str) -> None:
+    if config.digest != first_digest:
+        raise MismatchError(
+            f"this rank was given configuration {config.digest[:12]}, but rank 0 was given {first_digest[:12]}"
+        )
+
+
+def _failure(error: Exception) -> dict[str, object]:
+    """Fields of a `RankExit`. Sentences for people go without a traceback; everything else is logged with it."""
+    from finetune_trainer.distributed import SiblingError, exit_code_of
+
+    sentence = str(error)
+    if not isinstance(error, TrainingError | SiblingError):
+        traceback.print_exception(error)
+        sentence = f"{type(error).__name__}: {error}"
+    sys.stderr.write(f"{sentence}\n")
+    return {"exit_code": exit_code_of(error), "error": sentence, "error_time": time.time()}
+
+
+def _last_step(paths: Paths, rank: int) -> int:
+    """The step that the rank reported last."""
+    try:
+        return RankStatus.model_validate_json((paths.scratch / contract.rank_status_file(rank)).read_bytes()).step
+    except (OSError, ValidationError):
+        return 0
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: destructors of a process group wait for siblings that may be gone.
+    os._exit(code)

@@ -1,0 +1,82 @@
+"""SIGTERM and SIGINT to the agent: a stop request for the ranks, and a deadline after which they are ended.
+
+torchrun answers SIGTERM by ending all ranks, so it gets none before the deadline: the ranks see the stop file, agree
+on a step, and end by themselves. The deadline is an interval timer, whose signal interrupts the main thread's wait for
+torchrun; no thread and no lock is touched by a handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from finetune_trainer import process_tree
+
+RETRY_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds before the end of the grace period at which torchrun gets SIGTERM, and everything SIGKILL."""
+
+    terminate: float = 5.0
+    kill: float = 2.0
+
+
+class StopRequest:
+    """Whether the pod was asked to stop; also the timer that enforces it."""
+
+    def __init__(self, stop_file: Path, grace: float, deadlines: Deadlines) -> None:
+        self.requested = False
+        self.enforced_after: float | None = None
+        """Seconds between the request and the end of the agent's patience, once that is over."""
+        self._launcher: int | None = None
+        self._stop_file = stop_file
+        self._terminate_after = max(grace - deadlines.terminate, 0.01)
+        self._kill_after = max(min(deadlines.terminate, grace) - deadlines.kill, 0.01)
+        self._time = 0.0
+
+    def install(self) -> None:
+        """Take over the signals. Only the main thread may call this."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGALRM, self._on_deadline)
+
+    def watch(self, launcher: int) -> None:
+        """From now on the deadline ends this process, which leads a process group, and all others below the agent."""
+        self._launcher = launcher
+
+    def end_watch(self) -> None:
+        """The launcher has ended: its process id may soon be another's."""
+        self._launcher = None
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            return
+        self.requested = True
+        self._time = time.monotonic()
+        # Not logging: its buffers may be in use by the code that the signal interrupted.
+        os.write(2, b"agent: asked to stop; the ranks are told\n")
+        with contextlib.suppress(OSError):
+            self._stop_file.touch()
+        signal.setitimer(signal.ITIMER_REAL, self._terminate_after)
+
+    def _on_deadline(self, number: int, frame: FrameType | None) -> None:
+        if self._launcher is None:  # torchrun is about to start
+            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        elif self.enforced_after is None:
+            self.enforced_after = time.monotonic() - self._time
+            os.write(2, b"agent: the ranks have not stopped in time; ending them\n")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._launcher, signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, self._kill_after)
+        else:
+            process_tree.kill_descendants()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._launcher, signal.SIGKILL)

@@ -1,0 +1,49 @@
+"""One label for a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from finetune_trainer.tasks.task import Batch, Classification, Settings
+
+
+class ImageClassification(Classification):
+    """Picture to label. Pictures stay encoded until a batch is made: as pixels they are some fifty times larger."""
+
+    model_types = frozenset(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+
+    def load_processor(self, folder: Path) -> BaseImageProcessor:
+        """The image processor, in its Pillow variant: the same pixels on every machine, and no torchvision."""
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+        """Nothing: pictures need no vocabulary."""
+
+    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+        """Columns: image (with its bytes, since other pods do not see a path of this one), label, count, length."""
+
+        def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            pictures = [
+                {"bytes": picture["bytes"] or Path(picture["path"]).read_bytes(), "path": None}
+                for picture in columns["image"]
+            ]
+            return {"image": pictures, "count": [1] * len(pictures), "length": [0] * len(pictures)}
+
+        stored = rows.cast_column("image", datasets.Image(decode=False))
+        return stored.map(
+            encoded, batched=True, batch_size=100, remove_columns=["id"], load_from_cache_file=False
+        ).cast_column("image", datasets.Image())
+
+    def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
+        """Resized and normalised as the image processor says."""
+        mode = "L" if getattr(settings.model, "num_channels", 3) == 1 else "RGB"
+        pictures: list[Image.Image] = [picture.convert(mode) for picture in rows["image"]]
+        pixels = settings.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        return Batch({"pixel_values": pixels}, self.labels(rows["label"], weights))

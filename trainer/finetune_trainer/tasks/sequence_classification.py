@@ -1,0 +1,56 @@
+"""One label for a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.tasks.task import Batch, Classification, Settings
+from finetune_trainer.tasks.text import attention_mask, load_tokenizer, make_room, max_tokens, padded
+
+PAD_TOKEN = "<|pad|>"
+
+
+class SequenceClassification(Classification):
+    """Text to label. Models that read from left to right answer at the last token before the padding."""
+
+    model_types = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+
+    def load_processor(self, folder: Path) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return load_tokenizer(folder)
+
+    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
+        """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""
+        if processor.pad_token_id is None:
+            processor.add_special_tokens({"pad_token": PAD_TOKEN})
+        make_room(model, processor)
+        model.config.pad_token_id = processor.pad_token_id
+
+    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+        """Columns: input_ids, label, count, length."""
+        tokenizer, longest = settings.processor, max_tokens(settings)
+
+        def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            ids = tokenizer(columns["text"], truncation=True, max_length=longest)["input_ids"]
+            for row, tokens in zip(columns["id"], ids, strict=True):
+                if not tokens:
+                    raise InvalidError(f"dataset.columns.text: {row} has no token that the model knows; remove the row")
+            return {"input_ids": ids, "count": [1] * len(ids), "length": [len(tokens) for tokens in ids]}
+
+        return rows.map(encoded, batched=True, remove_columns=["id", "text"], load_from_cache_file=False)
+
+    def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
+        """Padded to the longest row."""
+        ids = rows["input_ids"]
+        features = {
+            "input_ids": padded(ids, settings.processor.pad_token_id),
+            "attention_mask": attention_mask(ids),
+        }
+        return Batch(features, self.labels(rows["label"], weights))

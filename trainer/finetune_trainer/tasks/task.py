@@ -1,0 +1,102 @@
+"""What a task must answer for the loop, which knows no task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import datasets
+import torch
+from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from finetune_trainer import contract
+
+IGNORED = -100
+"""Label of what counts for neither loss nor metric."""
+
+
+class Batch(NamedTuple):
+    """Rows for one forward pass."""
+
+    features: dict[str, torch.Tensor]
+    """Arguments of the model, (rows, ...)."""
+    labels: torch.Tensor
+    """(rows,) classes, or (rows, tokens) token ids; IGNORED where nothing is to be learned."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a task needs to know of the run besides the rows."""
+
+    processor: Any
+    """Tokenizer or image processor."""
+    model: PreTrainedConfig
+    sequence_length: int
+    """Tokens at which a row is cut."""
+
+
+class Task(ABC):
+    """One kind of model and what it learns."""
+
+    model_types: frozenset[str]
+    """Names of the architectures, as in config.json, that can do the task."""
+    metrics: frozenset[contract.Metric]
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """For every call of the model, besides a batch's features."""
+
+    @abstractmethod
+    def load_processor(self, folder: Path) -> Any:
+        """Tokenizer or image processor of a model folder. Raises OSError or ValueError when it has none."""
+
+    @abstractmethod
+    def adapt(self, model: PreTrainedModel, processor: Any) -> None:
+        """Change the model and its processor to what the task needs, before the start checkpoint is written."""
+
+    @abstractmethod
+    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+        """The rows as training reads them, in the same order. Besides what `collate` needs they have `count`, how many
+        labels count in the loss, and `length` in tokens (0 for images). Raises InvalidError."""
+
+    @abstractmethod
+    def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
+        """A batch of encoded rows (columns of equal length); the labels of a row of weight 0 are IGNORED."""
+
+    @abstractmethod
+    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, classes) and labels (n,) of what counts, and nothing else."""
+
+    def loss_sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy in nats of `aligned` logits and labels, summed in fp32; 0, with zero gradients, for none."""
+        return cross_entropy(logits.float(), labels, reduction="sum")
+
+    def metric(self, name: contract.Metric, classes: int) -> Metric | None:
+        """A streaming metric over `aligned` logits and labels; None if it follows from the mean loss."""
+        match name:
+            case "accuracy":
+                return MulticlassAccuracy(classes, average="micro", sync_on_compute=False)
+            case "f1":
+                return MulticlassF1Score(classes, average="macro", sync_on_compute=False)
+        return None
+
+
+class Classification(Task):
+    """One label for each row."""
+
+    metrics = frozenset({"accuracy", "f1"})
+
+    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows whose label counts."""
+        counts = labels != IGNORED
+        return logits[counts], labels[counts]
+
+    @staticmethod
+    def labels(labels: Sequence[int], weights: Sequence[int]) -> torch.Tensor:
+        """(rows,) classes, IGNORED at weight 0."""
+        return torch.tensor([label if weight else IGNORED for label, weight in zip(labels, weights, strict=True)])
