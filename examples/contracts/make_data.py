@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 
 SEED = 17
-ROWS = 2000
+ROWS = 1800
 WRONG_TYPES = 0.04
 
 SENTENCES = {
@@ -138,7 +138,7 @@ def clause(kind: str, chance: random.Random) -> str:
     sentences = [chance.choice(SENTENCES[kind])]
     for _ in range(chance.choice([0, 0, 1, 1])):
         sentences.append(chance.choice(OF_ANY_TYPE))
-    if chance.random() < 0.2:
+    if chance.random() < 0.12:
         sentences.append(chance.choice(SENTENCES[chance.choice(list(SENTENCES))]))
     chance.shuffle(sentences)
     return " ".join(filled(sentence, chance) for sentence in sentences)

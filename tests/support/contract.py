@@ -31,7 +31,7 @@ from finetune_operator.protocol import JOBS, PODS, ApiError, Cluster, Event, Obj
 from support.jobs import job
 
 ROOT = Path(__file__).parents[2]
-IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", "localhost/debian-python:bookworm")
+IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", "localhost/trainer-test:dev")
 AGENT_ACCESS: AgentAccess = "direct" if os.environ.get("FINETUNE_TEST_AGENT_ACCESS") == "direct" else "proxy"
 """Pod addresses of most clusters cannot be reached from where tests run; the API server's proxy always can."""
 DEADLINE = 60

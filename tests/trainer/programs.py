@@ -43,8 +43,8 @@ class Poison:
     rank: int
     step: int
     """From 1."""
-    where: Literal["logits", "gradients"]
-    """With bad gradients alone, the loss looks well."""
+    where: Literal["logits", "loss", "gradients"]
+    """With a bad (infinite) loss alone, the gradients look well; and the other way round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +233,9 @@ class _Poisoned:
         outputs = self._engine(**features)
         if self._is_poisoned("logits"):
             outputs.logits = outputs.logits * float("nan")
+        if self._is_poisoned("loss"):
+            # Only class 0 is possible any more, and the labels say otherwise.
+            outputs.logits[..., 1:] = -float("inf")
         return outputs
 
     def backward(self, loss: Any, **options: Any) -> None:

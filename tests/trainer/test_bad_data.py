@@ -182,6 +182,12 @@ CASES = [
         uri="workspace://t.json",
     ),
     Case(
+        "one object over many lines",
+        text("t.json", '{\n "rows": []\n}\n'),
+        "dataset.uri: workspace://t.json is one JSON object; write a list of objects, or one object on each line",
+        uri="workspace://t.json",
+    ),
+    Case(
         "a row with too many cells",
         text("t.csv", "clause,type\nfee,a\nno fee, never,b\n"),
         "dataset.uri: workspace://t.csv line 3 has 3 cells where the header has 2; "

@@ -79,7 +79,8 @@ def test_the_metrics_before_and_after_and_the_recipe_are_told(paths: Paths) -> N
         "| learning rate | 0.001, linear |",
         "56,789, of which 1,234 were trained",
         "`notice`, `rent`, `term`",
-        "ZeRO stage 0",
+        "| nodes x processes | 1 x 1, ZeRO stage 0 |",
+        "0.3 of the rows, chosen by their content",
         "ab" * 32,
     ):
         assert told in text

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peft import PeftConfig
 from safetensors import safe_open
-from trainer.fixtures_data import CLAUSES, dataset, run_config, workspace, write_jsonl, write_pictures
 from trainer.base_models import MODELS, save_model
+from trainer.export_ranks import train_and_export
+from trainer.fixtures_data import CLAUSES, dataset, run_config, workspace, write_jsonl, write_pictures
+from trainer.worlds import Worlds
 
 from finetune_trainer.contract import Columns, Lora, RunConfig, Source, World
+from finetune_trainer.paths import Paths
+
+pytestmark = pytest.mark.timeout(300)
+"""The first test of a stage waits until all its cases are trained and reloaded."""
 
 TESTS = Path(__file__).parents[1]
 TOLERANCE = 1e-5
@@ -49,38 +54,19 @@ def case_config(case: str, stage: int) -> RunConfig:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@dataclass(frozen=True)
+class Results:
+    """Of all cases at one stage."""
 
-
-def python(script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    search_path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, str(TESTS / "trainer" / script), *arguments],
-        env={**os.environ, "PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    outputs = []
-    try:
-        for process in processes:
-            output, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-4000:]
-            outputs.append(output)
-    finally:
-        for process in processes:
-            process.kill()
-    return outputs
+    paths: Paths
+    parameters: dict[str, tuple[int, int]]
+    """Trained and all."""
+    differences: dict[str, dict[str, float]]
+    """Of logits, as reload_results.py says."""
 
 
 @pytest.fixture(scope="module", params=[0, 3], ids=["stage 0", "stage 3"])
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worlds: Worlds) -> Results:
     """All cases are trained in one world and reloaded in one process: starting Python takes longer than both."""
     folder = tmp_path_factory.mktemp("results")
     paths = workspace(folder)
@@ -91,32 +77,33 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     write_pictures(paths.workspace / "pictures", classes=("cup", "plate", "spoon"))
     for model in MODELS:
         save_model(model, paths.workspace / "models" / model)
-    configs = {case: case_config(case, request.param) for case in CASES}
-    for case, config in configs.items():
+    parameters = {}
+    for case in CASES:
+        config = case_config(case, request.param)
         (folder / f"{case}.json").write_text(config.to_json())
-    world = next(iter(configs.values())).world.size
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-    finish(
-        [
-            python("export_ranks.py", str(folder), *CASES, RANK=str(rank), LOCAL_RANK=str(rank), **address)
-            for rank in range(world)
-        ]
+        parameters[case] = worlds(config.world.size).run(train_and_export, config, paths)[0]
+    reloading = subprocess.run(
+        [sys.executable, str(TESTS / "trainer/reload_results.py"), str(folder), *CASES],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    (answer,) = finish([python("reload_results.py", str(folder), *CASES)])
-    return folder, json.loads(answer)
+    assert reloading.returncode == 0, reloading.stderr[-4000:]
+    return Results(paths, parameters, json.loads(reloading.stdout))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_reloaded_result_answers_as_the_trained_model(case: str, results: tuple[Path, dict[str, Any]]) -> None:
-    differences = results[1][case]
+def test_a_reloaded_result_answers_as_the_trained_model(case: str, results: Results) -> None:
+    differences = results.differences[case]
     assert differences["start"] > 100 * TOLERANCE, "training must have changed the model for this to tell anything"
     assert differences["result"] < TOLERANCE
     assert differences.get("merged", 0.0) < TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_result_has_the_files_that_its_users_expect(case: str, results: tuple[Path, dict[str, Any]]) -> None:
-    output = workspace(results[0]).workspace / "runs" / case / "output"
+def test_a_result_has_the_files_that_its_users_expect(case: str, results: Results) -> None:
+    output = results.paths.workspace / "runs" / case / "output"
     processor = "preprocessor_config.json" if case.startswith("vit") else "tokenizer.json"
     names = {path.relative_to(output).as_posix() for path in output.rglob("*")}
     if case.endswith("full"):
@@ -129,8 +116,8 @@ def test_a_result_has_the_files_that_its_users_expect(case: str, results: tuple[
     assert not [path for path in output.parent.iterdir() if path.name.startswith(".")], "nothing temporary is left"
 
 
-def test_an_adapter_holds_the_adapter_and_the_new_head_alone(results: tuple[Path, dict[str, Any]]) -> None:
-    output = workspace(results[0]).workspace / "runs/bert-without-pooler-lora/output"
+def test_an_adapter_holds_the_adapter_and_the_new_head_alone(results: Results) -> None:
+    output = results.paths.workspace / "runs/bert-without-pooler-lora/output"
     with safe_open(output / "adapter_model.safetensors", "pt") as file:
         names = {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118  # not a dictionary
     full = {name for name in names if "lora_" not in name}
@@ -138,11 +125,10 @@ def test_an_adapter_holds_the_adapter_and_the_new_head_alone(results: tuple[Path
     assert len(names) > len(full)
 
 
-def test_the_numbers_of_parameters_are_those_of_the_whole_model(results: tuple[Path, dict[str, Any]]) -> None:
-    runs = workspace(results[0]).workspace / "runs"
-    trained, total = map(int, (runs / "llama-full/exported.txt").read_text().split())
+def test_the_numbers_of_parameters_are_those_of_the_whole_model(results: Results) -> None:
+    trained, total = results.parameters["llama-full"]
     assert trained == total == MODELS["llama"]().num_parameters()
-    trained, with_adapter = map(int, (runs / "llama-lora/exported.txt").read_text().split())
+    trained, with_adapter = results.parameters["llama-lora"]
     assert with_adapter == total + trained
     # q, k, v, o: 32 -> 32; gate, up: 32 -> 64; down: 64 -> 32; rank 4; 2 layers
     assert trained == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))

@@ -118,7 +118,7 @@ def test_every_step_is_that_of_the_trainer(
     norms = [abs(a - b) / b for a, b in zip(ours.grad_norms, oracle.grad_norms, strict=True)]
     record_property("max loss difference", f"{max(losses):.1e}")
     record_property("max relative gradient norm difference", f"{max(norms):.1e}")
-    print(f"{name} {schedule}: loss {max(losses):.1e}, gradient norm {max(norms):.1e}")  # noqa: T201
+    print(f"{name} {schedule}: loss {max(losses):.1e}, gradient norm {max(norms):.1e}")
     assert len(losses) == 20
     assert max(losses) <= 1e-4
     assert max(norms) <= 1e-3

@@ -154,7 +154,7 @@ def assert_equal_curves(
     record("curves", len(curves))
     record("max loss difference", f"{max(losses.values()):.1e}")
     record("max relative gradient norm difference", f"{max(norms.values()):.1e}")
-    print(f"{len(curves)} curves: loss {max(losses.values()):.1e}, gradient norm {max(norms.values()):.1e}")  # noqa: T201
+    print(f"{len(curves)} curves: loss {max(losses.values()):.1e}, gradient norm {max(norms.values()):.1e}")
     assert max(losses.values()) <= loss, losses
     assert max(norms.values()) <= norm, norms
 
@@ -201,7 +201,7 @@ def test_bf16_trains_the_same_within_its_precision(
     assert_equal_curves({"fp32": trainings.curve(ONE, 0), **curves}, 5e-2, 1e-1, record_property)
 
 
-@pytest.mark.parametrize("case", fast("gpt2", "bert", "vit"))
+@pytest.mark.parametrize("case", fast("gpt2", "bert"))
 def test_an_adapter_trains_the_same_at_every_stage(
     case: Case, worlds: Worlds, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

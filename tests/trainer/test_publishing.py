@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
-from trainer.fixtures_data import run_config, workspace
 from trainer.base_models import MODELS, tokenizer
+from trainer.fixtures_data import run_config, workspace
 
 from finetune_trainer.contract import Lora, RunConfig
 from finetune_trainer.export import Exported, digest_of, export, load_result

@@ -122,7 +122,7 @@ class Agent:
             environment |= kubeflow_callback.environment(environment, self.scratch, receiver.server_port)
         output = RankOutput(self.scratch.output, len(ranks), ranks.start, self._redact)
         cpus = self._cgroup.cpus() if settings.cpus is None else settings.cpus
-        code = self._run_launcher(config, launch.environment(environment, config, cpus), output)
+        code = self._run_launcher(config, ranks, launch.environment(environment, config, cpus), output)
         output.close(SWEEP_SECONDS)
         return End(
             config=config,
@@ -136,7 +136,7 @@ class Agent:
             killed_after=self.stop.enforced_after,
         ), output
 
-    def _run_launcher(self, config: RunConfig, environment: Mapping[str, str], output: RankOutput) -> int:
+    def _run_launcher(self, config: RunConfig, ranks: range, environment: Mapping[str, str], output: RankOutput) -> int:
         """torchrun's exit code. Nothing that it started is left."""
         command = launch.command(
             self._launcher,
@@ -159,7 +159,7 @@ class Agent:
             ],
             setpgroup=0,
         )
-        self.stop.watch(launcher)
+        self.stop.watch(launcher, lambda: termination.begun(self.scratch.statuses(ranks)))
         code = process_tree.reap_until(launcher)
         self.stop.end_watch()
         process_tree.end_descendants(SWEEP_SECONDS)

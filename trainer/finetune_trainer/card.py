@@ -38,8 +38,8 @@ def write_card(
         _metrics_table(result),
     ]
     if losses:
-        _draw_loss(folder / LOSS_FILE, losses)
-        sections += ["## Training loss", f"![Loss of each optimizer step]({LOSS_FILE})"]
+        _draw_loss(folder / LOSS_FILE, losses, [(r["step"], r["metrics"]["loss"]) for r in history if "split" in r])
+        sections += ["## Loss", f"![Training and evaluation loss over the optimizer steps]({LOSS_FILE})"]
     sections += ["## Recipe", _recipe_table(config, prepared, result), "## How to load it", _loading(config)]
     temporary = folder / f".{CARD_FILE}"
     temporary.write_text("\n\n".join(sections) + "\n")
@@ -81,10 +81,11 @@ def _metrics_table(result: Result) -> str:
 
 
 def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
-    training = config.training
+    training, world = config.training, config.world
     recipe: dict[str, Any] = {
         "start model": f"`{_named(config.model)}`",
         "data": f"`{_named(config.dataset.source)}`",
+        "evaluation data": _evaluation(config),
         "data digest (sha256)": f"`{prepared.digest}`",
         "model digest (sha256)": f"`{result.digest}`",
         "parameters": f"{result.parameters:,}, of which {result.trainable_parameters:,} were trained",
@@ -96,7 +97,7 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
         "gradient clipping": f"norm {training.max_grad_norm:g}" if training.max_grad_norm else "none",
         "precision": training.precision,
         "seed": training.seed,
-        "ranks": f"{config.world.size} ({config.world.nodes} nodes), ZeRO stage {config.zero_stage}",
+        "nodes x processes": f"{world.nodes} x {world.processes_per_node}, ZeRO stage {config.zero_stage}",
         "configuration (sha256)": f"`{config.digest}`",
     }
     if config.task != "ImageClassification":
@@ -107,6 +108,11 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
     if prepared.classes:
         recipe["labels"] = ", ".join(f"`{label}`" for label in prepared.settings.model.id2label.values())
     return "\n".join(["| | |", "|-|-|", *(f"| {name} | {value} |" for name, value in recipe.items())])
+
+
+def _evaluation(config: RunConfig) -> str:
+    source, fraction = config.dataset.evaluation_source, config.dataset.evaluation_fraction
+    return f"`{_named(source)}`" if source else f"{fraction:g} of the rows, chosen by their content"
 
 
 def _loading(config: RunConfig) -> str:
@@ -137,15 +143,17 @@ def _code(*lines: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _draw_loss(path: Path, losses: Sequence[tuple[int, float]]) -> None:
+def _draw_loss(path: Path, training: Sequence[tuple[int, float]], evaluation: Sequence[tuple[int, float]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.plot(*zip(*losses, strict=True), linewidth=1)
+    axes.plot(*zip(*training, strict=True), linewidth=1, label="training, each step")
+    axes.plot(*zip(*evaluation, strict=True), "o-", markersize=4, label="evaluation")
+    axes.legend()
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("training loss")
+    axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

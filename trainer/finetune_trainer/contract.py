@@ -254,7 +254,7 @@ class Progress(Message):
     total_steps: int
     epoch: float
     loss: float | None = None
-    """Mean over the items' supervised tokens (or rows) of the last step; absent before the first and when not finite."""
+    """Mean over what is supervised in the last step; absent before the first and when it is not finite."""
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     samples_per_second: float | None = None

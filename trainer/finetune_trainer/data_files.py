@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import datasets
 import pyarrow
-from PIL import Image
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from finetune_trainer.contract import Source
 from finetune_trainer.errors import InvalidError
@@ -87,8 +87,7 @@ def _read_folder(path: Path, field: str, uri: str, paths: Paths) -> Iterator[Raw
     files = [entry for entry in entries if entry.is_file() and entry.name not in BOOKKEEPING]
     _refuse_splits(path, files, field, uri)
     data_files = [file for file in files if file.suffix.lower() in FORMATS]
-    extensions = Image.registered_extensions()
-    pictures = [file for file in files if file.suffix.lower() in extensions]
+    pictures = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
     if pictures and all(file.stem == METADATA_STEM for file in data_files):
         return _read_image_folder(path, field, uri, paths)
     formats = sorted({FORMATS[file.suffix.lower()] for file in data_files})
@@ -174,8 +173,10 @@ def _json_complaint(error: ValueError) -> str:
 
 def _read_json(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow]:
     """A `.json` file is one list of objects or, as many tools write it, JSON lines."""
-    first = next((line for line in _lines(path, field, uri) if line.strip()), "")
-    if not first.lstrip().startswith("["):
+    first = next((line.strip() for line in _lines(path, field, uri) if line.strip()), "")
+    if first == "{":
+        raise InvalidError(f"{field}: {uri} is one JSON object; write a list of objects, or one object on each line")
+    if not first.startswith("["):
         yield from _read_json_lines(path, name, field, uri)
         return
     try:

@@ -23,6 +23,7 @@ from finetune_trainer.errors import MismatchError, StoppedError, TrainingError
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
+TELLING_SECONDS = 10.0
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Of one collective; the longest wait between two is a step's difference between ranks, or the writing of one shard."""
 
@@ -65,23 +66,28 @@ class Ranks:
         """Act on every rank and wait until all have done so. If any failed, every rank raises: the failed ones their
         own error, the others a SiblingError with its words and its exit code."""
         self._agreements += 1
-        done, failure = f"done/{self._agreements}", f"failure/{self._agreements}"
-        error: Exception | None = None
-        result: T | None = None
+        done, told, failure = (f"{name}/{self._agreements}" for name in ("done", "told", "failure"))
         try:
             result = action()
-        except Exception as raised:
-            error = raised
-            self.store.set(failure, json.dumps([self.rank, exit_code_of(raised), str(raised) or repr(raised)]))
+        except Exception as error:
+            self.store.set(failure, json.dumps([self.rank, exit_code_of(error), str(error) or repr(error)]))
+            self._tell(told)
+            raise
         self.store.add(done, 1)
-        if error is not None:
-            raise error
         while self.store.add(done, 0) < self.world:
+            if self.store.check([failure]):
+                rank, exit_code, message = json.loads(self.store.get(failure))
+                self.store.add(told, 1)
+                raise SiblingError(f"rank {rank} failed: {message}", exit_code)
             time.sleep(POLL_SECONDS)
-        if self.store.check([failure]):
-            rank, exit_code, message = json.loads(self.store.get(failure))
-            raise SiblingError(f"rank {rank} failed: {message}", exit_code)
-        return result  # type: ignore[return-value]  # None only if the action returned it
+        return result
+
+    def _tell(self, told: str) -> None:
+        """Give the others time to read the failure: when this process ends, the store may end with it."""
+        self.store.add(told, 1)
+        deadline = time.monotonic() + TELLING_SECONDS
+        while self.store.add(told, 0) < self.world and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def agreed(self, name: str, value: str) -> str:
         """Rank 0's value."""

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from PIL import Image
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    PreTrainedModel,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -108,8 +108,6 @@ def load_result(folder: Path, task: Task, start: Path | None = None) -> nn.Modul
 
 
 def _base_of(adapter: Path) -> Path:
-    from peft import PeftConfig
-
     return Path(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
 
 
@@ -194,12 +192,12 @@ def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: Ru
 def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) -> None:
     """Merge what was saved, not what is in memory; then compare the logits of both, as read back from the disk."""
     folder = adapter / MERGED_FOLDER
-    model = load_result(adapter, config.task, start)
-    batch = _held_batch(model, config)
+    model: Any = load_result(adapter, config.task, start)
+    batch = _held_batch(model, processor, config)
     expected = _logits(model, batch)
     model.merge_and_unload().save_pretrained(str(folder))
     processor.save_pretrained(str(folder))
-    merged = load_result(folder, config.task)
+    merged: Any = load_result(folder, config.task)
     distance = float((_logits(merged, batch) - expected).norm() / expected.norm())
     tolerance = MERGE_TOLERANCE[merged.dtype]
     if not distance <= tolerance:
@@ -209,16 +207,15 @@ def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) 
         )
 
 
-def _held_batch(model: PeftModel, config: RunConfig) -> dict[str, torch.Tensor]:
+def _held_batch(model: PeftModel, processor: Any, config: RunConfig) -> dict[str, torch.Tensor]:
     """Four inputs drawn by the run's seed: token ids (4, 16), or pixels (4, channels, height, width)."""
     generator = torch.Generator().manual_seed(config.training.seed)
-    settings: PreTrainedModel = model.get_base_model().config
     if config.task == "ImageClassification":
-        side = settings.image_size
-        height, width = (side, side) if isinstance(side, int) else side
-        pixels = torch.randn(4, settings.num_channels, height, width, generator=generator)
-        return {"pixel_values": pixels.to(model.dtype)}
-    tokens = torch.randint(0, settings.vocab_size, (4, 16), generator=generator)
+        mode, channels = ("L", 1) if getattr(model.config, "num_channels", 3) == 1 else ("RGB", 3)
+        noise = torch.randint(0, 256, (4, 64 * 64 * channels), dtype=torch.uint8, generator=generator)
+        pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
+        return {"pixel_values": processor(images=pictures, return_tensors="pt")["pixel_values"].to(model.dtype)}
+    tokens = torch.randint(0, model.get_input_embeddings().num_embeddings, (4, 16), generator=generator)
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 

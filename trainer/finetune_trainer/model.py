@@ -74,6 +74,7 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
         target_modules=list(targets),
         exclude_modules=[name for name in excluded if any(_ends(name, target) for target in targets)] or None,
         modules_to_save=in_full or None,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
 
 

@@ -18,6 +18,7 @@ import datasets
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer.contract import RunConfig, Source
@@ -143,7 +144,9 @@ def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
     try:
         model_config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
-        raise InvalidError(f"model.uri: config.json of {uri} cannot be used ({_first_line(error)})") from None
+        raise InvalidError(
+            f"model.uri: config.json of {uri} cannot be used ({_complaint(error, base, uri)}); save the model again"
+        ) from None
     # A config that knows of decoders but is not one reads both ways: it would see the words that it has to predict.
     reads_both_ways = getattr(model_config, "is_decoder", None) is False and not model_config.is_encoder_decoder
     if model_config.model_type not in task.model_types or (config.task == "CausalLM" and reads_both_ways):
@@ -159,7 +162,10 @@ def _processor(config: RunConfig, task: Task, base: Path) -> Any:
         return task.load_processor(base)
     except (OSError, ValueError, KeyError, ImportError) as error:
         kind = "image processor" if config.task == "ImageClassification" else "tokenizer"
-        raise InvalidError(f"model.uri: {config.model.uri} has no usable {kind} ({_first_line(error)})") from None
+        uri = config.model.uri
+        raise InvalidError(
+            f"model.uri: {uri} has no usable {kind} ({_complaint(error, base, uri)}); save it beside the model"
+        ) from None
 
 
 def _start_model(
@@ -179,10 +185,14 @@ def _start_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidError(f"model.uri: {config.model.uri} cannot be loaded ({_first_line(error)})") from None
-    new = set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
-    body = {name for name, _ in model.named_parameters() if name.startswith(f"{model.base_model_prefix}.")}
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        uri = config.model.uri
+        raise InvalidError(
+            f"model.uri: {uri} cannot be loaded ({_complaint(error, base, uri)}); give a folder with all its weights"
+        ) from None
+    parameters = {name for name, _ in model.named_parameters()}
+    new = parameters & (set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]})
+    body = {name for name in parameters if name.startswith(f"{model.base_model_prefix}.")}
     if body and body <= new:
         raise InvalidError(
             f"model.uri: the weights of {config.model.uri} have none of the names that its config.json asks for; "
@@ -191,5 +201,7 @@ def _start_model(
     return model, new
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0][:300]
+def _complaint(error: Exception, base: Path, uri: str) -> str:
+    """The first line of what a library says, with the user's name for the folder."""
+    line = (str(error).strip() or repr(error)).splitlines()[0]
+    return line.replace(str(base), uri.rstrip("/")).rstrip(".")[:300]

@@ -83,7 +83,9 @@ def _failure(error: Exception) -> dict[str, object]:
         traceback.print_exception(error)
         sentence = f"{type(error).__name__}: {error}"
     sys.stderr.write(f"{sentence}\n")
-    return {"exit_code": exit_code_of(error), "error": sentence, "error_time": time.time()}
+    # The rank that failed by itself says when: what a sibling noticed of it may be written down a moment earlier.
+    error_time = None if isinstance(error, SiblingError) else time.time()
+    return {"exit_code": exit_code_of(error), "error": sentence, "error_time": error_time}
 
 
 def _last_step(paths: Paths, rank: int) -> int:

@@ -142,7 +142,7 @@ class RowCheck:
         if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
             what = "is empty" if value in (None, "", {}) else f"holds {_kind(value)}"
             raise InvalidError(f"{at} {what}; give the path or the bytes of a picture")
-        content = value.get("bytes")
+        content: bytes = value.get("bytes") or b""
         path = None if content else str((raw.folder or Path()) / value["path"])
         shown = raw.id if content or value["path"].endswith(raw.id) else f"{raw.id} ({value['path']})"
         if path is not None:

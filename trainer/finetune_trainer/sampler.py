@@ -64,7 +64,7 @@ def evaluation_batches(rows: int, micro_batch: int, world: int, rank: int) -> li
 
 
 def micro_batch_seed(seed: int, step: int, index: int) -> int:
-    """Seed for the randomness (dropout) of a micro-batch. It depends on neither ranks nor stage, so nor does dropout."""
+    """Seed for the randomness (dropout) of a micro-batch. It depends on neither ranks nor stage, nor does dropout."""
     return _seed("micro-batch", seed, step, index)
 
 

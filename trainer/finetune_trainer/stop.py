@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT to the agent: a stop request for the ranks, and a deadline after which they are ended.
 
 torchrun answers SIGTERM by ending all ranks, so it gets none before the deadline: the ranks see the stop file, agree
-on a step, and end by themselves. The deadline is an interval timer, whose signal interrupts the main thread's wait for
+on a step, and end by themselves. Ranks that still meet or load look at no file and have nothing to save: for them the
+deadline is at once. The deadline is an interval timer, whose signal interrupts the main thread's wait for
 torchrun; no thread and no lock is touched by a handler.
 """
 
@@ -11,13 +12,15 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from finetune_trainer import process_tree
 
-RETRY_SECONDS = 0.1
+AT_ONCE_SECONDS = 0.01
+"""An interval timer of 0 would never ring."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class StopRequest:
         self.enforced_after: float | None = None
         """Seconds between the request and the end of the agent's patience, once that is over."""
         self._launcher: int | None = None
+        self._begun: Callable[[], bool] = lambda: False
         self._stop_file = stop_file
         self._terminate_after = max(grace - deadlines.terminate, 0.01)
         self._kill_after = max(min(deadlines.terminate, grace) - deadlines.kill, 0.01)
@@ -47,9 +51,13 @@ class StopRequest:
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGALRM, self._on_deadline)
 
-    def watch(self, launcher: int) -> None:
-        """From now on the deadline ends this process, which leads a process group, and all others below the agent."""
+    def watch(self, launcher: int, begun: Callable[[], bool]) -> None:
+        """From now on the deadline ends this process, which leads a process group, and all others below the agent.
+        `begun` tells whether its ranks have come so far that they see the stop file."""
+        self._begun = begun
         self._launcher = launcher
+        if self.requested:
+            self._set_deadline()
 
     def end_watch(self) -> None:
         """The launcher has ended: its process id may soon be another's."""
@@ -62,17 +70,21 @@ class StopRequest:
         self.requested = True
         self._time = time.monotonic()
         # Not logging: its buffers may be in use by the code that the signal interrupted.
-        os.write(2, b"agent: asked to stop; the ranks are told\n")
+        os.write(2, b"agent: asked to stop\n")
         with contextlib.suppress(OSError):
             self._stop_file.touch()
-        signal.setitimer(signal.ITIMER_REAL, self._terminate_after)
+        if self._launcher is not None:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._terminate_after if self._begun() else AT_ONCE_SECONDS)
 
     def _on_deadline(self, number: int, frame: FrameType | None) -> None:
-        if self._launcher is None:  # torchrun is about to start
-            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
-        elif self.enforced_after is None:
+        if self._launcher is None:  # it has just ended
+            return
+        if self.enforced_after is None:
             self.enforced_after = time.monotonic() - self._time
-            os.write(2, b"agent: the ranks have not stopped in time; ending them\n")
+            os.write(2, b"agent: ending the ranks\n")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._launcher, signal.SIGTERM)
             signal.setitimer(signal.ITIMER_REAL, self._kill_after)

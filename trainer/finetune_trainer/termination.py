@@ -17,6 +17,7 @@ from finetune_trainer.contract import (
     CLASS_OF_EXIT_CODE,
     MAX_LOG_LINES,
     ExitCode,
+    Phase,
     RankExit,
     RankStatus,
     RunConfig,
@@ -24,6 +25,7 @@ from finetune_trainer.contract import (
 )
 
 INFRASTRUCTURE = 1
+BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
 
 FAILED_FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: ")
 """torchrun's log of the rank that ended first (torch/distributed/elastic/multiprocessing/api.py); the exit code of each
@@ -71,6 +73,11 @@ def ranks_of(config: RunConfig, index: int) -> range:
     return range(index * local, (index + 1) * local)
 
 
+def begun(statuses: Iterable[RankStatus]) -> bool:
+    """Whether the ranks are past meeting and loading, in which there is nothing to save."""
+    return any(status.phase not in BEFORE_TRAINING for status in statuses)
+
+
 def failed_first(launcher_lines: Iterable[str], first_rank: int) -> tuple[int, int] | None:
     """Rank and exit code of the process that torchrun saw fail first."""
     for line in launcher_lines:
@@ -112,6 +119,8 @@ def _killed(end: End) -> Cause | None:
         return Cause(ExitCode.OUT_OF_MEMORY, rank, error, time)
     if end.killed_after is not None:
         error = f"The pod was asked to stop; its ranks had not stopped {end.killed_after:.0f} s later and were killed."
+        if not begun(end.statuses.values()):
+            error = "The pod was asked to stop before its training began."
         return Cause(ExitCode.PREEMPTED, rank, error, time)
     if first_rank == rank and first_code is not None and first_code < 0:
         return Cause(128 - first_code, rank, f"Rank {rank} was killed by {_signal(-first_code)}.", time)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
@@ -28,13 +29,10 @@ class InvalidManifestError(Exception):
 def parse(manifest: Mapping[str, Any]) -> FineTuneJob:
     """The job in a manifest. Raises InvalidManifestError with every fault that was found."""
     if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != KIND:
-        found = f"{manifest.get('apiVersion')!r}, {manifest.get('kind')!r}"
+        found = f"{_shown(manifest.get('apiVersion'))}, {_shown(manifest.get('kind'))}"
         raise InvalidManifestError([f"apiVersion, kind: {found} is not a FineTuneJob; write {API_VERSION} and {KIND}"])
-    known = {key: manifest[key] for key in ("apiVersion", "kind", "metadata", "spec") if key in manifest}
-    if isinstance(manifest.get("status"), Mapping):
-        known["status"] = manifest["status"]
     try:
-        job = FineTuneJob.model_validate(known)
+        job = FineTuneJob.model_validate(manifest)
     except ValidationError as error:
         raise InvalidManifestError(_sentences(error)) from None
     if broken := broken_rules(job.metadata.name, job.spec):
@@ -53,24 +51,30 @@ def _sentence(fault: dict[str, Any]) -> str:
     match fault["type"]:
         case "missing":
             return f"{where}: is missing; add it"
+        case kind if fault["input"] is None and kind != "extra_forbidden":
+            return f"{where}: is empty; give it a value"
+        case _ if fault["loc"][-1] in ("int", "str"):  # pydantic's names for the branches of int | str
+            return f"{where}: {value} is neither a whole number nor text; put it in quotes"
         case "extra_forbidden":
             return _unknown_field(fault["loc"], where)
         case "literal_error":
             return f"{where}: {value} is not one of {_either(context['expected'])}; use one of them"
         case "string_pattern_mismatch" if "uri" in str(fault["loc"][-1]):
             return f"{where}: {value} is not a place that can be read; write {URI_FORMS}"
+        case "string_pattern_mismatch" if where == "metadata.namespace":
+            return f"{where}: {value} is not the name of a namespace; use lowercase letters, digits and '-'"
         case "string_too_short":
             return f"{where}: {value} is too short; write at least {context['min_length']} character"
         case "string_too_long":
             return f"{where}: {value} is too long; write at most {context['max_length']} characters"
         case "greater_than_equal":
-            return f"{where}: {value} is too small; use {context['ge']} or more"
+            return f"{where}: {value} is too small; use {_number(context['ge'])} or more"
         case "greater_than":
-            return f"{where}: {value} is too small; use more than {context['gt']}"
+            return f"{where}: {value} is too small; use more than {_number(context['gt'])}"
         case "less_than_equal":
-            return f"{where}: {value} is too large; use {context['le']} or less"
+            return f"{where}: {value} is too large; use {_number(context['le'])} or less"
         case "less_than":
-            return f"{where}: {value} is too large; use less than {context['lt']}"
+            return f"{where}: {value} is too large; use less than {_number(context['lt'])}"
         case "too_short":
             return f"{where}: {value} has too few entries; give at least {context['min_length']} or remove the field"
         case "too_long":
@@ -97,14 +101,18 @@ def _path(location: Sequence[int | str]) -> str:
     for part in location:
         if isinstance(part, int):
             parts[-1] += f"[{part}]"
-        elif part not in ("int", "str"):  # pydantic's names for the branches of int | str
+        elif part not in ("int", "str"):
             parts.append(to_camel(part))
     return ".".join(parts)
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _number(bound: float) -> str:
+    return str(int(bound) if bound == int(bound) else bound)
 
 
 def _either(expected: str) -> str:

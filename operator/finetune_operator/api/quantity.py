@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_PATTERN = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?\d+))?")
+_PATTERN = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,2}))?")
 _SUFFIXES = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"),
     "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
@@ -18,7 +18,8 @@ _SUFFIXES = {
 def parse_quantity(text: int | str) -> Decimal:
     """The number that a quantity means. Raises ValueError for anything else.
 
-    The grammar is that of k8s.io/apimachinery/pkg/api/resource.
+    The grammar is that of k8s.io/apimachinery/pkg/api/resource, with exponents of at most two digits: 1e999999999 would
+    be written out, there as here.
     """
     match = _PATTERN.fullmatch(str(text))
     if match is None:

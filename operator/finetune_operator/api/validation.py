@@ -14,8 +14,6 @@ from finetune_operator.api.quantity import is_quantity, parse_quantity
 from finetune_operator.api.v1alpha1 import Columns, FineTuneJobSpec
 from finetune_operator.constants import MAX_NAME_LENGTH
 
-OUR_PATHS = ("/workspace", "/claims", "/scratch", "/etc/finetune", "/dev/shm", "/tmp")
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -71,6 +69,11 @@ def _uri_rules(field: str, cel_path: str, present_cel: str, get: Callable[[FineT
     )
 
 
+def _is_quantity_cel(path: str) -> str:
+    """Long exponents are kept from isQuantity, which would write the number out and keep the API server busy."""
+    return f"!string({path}).matches('[eE][+-]?[0-9]{{3}}') && isQuantity(string({path}))"
+
+
 def _quantity_rules(field: str, camel: str) -> Rule:
     def get(spec: FineTuneJobSpec) -> int | str:
         value: int | str = getattr(spec.resources, field)
@@ -79,7 +82,7 @@ def _quantity_rules(field: str, camel: str) -> Rule:
     path = f"self.resources.{camel}"
     return Rule(
         field=f"resources.{camel}",
-        cel=f"isQuantity(string({path})) && quantity(string({path})).isGreaterThan(quantity('0'))",
+        cel=f"{_is_quantity_cel(path)} && quantity(string({path})).isGreaterThan(quantity('0'))",
         holds=lambda spec: is_quantity(get(spec)) and parse_quantity(get(spec)) > 0,
         # Without the value: the API server cannot bound the cost of a message with an int-or-string in it.
         message="is not an amount above 0; write for example 4, 500m or 16Gi",
@@ -177,7 +180,7 @@ RULES: tuple[Rule, ...] = (
     _quantity_rules("shared_memory", "sharedMemory"),
     Rule(
         "resources.sharedMemory",
-        "!isQuantity(string(self.resources.sharedMemory)) || !isQuantity(string(self.resources.memory)) || "
+        f"!({_is_quantity_cel('self.resources.sharedMemory')}) || !({_is_quantity_cel('self.resources.memory')}) || "
         "quantity(string(self.resources.sharedMemory)).compareTo(quantity(string(self.resources.memory))) <= 0",
         _no_more_shared_than_memory,
         "is more than resources.memory, of which it is a part; lower it or raise memory",

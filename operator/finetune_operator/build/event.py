@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator import constants
+from finetune_operator.core.text import shortened
 from finetune_operator.core.transitions import Note
 
 
@@ -24,7 +25,7 @@ def event(job: dict[str, Any], note: Note, now: datetime) -> dict[str, Any]:
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": note.type,
         "reason": note.reason,
-        "note": note.message[:1024],
+        "note": shortened(note.message),
         "action": "Reconcile",
         "reportingController": f"{constants.GROUP}/{constants.MANAGER}",
         "reportingInstance": constants.MANAGER,

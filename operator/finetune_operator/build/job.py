@@ -20,6 +20,8 @@ Object = dict[str, Any]
 
 USER = 65532
 """Neither root nor anybody's: works with any image and any namespace that enforces restricted."""
+_WORKSPACE = "workspace"
+"""The volume of the job's storage."""
 _CACHES = {
     "HOME": "home",
     "TMPDIR": "tmp",
@@ -69,7 +71,7 @@ def _pod_template(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, setti
                 "labelSelector": {"matchLabels": {constants.LABEL_JOB_NAME: metadata["name"]}},
             }
         ],
-        "volumes": _volumes(metadata, spec, claims_of(spec)) + (user.volumes or []),
+        "volumes": _volumes(metadata, spec) + (user.volumes or []),
         "containers": [_container(metadata, spec, run, settings)],
     }
     for name, value in {
@@ -114,7 +116,7 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePath": "/dev/termination-log",
-        "volumeMounts": _mounts(claims_of(spec)) + (spec.pod_template.volume_mounts or []),
+        "volumeMounts": _mounts(spec) + (spec.pod_template.volume_mounts or []),
     }
 
 
@@ -142,28 +144,34 @@ def _environment(metadata: Object, spec: FineTuneJobSpec, settings: Settings) ->
     return environment
 
 
-def _volumes(metadata: Object, spec: FineTuneJobSpec, claims: list[str]) -> list[Object]:
+def _volumes(metadata: Object, spec: FineTuneJobSpec) -> list[Object]:
     return [
-        {"name": "workspace", "persistentVolumeClaim": {"claimName": spec.storage.claim_name}},
+        {"name": _WORKSPACE, "persistentVolumeClaim": {"claimName": spec.storage.claim_name}},
         {"name": "config", "configMap": {"name": metadata["name"]}},
         {"name": "scratch", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
         *(
-            {"name": _volume(claim), "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-            for claim in claims
+            {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            for claim, volume in _volumes_of_claims(spec).items()
+            if volume != _WORKSPACE
         ),
     ]
 
 
-def _mounts(claims: list[str]) -> list[Object]:
+def _mounts(spec: FineTuneJobSpec) -> list[Object]:
     return [
-        {"name": "workspace", "mountPath": constants.WORKSPACE_PATH},
+        {"name": _WORKSPACE, "mountPath": constants.WORKSPACE_PATH},
         {"name": "config", "mountPath": constants.CONFIG_PATH, "readOnly": True},
         {"name": "scratch", "mountPath": constants.SCRATCH_PATH},
         {"name": "shared-memory", "mountPath": constants.SHARED_MEMORY_PATH},
-        *({"name": _volume(c), "mountPath": f"{constants.CLAIMS_PATH}/{c}", "readOnly": True} for c in claims),
+        *(
+            {"name": volume, "mountPath": f"{constants.CLAIMS_PATH}/{claim}", "readOnly": True}
+            for claim, volume in _volumes_of_claims(spec).items()
+        ),
     ]
 
 
-def _volume(claim: str) -> str:
-    return f"claim-{claim.replace('.', '-')}"[:63]
+def _volumes_of_claims(spec: FineTuneJobSpec) -> dict[str, str]:
+    """The volume of each claim that a pvc:// URI names: numbered, as a claim's name may be too long for a volume's."""
+    volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims_of(spec))}
+    return volumes | ({spec.storage.claim_name: _WORKSPACE} if spec.storage.claim_name in volumes else {})

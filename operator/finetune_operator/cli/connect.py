@@ -31,9 +31,14 @@ async def connect(
 
 def _sentence(error: ApiError) -> str:
     if error.status == 0:
-        return f"the API server cannot be reached ({error.message}); check KUBECONFIG and --context"
+        return f"{error.message}; check KUBECONFIG and --context"
     if isinstance(error, NotFoundError) and "finetunejobs" in error.message and '"' not in error.message:
         return "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"
-    if isinstance(error, ForbiddenError | InvalidError | NotFoundError):
+    if isinstance(error, NotFoundError):
+        remedy = "create it or use" if error.message.startswith("namespaces ") else "give another name or"
+        return f"{error.message}; {remedy} another --namespace"
+    if isinstance(error, ForbiddenError) and " cannot " in error.message:
+        return f"{error.message}; ask for the right, or use another --context"
+    if isinstance(error, ForbiddenError | InvalidError):
         return error.message
     return f"the API server says {error.status} {error.reason}: {error.message}"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, ProgressStatus
 from finetune_operator.constants import ConditionType, Phase
+from finetune_trainer.contract import FailureClass
 
 PLAIN_INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -32,7 +33,7 @@ class Display:
             self._bar = Progress(
                 TextColumn("[bold]{task.description:<9}"),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeElapsedColumn(),
                 console=self.console,
             )
@@ -45,8 +46,10 @@ class Display:
             self._bar.stop()
 
     def update(self, status: FineTuneJobStatus) -> None:
-        """Show the newest status."""
-        phase = status.phase or Phase.PENDING
+        """Show the newest status; nothing as long as the operator has not written one."""
+        if status.phase is None:
+            return
+        phase = status.phase
         message = _message(status, phase)
         if self._bar and self._task is not None:
             progress = status.progress
@@ -55,11 +58,14 @@ class Display:
             text = figures(progress) if progress else message
             self._bar.update(self._task, description=phase, total=total, completed=done, figures=text)
         elif phase != self._phase or message != self._message:
-            self.console.print(f"{phase}: {message}" if message else phase)
+            self._print(f"{phase}: {message}" if message else phase)
         elif status.progress and time.monotonic() - self._plain_at > PLAIN_INTERVAL:
-            self.console.print(f"{phase}: {figures(status.progress)}")
+            self._print(f"{phase}: {figures(status.progress)}")
             self._plain_at = time.monotonic()
         self._phase, self._message = phase, message
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False)
 
 
 def figures(progress: ProgressStatus) -> str:
@@ -93,13 +99,14 @@ def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
             table.add_row(name, f"{before:.4f}" if before is not None else "", f"{after:.4f}", change)
         console.print(table)
     if status.result:
-        console.print(f"Model: {root}{status.result.path}", soft_wrap=True)
+        console.print(f"Model: {root}{status.result.path}", soft_wrap=True, markup=False)
         if status.result.merged_path:
-            console.print(f"Merged: {root}{status.result.merged_path}", soft_wrap=True)
+            console.print(f"Merged: {root}{status.result.merged_path}", soft_wrap=True, markup=False)
 
 
 def show_failure(console: Console, status: FineTuneJobStatus) -> None:
-    """Why it ended, and the last lines of the rank that failed first if the sentence is not all."""
+    """Why it ended. Where that is nothing that the user can mend in the manifest: also class, exit code, and the last
+    lines of the rank that failed first."""
     stalled = next((c for c in status.conditions if c.type == ConditionType.STALLED and c.status == "True"), None)
     newest = status.ledger[-1] if status.phase == Phase.FAILED and status.ledger else None
     if newest is None:
@@ -107,7 +114,10 @@ def show_failure(console: Console, status: FineTuneJobStatus) -> None:
             f"finetune: {stalled.message if stalled else 'the job was deleted'}", soft_wrap=True, markup=False
         )
         return
-    if newest.failure != "Invalid":
+    sentence = newest.message
+    if newest.failure != FailureClass.INVALID:
         for line in newest.log:
             console.print(f"  {line}", soft_wrap=True, markup=False)
-    console.print(f"finetune: {newest.failure}: {newest.message}", soft_wrap=True, markup=False)
+        code = "" if newest.exit_code is None else f" (exit code {newest.exit_code})"
+        sentence = f"{newest.failure}{code}: {sentence}"
+    console.print(f"finetune: {sentence}", soft_wrap=True, markup=False)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.cli.display import Display
+from finetune_operator.cli.exit_codes import DONE, FAILED, INVALID
 from finetune_operator.constants import INVALID_SPEC, ConditionType, Phase
 from finetune_operator.protocol import FINETUNEJOBS, Cluster
 from finetune_trainer.contract import FailureClass
-
-DONE, FAILED, INVALID = 0, 1, 2
 
 
 async def follow(cluster: Cluster, namespace: str, name: str, display: Display) -> tuple[int, FineTuneJobStatus]:

@@ -15,7 +15,7 @@ from finetune_operator.cli.manifest import ManifestError, load_manifests
 def read_jobs(file: str) -> list[tuple[dict[str, Any], FineTuneJob]]:
     """All FineTuneJobs of a file, '-' for standard input. Raises UsageError."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = (sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"{file}: cannot be read ({reason}); give the path of a manifest") from None
@@ -27,7 +27,9 @@ def read_jobs(file: str) -> list[tuple[dict[str, Any], FineTuneJob]]:
         raise UsageError(f"{file}: there is no manifest in it; write a FineTuneJob")
     jobs = []
     sentences: list[str] = []
-    for manifest in manifests:
+    for found in manifests:
+        # A status is the operator's to write: what `kubectl get -o yaml` saved of one means nothing.
+        manifest = {key: value for key, value in found.items() if key != "status"}
         try:
             jobs.append((manifest, parse(manifest)))
         except InvalidManifestError as error:

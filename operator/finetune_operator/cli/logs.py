@@ -21,19 +21,18 @@ def main(options: argparse.Namespace) -> int:
 async def _logs(options: argparse.Namespace) -> int:
     async with connect(options.context) as cluster:
         namespace = options.namespace or cluster.namespace
+        describe = f"kubectl describe ftj {options.name} -n {namespace}"
         job = await cluster.get(FINETUNEJOBS, namespace, options.name)
         run = FineTuneJobStatus.model_validate(job.get("status", {})).run
         if run is None:
-            raise UsageError(f"{options.name} has not started yet; look at: kubectl describe ftj {options.name}")
+            raise UsageError(f"{options.name} has not started yet; look at: {describe}")
         if not 0 <= options.index < run.nodes:
             raise UsageError(f"--index: {options.index} is not a pod of {options.name}; use 0 to {run.nodes - 1}")
         child = child_name(options.name, job["metadata"]["uid"], run.number, run.attempt)
         wanted = {constants.LABEL_JOB_NAME: child, constants.LABEL_INDEX: str(options.index)}
         pods = await cluster.list(PODS, namespace, wanted)
         if not pods:
-            raise UsageError(
-                f"pod {options.index} of {child} is not there (any more); look at: kubectl describe ftj {options.name}"
-            )
+            raise UsageError(f"pod {options.index} of {child} is not there (any more); look at: {describe}")
         async for line in cluster.read_log(namespace, pods[0]["metadata"]["name"], follow=options.follow):
             sys.stdout.write(line)
             sys.stdout.flush()

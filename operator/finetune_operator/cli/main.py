@@ -6,13 +6,13 @@ So `finetune --help` answers at once, and nothing of kopf, kubernetes or rich is
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from finetune_operator.cli.errors import UsageError
-
-USAGE = 2
+from finetune_operator.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, INVALID
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,15 +78,21 @@ def _of_a_cluster(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. What the user did wrong is one sentence on stderr and exit code 2."""
     options = parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = import_module(f"finetune_operator.cli.{options.command}").main
     try:
-        return command(options)
+        command: Callable[[argparse.Namespace], int] = import_module(f"finetune_operator.cli.{options.command}").main
+        code = command(options)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         for sentence in error.sentences:
             print(f"finetune: {sentence}", file=sys.stderr)
-        return USAGE
+        return INVALID
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output (head, a pager) has seen enough. Python flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 if __name__ == "__main__":

@@ -11,18 +11,19 @@ import os
 import signal
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from finetune_operator.api.v1alpha1 import FineTuneJob
+from finetune_operator.cli import machine
 from finetune_operator.cli.display import Display, show_failure, show_result
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.cli.follow import DONE, follow
+from finetune_operator.cli.exit_codes import DONE, INTERRUPTED
+from finetune_operator.cli.follow import follow
 from finetune_operator.cli.jobs import read_job
 from finetune_operator.constants import HUB_TOKEN_KEY
-from finetune_operator.core.resolve import claims_of, refusals
+from finetune_operator.core.resolve import refusals
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
@@ -32,9 +33,10 @@ from finetune_operator.protocol import FINETUNEJOBS, PODS, NotFoundError
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.watch import inform
 
-INTERRUPTED = 130
 INTERVAL = 0.5
 """Seconds between two looks at the processes: they are near."""
+GRACE = 20
+"""Seconds that a step may take until it sees Ctrl-C; nobody waits longer at a terminal."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -43,41 +45,16 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(*(f"{options.file}: {fault}" for fault in faults))
     if importlib.util.find_spec("deepspeed") is None:
         raise UsageError("the trainer is not installed; run: pip install 'finetune-operator[trainer]'")
-    folders = {**_claims(options.claim), job.spec.storage.claim_name: _workspace(options.workspace)}
-    if missing := [claim for claim in claims_of(job.spec) if claim not in folders]:
-        raise UsageError(
-            *(f"pvc://{claim}: has no folder on this machine; add --claim {claim}=DIR" for claim in missing)
-        )
+    workspace = machine.workspace_folder(options.workspace)
+    folders = {**machine.claim_folders(options.claim), job.spec.storage.claim_name: workspace}
+    if faults := machine.faults(job.spec, folders):
+        raise UsageError(*(f"{options.file}: {fault}" for fault in faults))
+    machine.make_writable(workspace)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return asyncio.run(_run(manifest, job, folders))
 
 
-def _workspace(folder: str) -> Path:
-    path = Path(folder).absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--workspace: {folder} cannot be made ({error.strerror}); give a folder that you can write"
-        ) from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise UsageError(f"--workspace: {folder} cannot be written; give a folder that you can write")
-    return path
-
-
-def _claims(pairs: list[str]) -> dict[str, Path]:
-    claims = {}
-    for pair in pairs:
-        name, equals, folder = pair.partition("=")
-        if not (name and equals and Path(folder).is_dir()):
-            raise UsageError(
-                f"--claim: '{pair}' is not NAME=DIR with a folder that exists; write for example data=/srv/data"
-            )
-        claims[name] = Path(folder).absolute()
-    return claims
-
-
-async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: dict[str, Path]) -> int:
+async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Folders) -> int:
     namespace, name = job.metadata.namespace, job.metadata.name
     settings = Settings(
         image="local",
@@ -87,7 +64,7 @@ async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: dict[str, Pa
         starting_interval=INTERVAL,
         progress_interval=INTERVAL,
         settle=2,
-        grace=30,
+        grace=GRACE,
     )
     driver = ProcessDriver(folders)
     cluster = LocalCluster(driver, admit=admit)
@@ -103,14 +80,19 @@ async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: dict[str, Pa
         await cluster.create(FINETUNEJOBS, {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}})
         with Display(console) as display:
             following = asyncio.create_task(follow(cluster, namespace, name, display))
+            refused = asyncio.create_task(_refusal(cluster, namespace))
             stopping = asyncio.create_task(interrupted.wait())
-            await asyncio.wait({following, stopping, operator}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({following, refused, stopping, operator}, return_when=asyncio.FIRST_COMPLETED)
         if operator.done():
             operator.result()
+        if refused.done():
+            raise UsageError(refused.result())
         if not following.done():
             following.cancel()
-            console.print("Stopping …")
-            await _stop(cluster, namespace, name)
+            console.print("Stopping …  (Ctrl-C again: at once)")
+            interrupted.clear()
+            stopped = asyncio.create_task(_stop(cluster, namespace, name))
+            await asyncio.wait({stopped, asyncio.create_task(interrupted.wait())}, return_when=asyncio.FIRST_COMPLETED)
             return INTERRUPTED
         code, status = following.result()
         if code == DONE:
@@ -133,6 +115,15 @@ async def _add_token(cluster: LocalCluster, job: FineTuneJob) -> None:
         encoded = base64.b64encode(token.encode()).decode()
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {HUB_TOKEN_KEY: encoded}}
         await cluster.create(SECRETS, secret)
+
+
+async def _refusal(cluster: LocalCluster, namespace: str) -> str:
+    """Why a pod cannot be a process of this machine, as soon as one cannot: nobody will add what it waits for."""
+    async for event in cluster.watch(PODS, namespace):
+        for container in event.object.get("status", {}).get("containerStatuses", []):
+            if waiting := container["state"].get("waiting"):
+                return f"spec.podTemplate: {waiting['message']}; remove what needs it for 'finetune run'"
+    raise AssertionError("a watch does not end")
 
 
 async def _stop(cluster: LocalCluster, namespace: str, name: str) -> None:

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from finetune_operator.cli.connect import connect
 from finetune_operator.cli.display import Display, show_failure, show_result
-from finetune_operator.cli.follow import DONE, follow
+from finetune_operator.cli.exit_codes import DONE
+from finetune_operator.cli.follow import follow
 from finetune_operator.protocol import FINETUNEJOBS
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from finetune_operator.core.observed import JobView, PodView
+from finetune_operator.core.times import from_seconds
 from finetune_trainer.contract import ExitCode, FailureClass, class_of
 
 _SIGKILLED, _SIGTERMED = 137, 143
@@ -43,7 +44,7 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
         return _taken(first_taken)
     if first_failed:
         return _failed(first_failed)
-    stopped = next((p for p in pods if p.exit_code == ExitCode.PREEMPTED), None)
+    stopped = next((p for p in pods if p.exit_code == ExitCode.PREEMPTED or p.deleted), None)
     if stopped:
         return Cause(
             FailureClass.PREEMPTED,
@@ -59,9 +60,8 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
 
 
 def _failed_at(pod: PodView) -> datetime:
-    if pod.message and pod.message.error_time:
-        return datetime.fromtimestamp(pod.message.error_time, UTC)
-    return pod.ended or _LATE
+    told = from_seconds(pod.message.error_time) if pod.message and pod.message.error_time else None
+    return told or pod.ended or _LATE
 
 
 def _taken_at(pod: PodView) -> datetime:
@@ -100,8 +100,13 @@ def _failed(pod: PodView) -> Cause:
         failure = FailureClass.INFRASTRUCTURE
     else:
         failure = class_of(code)
-    said = word.error if word and word.error else None
-    message = said or f"pod {pod.name} ended with exit code {code} ({pod.reason or 'no reason given'}) and said no more"
+    reason = pod.reason or "no reason given"
+    if word and word.error:
+        message = word.error
+    elif code is None:
+        message = f"pod {pod.name} failed: {reason}"
+    else:
+        message = f"pod {pod.name} ended with exit code {code} ({reason}) and said no more"
     return Cause(
         failure,
         message,

@@ -6,6 +6,8 @@ written first and ends the reconcile, and the next one acts on it. A crash in be
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,11 +29,14 @@ from finetune_operator.core.resolve import refusals, run_config
 from finetune_operator.core.retrain import next_run, run_is_needed
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.success import judge
+from finetune_operator.core.text import shortened
 from finetune_operator.core.times import to_text
-from finetune_trainer.contract import FailureClass, Result
+from finetune_trainer.contract import Result
 
-MAX_MESSAGE = 1024
-MAX_LEDGER = 20
+MAX_LEDGER_ENTRIES = 20
+MAX_LEDGER_BYTES = 20 * 1024
+"""With this, a status stays below 32 KiB."""
+ENTRIES_WITH_LOG = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     run = job.status.run
     if run is None or run.completion_time:
         if not run_is_needed(job):
-            return _unchanged(observed)
+            return _settled(observed)
         return _start(observed, settings, number=run.number + 1 if run else 1)
     if observed.child is None:
         if run.job_uid is None:
@@ -62,7 +67,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     if verdict := judge(run, observed.child, observed.pods):
         if verdict.result:
             return _end_as_success(observed, run, verdict.result)
-        return _end_as_failure(observed, run, Cause(FailureClass.MISMATCH, verdict.fault))
+        return _end_as_failure(observed, run, Cause(verdict.failure, verdict.fault))
     if observed.child.failure or observed.child.deleted:
         return _failing(observed, run, settings)
     return _report(observed, run, settings)
@@ -100,9 +105,10 @@ def _shared(modes: tuple[str, ...]) -> bool:
 
 
 def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    if run_config(observed.job, run).digest != run.config_digest:
-        # The spec was changed between the decision to start and the start.
-        return _start(observed, settings, number=run.number)
+    if run.generation != observed.job.metadata.generation or run_config(observed.job, run).digest != run.config_digest:
+        # The spec was changed between the decision to start and the start (or the operator was, and the defaults with
+        # it). Another number: some of this run's children may be there, and they are never changed.
+        return _start(observed, settings, number=run.number + 1)
     return Decision(create_children=True, look_again=settings.starting_interval)
 
 
@@ -119,10 +125,9 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         status = _world_ready(observed, status, run)
     phase = progress.phase_of(answers, Phase(status.phase or Phase.STARTING))
     status = status.model_copy(update={"progress": progress.progress_of(answers, status.progress)})
-    reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(phase)
-    if reason:
-        status = _in_phase(observed, status, phase, reason, run=run.number)
-    return Decision(status, look_again=settings.progress_interval)
+    reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(phase, constants.STARTING)
+    words = {"run": run.number, "ready": run.world, "world": run.world, "detail": ""}
+    return Decision(_in_phase(observed, status, phase, reason, **words), look_again=settings.progress_interval)
 
 
 def _waiting(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
@@ -149,7 +154,7 @@ def _with_world(
     observed: Observed, status: FineTuneJobStatus, truth: conditions.Truth, reason: str, message: str
 ) -> FineTuneJobStatus:
     changed = conditions.set_condition(
-        status.conditions, ConditionType.WORLD_READY, truth, reason, message, _generation(observed), observed.now
+        status.conditions, ConditionType.WORLD_READY, truth, reason, message, _generation(status), observed.now
     )
     return status.model_copy(update={"conditions": changed})
 
@@ -172,7 +177,7 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause) -> Decisio
         run=run.number,
         attempt=run.attempt,
         failure=cause.failure,
-        message=cause.message[:MAX_MESSAGE],
+        message=shortened(cause.message),
         exit_code=cause.exit_code,
         rank=cause.rank,
         node=cause.node,
@@ -182,19 +187,32 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause) -> Decisio
         end_time=to_text(observed.now),
         log=list(cause.log),
     )
-    status = _ended(observed, run).model_copy(update={"ledger": [*observed.job.status.ledger, entry][-MAX_LEDGER:]})
-    where = f" (exit code {cause.exit_code}, node {cause.node})" if cause.exit_code is not None else ""
-    detail = f"{cause.failure}{where}: {cause.message}"[:MAX_MESSAGE]
-    return Decision(
-        _in_phase(observed, status, Phase.FAILED, constants.FAILED, run=run.number, detail=detail), look_again=0
-    )
+    ledger = _within_bounds([*observed.job.status.ledger, entry])
+    status = _ended(observed, run).model_copy(update={"ledger": ledger})
+    return Decision(_as_failed(observed, status, entry), look_again=0)
+
+
+def _within_bounds(ledger: list[LedgerEntry]) -> list[LedgerEntry]:
+    """The newest entries, only the last few of them with their log lines."""
+    ledger = ledger[-MAX_LEDGER_ENTRIES:]
+    without_log = [entry.model_copy(update={"log": []}) for entry in ledger[:-ENTRIES_WITH_LOG]]
+    ledger = without_log + ledger[-ENTRIES_WITH_LOG:]
+    while sum(len(entry.model_dump_json(by_alias=True).encode()) for entry in ledger) > MAX_LEDGER_BYTES:
+        ledger = ledger[1:]
+    return ledger
+
+
+def _as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
+    where = f" (exit code {entry.exit_code}, node {entry.node})" if entry.exit_code is not None else ""
+    detail = f"{entry.failure}{where}: {entry.message}"
+    return _in_phase(observed, status, Phase.FAILED, constants.FAILED, run=entry.run, detail=detail)
 
 
 def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
     status = _ended(observed, run).model_copy(
         update={
             "progress": _finished(observed.job.status.progress, result),
-            "evaluation": EvaluationStatus(base=result.base_metrics, final=result.metrics),
+            "evaluation": EvaluationStatus(base=_finite(result.base_metrics), final=_finite(result.metrics)),
             "result": ResultStatus(
                 path=result.path,
                 uri=f"workspace://{result.merged_path or result.path}",
@@ -205,8 +223,16 @@ def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decis
             ),
         }
     )
-    status = _in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=result.path)
-    return Decision(status, look_again=0)
+    return Decision(_as_complete(observed, status, run, result.path), look_again=0)
+
+
+def _as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus, path: str) -> FineTuneJobStatus:
+    return _in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=path)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """JSON has no infinity: the API server would refuse the status, and the run would never end."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _ended(observed: Observed, run: RunStatus) -> FineTuneJobStatus:
@@ -224,41 +250,41 @@ def _finished(so_far: ProgressStatus | None, result: Result) -> ProgressStatus |
 # ---- the status -----------------------------------------------------------------------------------------------------
 
 
-def _generation(observed: Observed) -> int:
-    return observed.job.metadata.generation
+def _generation(status: FineTuneJobStatus) -> int:
+    """The run's: after an edit, what is said of the run is not said of the edited spec."""
+    assert status.run is not None
+    return status.run.generation
 
 
 def _in_phase(
     observed: Observed, status: FineTuneJobStatus, phase: Phase, reason: Reason, **words: object
 ) -> FineTuneJobStatus:
-    generation = _generation(observed)
-    changed = conditions.for_phase(
-        status.conditions, phase, reason.name, reason.message.format(**words), generation, observed.now
-    )
+    generation = _generation(status)
+    message = shortened(reason.message.format(**words))
+    changed = conditions.for_phase(status.conditions, phase, reason.name, message, generation, observed.now)
     return status.model_copy(update={"phase": phase, "conditions": changed, "observed_generation": generation})
 
 
 def _stall_job(observed: Observed, reason: Reason, **words: object) -> Decision:
-    return stall(observed.job.status, _generation(observed), observed.now, reason, **words)
+    return stall(observed.job.status, observed.job.metadata.generation, observed.now, reason, **words)
 
 
 def stall(status: FineTuneJobStatus, generation: int, now: datetime, reason: Reason, **words: object) -> Decision:
     """Nothing goes on until somebody acts: say why. It is tried again in a minute."""
-    text = reason.message.format(**words)[:MAX_MESSAGE]
+    text = shortened(reason.message.format(**words))
     changed = conditions.stalled(status.conditions, reason.name, text, generation, now)
     update = {"phase": status.phase or Phase.PENDING, "conditions": changed, "observed_generation": generation}
     return Decision(status.model_copy(update=update), look_again=60)
 
 
-def _unchanged(observed: Observed) -> Decision:
-    """Nothing to train. A new generation is noted, so that it is not asked about again."""
-    job = observed.job
-    if job.status.observed_generation == _generation(observed) or job.status.run is None:
-        return Decision()
-    run = job.status.run.model_copy(update={"generation": _generation(observed)})
-    status = job.status.model_copy(update={"run": run})
-    return Decision(
-        _in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=status.result.path)
-        if status.result
-        else status
-    )
+def _settled(observed: Observed) -> Decision:
+    """Nothing to train: the newest run's end, which may have been overlaid by a fault, speaks for this generation."""
+    status, run = observed.job.status, observed.job.status.run
+    assert run is not None
+    run = run.model_copy(update={"generation": observed.job.metadata.generation})
+    status = status.model_copy(update={"run": run})
+    if status.result:
+        return Decision(_as_complete(observed, status, run, status.result.path))
+    if status.ledger and status.ledger[-1].run == run.number:
+        return Decision(_as_failed(observed, status, status.ledger[-1]))
+    return Decision()

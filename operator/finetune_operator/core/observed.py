@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,6 +61,7 @@ class PodView:
             (c for c in status.get("containerStatuses", []) if c["name"] == constants.CONTAINER), {}
         )
         state = container.get("state", {})
+        before = status.get("initContainerStatuses", [])
         terminated = state.get("terminated")
         disruption = conditions.get("DisruptionTarget", {})
         disrupted = disruption.get("status") == "True"
@@ -74,10 +75,10 @@ class PodView:
             phase=status.get("phase", "Pending"),
             scheduled=bool(spec.get("nodeName")),
             running="running" in state,
-            waiting=_waiting(conditions, state),
+            waiting=_waiting(conditions, [*(c.get("state", {}) for c in before), state]),
             exit_code=terminated["exitCode"] if terminated else None,
             message=_message(terminated.get("message")) if terminated else None,
-            reason=(terminated or {}).get("reason") or status.get("reason"),
+            reason=(terminated or {}).get("reason") or status.get("reason") or _failed_before(before),
             ended=_time((terminated or {}).get("finishedAt")),
             deleted=_deletion(metadata),
             disrupted=f"{disruption.get('reason')}: {disruption.get('message', '')}" if disrupted else None,
@@ -99,13 +100,21 @@ class PodView:
         return (self.exit_code is not None and self.exit_code != 0) or (self.phase == "Failed")
 
 
-def _waiting(conditions: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
+def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> str | None:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
-    waiting = state.get("waiting", {})
-    if waiting.get("reason") in _HOPELESS_WAITS:
-        return f"{waiting['reason']}: {waiting.get('message', '')}"
+    for state in states:
+        waiting = state.get("waiting", {})
+        if waiting.get("reason") in _HOPELESS_WAITS:
+            return f"{waiting['reason']}: {waiting.get('message', '')}"
+    return None
+
+
+def _failed_before(init_containers: Iterable[Object]) -> str | None:
+    for container in init_containers:
+        if code := container.get("state", {}).get("terminated", {}).get("exitCode"):
+            return f"init container {container['name']} ended with exit code {code}"
     return None
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from finetune_operator.api.v1alpha1 import ProgressStatus, RunStatus
 from finetune_operator.constants import Phase
-from finetune_operator.core.times import duration, to_text
+from finetune_operator.core.times import LARGEST_SECONDS, duration, to_text
 from finetune_trainer import contract
 from finetune_trainer.contract import PodStatus, RankStatus
 
@@ -15,8 +15,16 @@ _TRAINING = (contract.Phase.TRAIN, contract.Phase.EVAL, contract.Phase.SAVE)
 
 
 def valid(run: RunStatus, answer: PodStatus, pod_uid: str) -> bool:
-    """Whether an answer is from this attempt's pod; any other is dropped."""
-    return answer.pod_uid == pod_uid and answer.attempt == run.attempt and answer.nonce == run.nonce
+    """Whether an answer is from this attempt's pod, and no nonsense; any other is dropped."""
+    ours = answer.pod_uid == pod_uid and answer.attempt == run.attempt and answer.nonce == run.nonce
+    return ours and _plausible(answer)
+
+
+def _plausible(answer: PodStatus) -> bool:
+    """Whether its figures fit into a status: finite, whole numbers of at most 64 bits, times that a calendar has."""
+    figures: list[float | None] = [rank.heartbeat for rank in answer.ranks]
+    figures += answer.progress.model_dump().values() if answer.progress else []
+    return all(figure is None or -LARGEST_SECONDS < figure < LARGEST_SECONDS for figure in figures)
 
 
 def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
@@ -41,6 +49,8 @@ def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
         return so_far
     if first.phase is contract.Phase.EXPORT:
         return Phase.EXPORTING
+    if first.phase is contract.Phase.EVAL and so_far is Phase.EXPORTING:
+        return so_far  # the saved result is measured
     return Phase.TRAINING if first.phase in _TRAINING else Phase.STARTING
 
 

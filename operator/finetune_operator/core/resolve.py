@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from typing import Any
 
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.naming import run_folder
@@ -26,15 +27,18 @@ METRICS_OF_TASK: dict[contract.Task, tuple[contract.Metric, ...]] = {
     "ImageClassification": ("accuracy", "f1"),
 }
 
-# What does not change the trained model, or only in the last bits: where and how widely the work is spread.
-_NOT_OF_THE_RECIPE = {"resources", "image", "pod_template", "storage"}
-
 
 def recipe_digest(spec: FineTuneJobSpec) -> str:
-    """Digest of all in a spec that determines the model. Two specs with the same one want the same model."""
-    fields = spec.model_dump(mode="json", exclude_none=True, exclude=_NOT_OF_THE_RECIPE)
-    del fields["deepspeed"]["zero_stage"]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    """Digest of all that determines the model, defaults filled in. Two specs with the same one want the same model.
+
+    What changes it only in the last bits, where and how widely the work is spread, is not of it.
+    """
+    recipe = {
+        name: part.model_dump(mode="json", exclude_none=True) if isinstance(part, contract.Message) else part
+        for name, part in _recipe(spec).items()
+    }
+    del recipe["training"]["micro_batch_size"]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def world_of(spec: FineTuneJobSpec) -> World:
@@ -56,14 +60,9 @@ def micro_batch_size(global_batch_size: int, world_size: int) -> int:
 
 def refusals(spec: FineTuneJobSpec, settings: Settings) -> list[str]:
     """Sentences on what no schema can see: places that this cluster cannot read, raw keys that are planned."""
-    uris = {
-        "model.uri": spec.model.uri,
-        "dataset.uri": spec.dataset.uri,
-        "dataset.evaluation.uri": spec.dataset.evaluation.uri or "",
-    }
     sentences = [
         f"spec.{field}: '{uri}' is read by 'finetune run' only; put it on the claim and write workspace://path"
-        for field, uri in uris.items()
+        for field, uri in uris_of(spec).items()
         if uri.startswith("file://") and not settings.local
     ]
     try:
@@ -73,16 +72,21 @@ def refusals(spec: FineTuneJobSpec, settings: Settings) -> list[str]:
     return sentences
 
 
+def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
+    """What is read, by the field that names it."""
+    uris = {"model.uri": spec.model.uri, "dataset.uri": spec.dataset.uri}
+    return uris | ({"dataset.evaluation.uri": spec.dataset.evaluation.uri} if spec.dataset.evaluation.uri else {})
+
+
 def claims_of(spec: FineTuneJobSpec) -> list[str]:
     """Names of the claims that pvc:// URIs name, besides the job's own storage."""
-    uris = (spec.model.uri, spec.dataset.uri, spec.dataset.evaluation.uri or "")
+    uris = uris_of(spec).values()
     return sorted({uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")})
 
 
 def run_config(job: FineTuneJob, run: RunStatus) -> RunConfig:
     """The complete run.json of a run's attempt; the same for the same job and run, wherever it is made."""
     spec, metadata = job.spec, job.metadata
-    world = world_of(spec)
     return RunConfig(
         namespace=metadata.namespace,
         job=metadata.name,
@@ -91,22 +95,29 @@ def run_config(job: FineTuneJob, run: RunStatus) -> RunConfig:
         attempt=run.attempt,
         nonce=run.nonce,
         folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number),
-        task=spec.task,
-        model=Source(uri=spec.model.uri, revision=spec.model.revision),
-        dataset=contract.Dataset(
+        world=world_of(spec),
+        zero_stage=_stage(spec.deepspeed.zero_stage),
+        **_recipe(spec),
+    )
+
+
+def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The fields of a RunConfig that say what is trained."""
+    return {
+        "task": spec.task,
+        "model": Source(uri=spec.model.uri, revision=spec.model.revision),
+        "dataset": contract.Dataset(
             source=Source(uri=spec.dataset.uri, revision=spec.dataset.revision),
             columns=contract.Columns(**spec.dataset.columns.model_dump()),
             evaluation_fraction=spec.dataset.evaluation.fraction,
             evaluation_source=Source(uri=spec.dataset.evaluation.uri) if spec.dataset.evaluation.uri else None,
         ),
-        lora=_lora(spec),
-        training=_training(spec, world),
-        zero_stage=_stage(spec.deepspeed.zero_stage),
-        deepspeed=spec.deepspeed.config,
-        world=world,
-        metrics=tuple(spec.evaluate.metrics or METRICS_OF_TASK[spec.task]),
-        merge=spec.output.merge,
-    )
+        "lora": _lora(spec),
+        "training": _training(spec, world_of(spec)),
+        "deepspeed": spec.deepspeed.config,
+        "metrics": tuple(spec.evaluate.metrics or METRICS_OF_TASK[spec.task]),
+        "merge": spec.output.merge,
+    }
 
 
 def _stage(stage: int) -> contract.ZeroStage:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.core.observed import JobView, PodView
-from finetune_trainer.contract import Result
+from finetune_trainer.contract import FailureClass, Result
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Verdict:
 
     result: Result | None
     fault: str = ""
+    failure: FailureClass = FailureClass.MISMATCH
 
 
 def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> Verdict | None:
@@ -30,6 +31,9 @@ def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> Verdict 
             found = f"world {word.world} and configuration {(word.config_digest or 'none')[:12]}"
             wanted = f"world {run.world} and configuration {(run.config_digest or 'none')[:12]}"
             return Verdict(None, f"pod {index} ended well but attested {found} instead of {wanted}")
+    if not any(pod.index == 0 for pod in pods):
+        fault = "all pods ended well, but rank 0's pod is gone and with it the word on its result"
+        return Verdict(None, fault, FailureClass.UNKNOWN)
     first = words.get(0)
     if first is None or first.result is None:
         return Verdict(None, "all pods ended well but rank 0 left no result")

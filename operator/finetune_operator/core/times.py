@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+LARGEST_SECONDS = 10**11
+"""In the year 5138."""
+
 
 def to_text(time: datetime) -> str:
     """For status fields; microseconds are left out, so that equal moments compare equal."""
@@ -13,6 +16,11 @@ def to_text(time: datetime) -> str:
 def from_text(text: str) -> datetime:
     """Of any RFC 3339 time. Raises ValueError otherwise."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def from_seconds(seconds: float) -> datetime | None:
+    """Of seconds since the epoch, as the contract has them; None if no calendar has that time."""
+    return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds < LARGEST_SECONDS else None
 
 
 def duration(seconds: float) -> str:

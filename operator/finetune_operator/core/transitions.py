@@ -6,9 +6,8 @@ from typing import Literal, NamedTuple
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.constants import ConditionType
-from finetune_operator.core.conditions import is_true
 
-_TOLD: dict[ConditionType, Literal["Normal", "Warning"]] = {
+_TOLD: dict[str, Literal["Normal", "Warning"]] = {
     ConditionType.WORLD_READY: "Normal",
     ConditionType.TRAINING: "Normal",
     ConditionType.COMPLETE: "Normal",
@@ -28,11 +27,11 @@ def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Note]:
     """For the conditions that are true now and were not, or not for this reason."""
     told = []
     for condition in new.conditions:
-        kind = _TOLD.get(ConditionType(condition.type))
+        kind = _TOLD.get(condition.type)
         if kind is None or condition.status != "True":
             continue
         earlier = next((c for c in old.conditions if c.type == condition.type), None)
-        if is_true(old.conditions, ConditionType(condition.type)) and earlier and earlier.message == condition.message:
+        if earlier and earlier.status == "True" and earlier.message == condition.message:
             continue
         told.append(Note(kind, condition.reason, condition.message))
     return told

@@ -106,7 +106,12 @@ class KubeCluster:
         field, ForbiddenError, and NotFoundError without the namespace."""
         path = _path(resource, _namespace(manifest), manifest["metadata"]["name"])
         query = [*_STRICT, ("fieldManager", field_manager)]
-        return await self._transport.request("PATCH", path, query, manifest, "application/apply-patch+yaml")
+        try:
+            return await self._transport.request("PATCH", path, query, manifest, "application/apply-patch+yaml")
+        except ApiError as error:
+            if _UNTYPED not in error.message:
+                raise
+            raise InvalidError(422, "Invalid", error.message) from None
 
     async def read_log(
         self, namespace: str, pod: str, *, follow: bool = False, tail: int | None = None
@@ -146,6 +151,8 @@ class KubeCluster:
                 return objects, page["metadata"]["resourceVersion"]
 
 
+_UNTYPED = "failed to create typed patch object"
+"""What the server says, as an internal error, when a field is unknown or of the wrong type in a server-side apply."""
 _STRICT: Query = [("fieldValidation", "Strict")]
 """An unknown field is an error, as with kubectl; by default the server would drop it."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 
 from finetune_operator.kube.errors import ConfigurationError, error_of, unreachable
@@ -51,10 +52,14 @@ class Transport:
             if not chosen and not context and "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config(client_configuration=configuration)
                 return cls(configuration, _own_namespace())
-            path = chosen or os.path.expanduser("~/.kube/config")  # noqa: ASYNC240  # reads only the environment
+            path = _kubeconfig(chosen)
             loader = await config.load_kube_config(path, context, configuration, persist_config=False)
-        except (config.ConfigException, OSError) as error:
+        except OSError as error:
+            raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+        except config.ConfigException as error:
             raise ConfigurationError(str(error)) from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         namespace = loader.current_context["context"].get("namespace", "default")
         refresh = asyncio.create_task(config.refresh_token(loader, configuration))
         return cls(configuration, namespace, refresh)
@@ -128,6 +133,13 @@ class Transport:
         answer = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+def _kubeconfig(chosen: str | None) -> str:
+    path = chosen or str(Path("~/.kube/config").expanduser())
+    if not any(Path(part).is_file() for part in path.split(os.pathsep)):
+        raise ConfigurationError(f"there is no kubeconfig at {path}")
+    return path
 
 
 def _own_namespace() -> str:

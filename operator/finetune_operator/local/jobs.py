@@ -2,8 +2,8 @@
 
 A pod that failed, or that anybody deleted, counts as a failure at once. When there are more failures than
 `backoffLimit`, the Job gets the condition FailureTarget, all its other pods are deleted (SIGTERM, grace period), and
-when the last of them is gone, it gets Failed. The pod that failed by itself stays. When every index has succeeded, the
-Job gets SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures.
+when the last of them has ended, it gets Failed. The pod that failed by itself stays. When every index has succeeded,
+the Job gets SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures.
 """
 
 from __future__ import annotations
@@ -43,15 +43,20 @@ class JobHost(Protocol):
 
 @dataclass
 class Tally:
-    """What a Job's pods have come to. Each is counted once, when it ends or is asked to go, and may vanish after."""
+    """A Job's pods, and what has become of them: each is counted once, when it ends or is asked to go."""
 
+    pods: dict[str, Object] = field(default_factory=dict)
+    """Those that are there, by UID."""
     counted: set[str] = field(default_factory=set)
     failed: int = 0
     succeeded: set[int] = field(default_factory=set)
 
-    def add(self, pod: Object, *, gone: bool) -> None:
-        """Count the pod, if it has come to an end and was not counted before."""
+    def see(self, pod: Object, *, gone: bool) -> None:
+        """A pod has come, changed, or gone."""
         uid, phase = pod["metadata"]["uid"], pods.phase(pod)
+        self.pods[uid] = pod
+        if gone:
+            del self.pods[uid]
         if uid in self.counted:
             return
         if phase == "Succeeded":
@@ -62,6 +67,14 @@ class Tally:
             return
         self.counted.add(uid)
 
+    def running(self) -> list[Object]:
+        """Pods that neither ended nor are on their way out; also those that wait for a node."""
+        return [pod for pod in self.pods.values() if not pods.is_finished(pod) and not pods.is_terminating(pod)]
+
+    def terminating(self) -> list[Object]:
+        """Pods that were asked to go and have not ended."""
+        return [pod for pod in self.pods.values() if not pods.is_finished(pod) and pods.is_terminating(pod)]
+
 
 class JobController:
     """Keeps Jobs and their pods in line."""
@@ -69,13 +82,16 @@ class JobController:
     def __init__(self, host: JobHost) -> None:
         self._host = host
         self._queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._queued: set[tuple[str, str]] = set()
         self._tallies: dict[str, Tally] = {}
         host.store.listen(self._see)
 
     async def run(self) -> None:
         """Endless."""
         while True:
-            self._sync(*await self._queue.get())
+            key = await self._queue.get()
+            self._queued.discard(key)
+            self._sync(*key)
 
     def _see(self, resource: Resource, event: Event) -> None:
         meta = event.object["metadata"]
@@ -84,10 +100,16 @@ class JobController:
                 self._tallies.pop(meta["uid"], None)
                 return
             self._tallies.setdefault(meta["uid"], Tally())
-            self._queue.put_nowait((meta["namespace"], meta["name"]))
+            self._enqueue(meta["namespace"], meta["name"])
         elif resource == PODS and (tally := self._tallies.get(pods.controller_uid(event.object) or "")):
-            tally.add(event.object, gone=event.type == "DELETED")
-            self._queue.put_nowait((meta["namespace"], meta["labels"][LABEL_JOB_NAME]))
+            tally.see(event.object, gone=event.type == "DELETED")
+            self._enqueue(meta["namespace"], meta["labels"][LABEL_JOB_NAME])
+
+    def _enqueue(self, namespace: str, name: str) -> None:
+        """Once, however many of its pods have changed."""
+        if (namespace, name) not in self._queued:
+            self._queued.add((namespace, name))
+            self._queue.put_nowait((namespace, name))
 
     def _sync(self, namespace: str, name: str) -> None:
         job = self._host.store.get(JOBS, namespace, name)
@@ -98,7 +120,7 @@ class JobController:
         if not _has(job, "FailureTarget") and not _has(job, "SuccessCriteriaMet"):
             self._judge(job, tally)
         if _has(job, "FailureTarget") or _has(job, "SuccessCriteriaMet"):
-            self._end(job)
+            self._end(job, tally)
         elif job["spec"]["suspend"]:
             self._suspend(job, tally)
         else:
@@ -111,10 +133,10 @@ class JobController:
         elif len(tally.succeeded) >= job["spec"]["completions"]:
             pods.set_condition(job, "SuccessCriteriaMet", "True", self._host.clock.now(), *SUCCESS)
 
-    def _end(self, job: Object) -> None:
-        for pod in self._running(job):
+    def _end(self, job: Object, tally: Tally) -> None:
+        for pod in tally.running():
             self._host.delete_pod(pod)
-        if any(not pods.is_finished(pod) for pod in self._pods(job)):
+        if tally.terminating():
             return
         now = self._host.clock.now()
         if _has(job, "FailureTarget"):
@@ -124,7 +146,7 @@ class JobController:
             pods.set_condition(job, "Complete", "True", now, *SUCCESS)
 
     def _suspend(self, job: Object, tally: Tally) -> None:
-        for pod in self._running(job):
+        for pod in tally.running():
             tally.counted.add(pod["metadata"]["uid"])
             self._host.delete_pod(pod)
         job["status"].pop("startTime", None)
@@ -135,30 +157,20 @@ class JobController:
         if _has(job, "Suspended"):
             pods.set_condition(job, "Suspended", "False", now, "JobResumed", "Job resumed")
         job["status"].setdefault("startTime", timestamp(now))
-        taken = {_index(pod) for pod in self._running(job)} | tally.succeeded
-        missing = [index for index in range(job["spec"]["completions"]) if index not in taken]
-        for index in missing[: job["spec"]["parallelism"] - len(self._running(job))]:
+        running = [_index(pod) for pod in tally.running()]
+        missing = sorted(set(range(job["spec"]["completions"])) - tally.succeeded - set(running))
+        for index in missing[: max(0, job["spec"]["parallelism"] - len(running))]:
             self._host.insert(PODS, self._pod(job, index))
 
     def _write_status(self, job: Object, tally: Tally) -> None:
-        running = self._running(job)
-        terminating = [p for p in self._pods(job) if pods.is_terminating(p) and not pods.is_finished(p)]
+        running = tally.running()
         counts = {"active": len(running), "failed": tally.failed, "succeeded": len(tally.succeeded)}
         status = {key: value for key, value in job["status"].items() if key not in counts}
         status |= {key: value for key, value in counts.items() if value}
-        status |= {"ready": sum(map(pods.is_ready, running)), "terminating": len(terminating)}
+        status |= {"ready": sum(map(pods.is_ready, running)), "terminating": len(tally.terminating())}
         if tally.succeeded:
             status["completedIndexes"] = index_ranges(tally.succeeded)
         self._host.update(JOBS, {**job, "status": status})
-
-    def _pods(self, job: Object) -> list[Object]:
-        uid = job["metadata"]["uid"]
-        found = self._host.store.list(PODS, job["metadata"]["namespace"], {LABEL_CONTROLLER_UID: uid})
-        return [pod for pod in found if pods.controller_uid(pod) == uid]
-
-    def _running(self, job: Object) -> list[Object]:
-        """Pods that neither ended nor are on their way out; also those that wait for a node."""
-        return [pod for pod in self._pods(job) if not pods.is_finished(pod) and not pods.is_terminating(pod)]
 
     def _pod(self, job: Object, index: int) -> Object:
         meta, template = job["metadata"], clone(job["spec"]["template"])

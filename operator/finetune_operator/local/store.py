@@ -58,11 +58,8 @@ class Store:
     def list(self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None) -> list[Object]:
         """By namespace and name."""
         objects = self._objects.get(resource, {})
-        return [
-            obj
-            for (of, _), obj in sorted(objects.items())
-            if (namespace is None or of == namespace) and selected(obj, labels)
-        ]
+        found = (key for key, obj in objects.items() if namespace in (None, key[0]) and selected(obj, labels))
+        return [objects[key] for key in sorted(found)]
 
     def insert(self, resource: Resource, obj: Object) -> Object:
         """Store a new object, which must bear namespace, name and UID."""

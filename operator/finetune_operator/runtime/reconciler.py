@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator import constants
@@ -56,6 +56,14 @@ def utc_now() -> datetime:
 
 
 @dataclass
+class _Asked:
+    """When the agents of a job were last asked: rank 0's, and the others."""
+
+    first: datetime
+    others: datetime
+
+
+@dataclass
 class Reconciler:
     """Brings one job a step further; called again when something changes or the returned seconds have passed."""
 
@@ -66,7 +74,7 @@ class Reconciler:
     nonce: Callable[[], str] = lambda: secrets.token_hex(8)
 
     def __post_init__(self) -> None:
-        self._peers_asked: dict[str, datetime] = {}
+        self._asked: dict[Key, _Asked] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, execute. Raises ApiError when the API server cannot be reached or says no."""
@@ -75,11 +83,13 @@ class Reconciler:
         except ConflictError:
             return 0  # somebody wrote in between: look and decide again
         except NotFoundError:
+            self._asked.pop(key, None)
             return None  # the job, or its namespace, went in between: nothing is left to do
 
     async def _step(self, key: Key) -> float | None:
         manifest = await self.cluster.get(FINETUNEJOBS, key.namespace, key.name)
         if "deletionTimestamp" in manifest["metadata"]:
+            self._asked.pop(key, None)
             return None
         try:
             job = parse(manifest)
@@ -87,14 +97,14 @@ class Reconciler:
             status = FineTuneJobStatus.model_validate(manifest.get("status", {}))
             generation = manifest["metadata"].get("generation", 1)
             return await self._execute(manifest, None, decide_invalid(status, generation, error.sentences, self.now()))
-        return await self._execute(manifest, job, decide(await self._observe(job), self.settings))
+        return await self._execute(manifest, job, decide(await self._observe(key, job), self.settings))
 
     # ---- observe ----------------------------------------------------------------------------------------------------
 
-    async def _observe(self, job: FineTuneJob) -> Observed:
+    async def _observe(self, key: Key, job: FineTuneJob) -> Observed:
         run, metadata = job.status.run, job.metadata
         if run is None or run.completion_time:
-            self._peers_asked.pop(metadata.uid, None)
+            self._asked.pop(key, None)
             several = job.spec.resources.nodes > 1 and run_is_needed(job)
             modes = await self._claim_modes(job) if several else None
             return Observed(job, self.now(), self.nonce(), claim_modes=modes)
@@ -112,21 +122,26 @@ class Reconciler:
             self.nonce(),
             child,
             pods,
-            await self._answers(job, [pod for pod in listed if _is_of(pod, child.uid)]),
+            await self._answers(key, job, [pod for pod in listed if _is_of(pod, child.uid)]),
             await self._refusal(metadata.namespace, child, pods),
         )
 
-    async def _answers(self, job: FineTuneJob, pods: list[dict[str, Any]]) -> dict[str, PodStatus]:
-        """Of all pods until the world is complete, later of rank 0's, and now and then of the others."""
-        run, key = job.status.run, job.metadata.uid
+    async def _answers(self, key: Key, job: FineTuneJob, pods: list[dict[str, Any]]) -> dict[str, PodStatus]:
+        """Of all pods until the world is complete; later of rank 0's once in an interval, and of the others less often.
+
+        What wakes the reconciler in between, such as its own writing of progress, asks nobody.
+        """
+        run, now = job.status.run, self.now()
         assert run is not None
         running = [pod for pod in pods if PodView.of(pod).running and pod["status"].get("podIP")]
-        if is_true(job.status.conditions, constants.ConditionType.WORLD_READY):
-            asked = self._peers_asked.get(key)
-            if asked and (self.now() - asked).total_seconds() < self.settings.peers_interval:
-                running = [pod for pod in running if PodView.of(pod).index == 0]
-            else:
-                self._peers_asked[key] = self.now()
+        asked = self._asked.get(key) if is_true(job.status.conditions, constants.ConditionType.WORLD_READY) else None
+        if asked and _within(now - asked.first, self.settings.progress_interval):
+            return {}
+        if asked and _within(now - asked.others, self.settings.peers_interval):
+            running = [pod for pod in running if PodView.of(pod).index == 0]
+            self._asked[key] = _Asked(now, asked.others)
+        else:
+            self._asked[key] = _Asked(now, now)
         return await ask(self.cluster, run, running, self.settings.agent_port)
 
     async def _claim_modes(self, job: FineTuneJob) -> tuple[str, ...] | None:
@@ -153,7 +168,7 @@ class Reconciler:
         if decision.status is not None:
             await self._write(manifest, decision.status)
         if decision.create_children and job is not None:
-            await self._create(manifest, job)
+            return await self._create(manifest, job, decision)
         return decision.look_again
 
     async def _write(self, manifest: Object, status: FineTuneJobStatus) -> None:
@@ -169,7 +184,7 @@ class Reconciler:
             with suppress(ApiError):
                 await self.cluster.create(EVENTS, event(written, note, self.now()))
 
-    async def _create(self, manifest: Object, job: FineTuneJob) -> None:
+    async def _create(self, manifest: Object, job: FineTuneJob, decision: Decision) -> float | None:
         """Children are made, never changed; one that exists is right if it is ours."""
         assert job.status.run is not None
         for resource, child in children(job, job.status.run, self.settings):
@@ -178,22 +193,26 @@ class Reconciler:
             except AlreadyExistsError:
                 if not await self._ours(resource, child, job.metadata.uid):
                     name = child["metadata"]["name"]
-                    await self._stall(manifest, constants.NAME_CONFLICT, kind=resource.kind, name=name)
-                    return
+                    return await self._stall(manifest, constants.NAME_CONFLICT, kind=resource.kind, name=name)
             except (ForbiddenError, InvalidError) as error:
                 action = f"create {resource.kind} {child['metadata']['name']}"
-                await self._stall(manifest, constants.REFUSED, action=action, detail=error.message)
-                return
+                return await self._stall(manifest, constants.REFUSED, action=action, detail=error.message)
+        return decision.look_again
 
     async def _ours(self, resource: Resource, child: Object, uid: str) -> bool:
         existing = await self.cluster.get(resource, child["metadata"]["namespace"], child["metadata"]["name"])
         return _is_of(existing, uid)
 
-    async def _stall(self, manifest: Object, reason: constants.Reason, **words: str) -> None:
+    async def _stall(self, manifest: Object, reason: constants.Reason, **words: str) -> float | None:
         status = FineTuneJobStatus.model_validate(manifest.get("status", {}))
         generation = manifest["metadata"].get("generation", 1)
         decision = stall(status, generation, self.now(), reason, **words)
-        await self._execute(manifest, None, decision)
+        return await self._execute(manifest, None, decision)
+
+
+def _within(elapsed: timedelta, seconds: float) -> bool:
+    """A clock that was set back must not silence anybody."""
+    return timedelta() <= elapsed < timedelta(seconds=seconds)
 
 
 def _is_of(child: Object, uid: str) -> bool:

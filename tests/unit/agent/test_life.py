@@ -84,7 +84,8 @@ def test_a_rank_that_ends_without_a_word_is_a_failure_that_says_what_is_known(ma
     code, message = make_pod("print('last words'); os._exit(3)").run()
     assert code == message.exit_code == 1
     assert message.error == (
-        "Rank 0 ended without saying why; torchrun ended with exit code 1 after rank 0 had ended with exit code 3."
+        "Rank 0 ended without saying why; torchrun ended with exit code 1 after rank 0 had ended with exit code 3. "
+        "Its last line: last words"
     )
     assert message.log == ("last words",)
 

@@ -89,9 +89,16 @@ def test_torchrun_killed_by_signal_9_is_137() -> None:
 
 
 def test_ranks_ended_at_the_deadline_of_a_stop_request_are_preempted() -> None:
-    cause = cause_of(end(failed_first=(0, -9), killed_after=295.2))
+    cause = cause_of(end(failed_first=(0, -9), killed_after=295.2, statuses=alive(0, 99.0)))
     assert cause.exit_code == ExitCode.PREEMPTED
     assert cause.error == "The pod was asked to stop; its ranks had not stopped 295 s later and were killed."
+
+
+def test_ranks_ended_before_they_train_are_preempted() -> None:
+    loads = {0: alive(0, 99.0)[0].model_copy(update={"phase": Phase.LOAD})}
+    cause = cause_of(end(failed_first=(0, -15), killed_after=0.01, statuses=loads))
+    assert cause.exit_code == ExitCode.PREEMPTED
+    assert cause.error == "The pod was asked to stop before its training began."
 
 
 def test_a_rank_without_a_word_is_no_success_even_if_torchrun_says_so() -> None:

@@ -1,16 +1,18 @@
 """The pods of an attempt: restricted, complete, and the user's fields where they belong."""
 
+import re
 from typing import Any
 
 import pytest
+from support.clusters import NOW
+from support.manifests import manifest
+from support.pod_security import violations
+
 from finetune_operator.api.parse import parse
 from finetune_operator.build.children import children
 from finetune_operator.constants import MAX_NAME_LENGTH
 from finetune_operator.core.retrain import next_run
 from finetune_operator.core.settings import Settings
-from support.clusters import NOW
-from support.manifests import manifest
-from support.pod_security import violations
 
 SETTINGS = Settings(image="trainer:1")
 EVERYTHING: dict[str, Any] = {
@@ -119,3 +121,23 @@ def test_the_parent_s_labels_and_annotations_are_not_copied() -> None:
     tracked = {"app.kubernetes.io/instance": "argo-app"}
     objects = made(**{"metadata.labels": tracked, "metadata.annotations": {"argocd.argoproj.io/tracking-id": "x"}})
     assert "argo" not in str(objects)
+
+
+def test_claims_of_like_or_long_names_are_different_volumes() -> None:
+    long = "c" * 70
+    uris = {"spec.model.uri": f"pvc://{long}-1/m", "spec.dataset.uri": f"pvc://{long}-2/d"}
+    like = {"spec.model.uri": "pvc://a.b/m", "spec.dataset.uri": "pvc://a-b/d"}
+    edge = {"spec.model.uri": f"pvc://{'c' * 56}-x/m"}
+    for changes in (uris, like, edge):
+        names = [v["name"] for v in pod_of(made(**changes))["volumes"]]
+        assert len(names) == len(set(names))
+        assert all(len(name) <= 63 and re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) for name in names)
+
+
+def test_the_storage_s_own_claim_is_mounted_twice_and_claimed_once() -> None:
+    pod = pod_of(made(**{"spec.storage.claimName": "shared", "spec.model.uri": "pvc://shared/minilm"}))
+    claims = [v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == ["workspace"]
+    mounts = {m["mountPath"]: (m["name"], m.get("readOnly", False)) for m in pod["containers"][0]["volumeMounts"]}
+    assert mounts["/workspace"] == ("workspace", False)
+    assert mounts["/claims/shared"] == ("workspace", True)

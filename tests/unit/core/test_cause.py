@@ -1,12 +1,14 @@
 """The cause of a failed attempt, out of what its pods left behind."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+
+from support.clusters import NOW
 
 from finetune_operator.core.cause import cause_of
 from finetune_operator.core.observed import JobView, PodView
 from finetune_trainer.contract import FailureClass, TerminationMessage
-from support.clusters import NOW
 
 
 def pod(index: int, exit_code: int | None = None, **facts: Any) -> PodView:
@@ -34,7 +36,10 @@ def at(seconds: float) -> Any:
 
 
 def test_the_earliest_error_wins_whoever_ended_first() -> None:
-    pods = [pod(0, 1, error="peer closed", error_at=9, ended=at(9)), pod(1, 76, error="bad row", error_at=8, ended=at(12))]
+    pods = [
+        pod(0, 1, error="peer closed", error_at=9, ended=at(9)),
+        pod(1, 76, error="bad row", error_at=8, ended=at(12)),
+    ]
     cause = cause_of(child(), pods)
     assert (cause.failure, cause.message, cause.rank, cause.node) == (FailureClass.INVALID, "bad row", 1, "n1")
 
@@ -50,7 +55,10 @@ def test_a_pod_killed_after_the_controller_deleted_it_is_not_the_cause() -> None
 
 
 def test_an_eviction_before_the_others_failed_is_the_cause() -> None:
-    pods = [pod(0, 1, error="peer closed", error_at=3, ended=at(3)), pod(1, 143, disrupted="Evicted: drained", deleted=at(1))]
+    pods = [
+        pod(0, 1, error="peer closed", error_at=3, ended=at(3)),
+        pod(1, 143, disrupted="Evicted: drained", deleted=at(1)),
+    ]
     cause = cause_of(child(5), pods)
     assert cause.failure is FailureClass.PREEMPTED
     assert "drained" in cause.message
@@ -71,3 +79,19 @@ def test_an_unknown_exit_code_is_the_infrastructure_s() -> None:
 def test_where_nothing_is_left_the_cause_is_unknown() -> None:
     assert cause_of(None, []).failure is FailureClass.UNKNOWN
     assert "has failed" in cause_of(child(), [pod(0), pod(1)]).message
+
+
+def test_pods_that_were_all_deleted_in_the_second_of_the_failure_were_taken_away() -> None:
+    """One was deleted by somebody and the other by the controller; whole seconds cannot tell which."""
+    pods = [pod(0, 137, deleted=at(5)), pod(1, deleted=at(5))]
+    assert cause_of(child(5), pods).failure is FailureClass.PREEMPTED
+
+
+def test_a_time_that_no_calendar_has_is_not_believed() -> None:
+    pods = [
+        pod(0, 1, error="symptom", error_at=None, ended=at(9)),
+        pod(1, 76, error="bad row", error_at=None, ended=at(8)),
+    ]
+    assert pods[0].message
+    wild = replace(pods[0], message=pods[0].message.model_copy(update={"error_time": 1e30}))
+    assert cause_of(child(), [wild, pods[1]]).message == "bad row"

@@ -1,9 +1,10 @@
 from datetime import timedelta
 
 import pytest
+from support.clusters import NOW
+
 from finetune_operator.constants import ConditionType, Phase
 from finetune_operator.core.conditions import for_phase, set_condition, stalled
-from support.clusters import NOW
 
 LATER = NOW + timedelta(minutes=1)
 

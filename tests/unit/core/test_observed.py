@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from finetune_operator.core.cause import cause_of
 from finetune_operator.core.observed import JobView, PodView
 
 
@@ -23,7 +24,9 @@ def terminated(**state: Any) -> dict[str, Any]:
 
 
 def test_the_end_of_a_container_is_read() -> None:
-    view = PodView.of(api_pod(**terminated(exitCode=137, reason="OOMKilled", finishedAt="2026-01-01T00:00:00Z", message="{")))
+    view = PodView.of(
+        api_pod(**terminated(exitCode=137, reason="OOMKilled", finishedAt="2026-01-01T00:00:00Z", message="{"))
+    )
     assert (view.index, view.owner_uid, view.exit_code, view.reason, view.message) == (3, "j", 137, "OOMKilled", None)
     assert view.failed
 
@@ -53,7 +56,9 @@ def test_terminal_facts_stay_when_a_later_view_lacks_them() -> None:
 
 
 def test_an_image_that_cannot_be_pulled_is_told_and_a_container_that_is_being_created_is_not() -> None:
-    pulling = {"containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}]}
+    pulling = {
+        "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}]
+    }
     creating = {"containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "ContainerCreating"}}}]}
     assert PodView.of(api_pod(**pulling)).waiting == "ErrImagePull: no"
     assert PodView.of(api_pod(**creating)).waiting is None
@@ -76,3 +81,14 @@ def test_completed_indexes_and_the_first_sign_of_failure_are_read() -> None:
     assert view.succeeded == {0, 1, 2, 4}
     assert view.failure is not None
     assert view.failure.minute == 1
+
+
+def test_an_init_container_that_cannot_start_or_fails_is_told() -> None:
+    pulling = {
+        "initContainerStatuses": [{"name": "copy", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}]
+    }
+    assert PodView.of(api_pod(**pulling)).waiting == "ErrImagePull: no"
+    ended = {"phase": "Failed", "initContainerStatuses": [{"name": "copy", "state": {"terminated": {"exitCode": 3}}}]}
+    view = PodView.of(api_pod(**ended))
+    assert (view.failed, view.exit_code, view.reason) == (True, None, "init container copy ended with exit code 3")
+    assert cause_of(None, [view]).message == "pod p failed: init container copy ended with exit code 3"

@@ -1,13 +1,14 @@
 from typing import Any
 
 import pytest
+from support.clusters import NOW
+from support.manifests import manifest
+
 from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FineTuneJob
 from finetune_operator.core.resolve import micro_batch_size, recipe_digest, run_config, world_of
 from finetune_operator.core.retrain import next_run
 from finetune_operator.core.settings import Settings
-from support.clusters import NOW
-from support.manifests import manifest
 
 
 def job(**changes: Any) -> FineTuneJob:
@@ -42,7 +43,12 @@ def test_defaults_follow_from_other_fields() -> None:
     assert (lora.training.epochs, lora.training.learning_rate, lora.training.precision) == (3, 2e-4, "fp32")
     assert lora.metrics == ("accuracy", "f1")
     full = config_of(job(**{"spec.method": {"type": "Full"}, "spec.training.maxSteps": 7}))
-    assert (full.lora, full.training.epochs, full.training.max_steps, full.training.learning_rate) == (None, None, 7, 2e-5)
+    assert (full.lora, full.training.epochs, full.training.max_steps, full.training.learning_rate) == (
+        None,
+        None,
+        7,
+        2e-5,
+    )
     gpus = job(**{"spec.resources": {"nodes": 2, "gpusPerNode": 4}})
     assert (world_of(gpus.spec).size, config_of(gpus).training.precision) == (8, "bf16")
 
@@ -60,6 +66,11 @@ def test_a_dropout_or_an_alpha_that_the_user_wrote_stays() -> None:
         ({"spec.image": "another"}, True),
         ({"spec.podTemplate.labels": {"a": "b"}}, True),
         ({"spec.storage.claimName": "other"}, True),
+        ({"spec.training.epochs": 3}, True),
+        ({"spec.method": {"rank": 16, "alpha": 32, "dropout": 0}}, True),
+        ({"spec.evaluate.metrics": ["accuracy", "f1"]}, True),
+        ({"spec.resources": {"gpusPerNode": 1}, "spec.training.precision": "fp32"}, True),
+        ({"spec.resources": {"gpusPerNode": 1}}, False),
         ({"spec.training.seed": 18}, False),
         ({"spec.training.learningRate": 1e-3}, False),
         ({"spec.dataset.uri": "workspace://b.jsonl"}, False),
@@ -75,3 +86,8 @@ def test_the_digest_of_a_configuration_is_the_same_wherever_it_is_made() -> None
     made = config_of(job())
     assert made.digest == type(made).model_validate_json(made.to_json()).digest
     assert made.digest != made.model_copy(update={"nonce": "other"}).digest
+
+
+def test_another_secret_for_the_same_model_is_the_same_recipe() -> None:
+    first, second = (job(**{"spec.model": {"uri": "hf://a/b", "secretName": name}}) for name in ("old", "new"))
+    assert recipe_digest(first.spec) == recipe_digest(second.spec)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -83,6 +83,10 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 async def eventually(what: Callable[[], Any]) -> Any:
@@ -169,10 +173,10 @@ async def test_mounted_paths_are_local_folders_in_command_and_environment(laptop
     scratch, shared_memory, other = laptop.log(pod).split()
     assert shared_memory == "/dev/shm"
     assert other == "/works"
-    assert Path(scratch).exists()
+    assert exists(scratch)
     await laptop.cluster.delete(JOBS, "lab", "task")
     await laptop.cluster.idle()
-    assert not Path(scratch).exists()
+    assert not exists(scratch)
     assert laptop.log(pod)
 
 
@@ -342,12 +346,13 @@ async def test_a_pod_does_not_outlive_a_driver_that_was_killed(tmp_path: Path) -
         asyncio.run(main())
     """
     script = textwrap.dedent(script).replace("'SCRIPT'", "sleep")
-    operator = subprocess.Popen([sys.executable, "-c", script])
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    operator = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment)
     log = await eventually(lambda: [p for p in tmp_path.glob("lab/*.log") if p.read_text().strip()])
     pid = int(log[0].read_text())
     assert is_alive(pid)
     operator.send_signal(signal.SIGKILL)
-    operator.wait()
+    await operator.wait()
     await eventually(lambda: not is_alive(pid))
 
 

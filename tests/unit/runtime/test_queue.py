@@ -4,8 +4,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
+
 from finetune_operator.runtime import queue as module
 from finetune_operator.runtime.queue import Queue, Work
 
@@ -94,7 +96,7 @@ async def test_a_key_that_fails_comes_again_later_and_later(monkeypatch: pytest.
     async with running(work) as queue:
         queue.add("a")
         await until(done)
-    waits = [b - a for a, b in zip(times, times[1:], strict=False)]
+    waits = [b - a for a, b in pairwise(times)]
     assert waits[0] >= 0.01
     assert waits[1] >= 0.02
     assert waits[2] >= 0.04

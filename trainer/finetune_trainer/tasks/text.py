@@ -14,7 +14,8 @@ from finetune_trainer.tasks.task import Settings
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder. Raises OSError or ValueError when it has none."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if not len(tokenizer):
+    # Without files, transformers makes one of the special tokens alone, to which every word is unknown.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError("its vocabulary is empty")
     return tokenizer
 

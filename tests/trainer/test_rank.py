@@ -1,0 +1,71 @@
+"""A rank as torchrun starts it: what it leaves for the agent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from trainer import tiny
+
+from finetune_trainer import contract
+from finetune_trainer.contract import ExitCode, RankExit, RankStatus, RunConfig
+from finetune_trainer.report import read_metrics
+
+
+def start(config: RunConfig, folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the environment that an agent gives."""
+    paths = tiny.paths_in(folder)
+    run_file = folder / "run.json"
+    run_file.write_text(config.to_json())
+    environment = {
+        **os.environ,
+        contract.ENV_RUN_CONFIG: str(run_file),
+        contract.ENV_WORKSPACE: str(paths.workspace),
+        contract.ENV_CLAIMS: str(paths.claims),
+        contract.ENV_SCRATCH: str(paths.scratch),
+        **variables,
+    }
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240)
+
+
+def ends(folder: Path) -> list[RankExit]:
+    """What the ranks left, by rank."""
+    files = sorted((folder / "scratch").glob("rank-*.exit.json"))
+    return [RankExit.model_validate_json(file.read_text()) for file in files]
+
+
+def test_two_ranks_train_attest_and_leave_their_results(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
+    rows = tiny.make_rows(tmp_path / "train", tiny.SEQUENCE, 40)
+    config = tiny.run_config(tiny.SEQUENCE, model, rows, world=2, stage=2, epochs=2, learning_rate=1e-2)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "finetune_trainer.rank"]
+    done = start(config, tmp_path, torchrun)
+    assert done.returncode == 0, done.stderr
+    first, second = ends(tmp_path)
+    assert first.exit_code == second.exit_code == ExitCode.DONE
+    assert first.config_digest == second.config_digest == config.digest
+    assert first.world == second.world == 2
+    assert second.result is None
+    assert first.result is not None
+    assert first.result.step == first.step == second.step
+    output = tmp_path / "workspace" / first.result.path
+    assert {file.name for file in output.iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    status = RankStatus.model_validate_json((tmp_path / "scratch" / contract.rank_status_file(1)).read_text())
+    assert (status.rank, status.world, status.backend) == (1, 2, "gloo")
+    records = read_metrics(tmp_path / "workspace" / config.folder)
+    assert [record["split"] for record in records if "split" in record] == ["base", "epoch", "epoch", "final"]
+    last_epoch, final = [record["metrics"] for record in records if "split" in record][-2:]
+    assert final == last_epoch, "the saved files do not measure as the trained model"
+    assert first.result.metrics["loss"] < first.result.base_metrics["loss"]
+
+
+def test_a_world_of_another_size_is_a_mismatch(tmp_path: Path) -> None:
+    config = tiny.run_config(tiny.SEQUENCE, tmp_path / "model", tmp_path / "rows.jsonl", world=2)
+    done = start(config, tmp_path, ["-m", "finetune_trainer.rank"], RANK="0", WORLD_SIZE="3", LOCAL_RANK="0")
+    assert done.returncode == ExitCode.MISMATCH
+    (end,) = ends(tmp_path)
+    assert end.exit_code == ExitCode.MISMATCH
+    assert end.error == "rank 0 is one of 3 processes, but the run was planned for 2"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,178 @@
+"""The start checkpoint, and what is trained of it: heads, new parameters, adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainer import tiny
+from transformers import AutoConfig
+
+from finetune_trainer import contract
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.model import load_model
+from finetune_trainer.paths import Paths
+from finetune_trainer.prepare import Prepared, prepare
+from finetune_trainer.tasks import task_of
+
+LORA = contract.Lora(rank=2, alpha=4.0, dropout=0.0)
+
+
+def prepared(
+    folder: Path, task: str, model: Any, body_only: bool = False, **changes: Any
+) -> tuple[RunConfig, Prepared, Paths]:
+    """What ranks find when they load."""
+    base = tiny.save_model(folder / "model", task, model, body_only)
+    rows = tiny.make_rows(folder / "train", task, 12)
+    paths = tiny.paths_in(folder)
+    config = tiny.run_config(task, base, rows, tiny.make_rows(folder / "evaluation", task, 6), **changes)
+    prepare(config, paths)
+    return config, Prepared.load(config, paths), paths
+
+
+def trained(model: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adapted(model: torch.nn.Module) -> set[str]:
+    """Last names of the layers with an adapter."""
+    return {name.split(".lora_A")[0].rpartition(".")[2] for name in trained(model) if "lora_A" in name}
+
+
+def test_a_head_of_another_size_is_replaced_and_the_body_kept(tmp_path: Path) -> None:
+    config, start, _ = prepared(tmp_path, tiny.IMAGE, tiny.vit(labels=10))
+    assert start.new_parameters == ("classifier.bias", "classifier.weight")
+    model = load_model(config, start, {})
+    assert model.config.id2label == dict(enumerate(tiny.LABELS))
+    assert model.classifier.weight.shape[0] == len(tiny.LABELS)
+    base = tiny.AUTO_CLASSES[tiny.IMAGE].from_pretrained(tmp_path / "model")
+    for name, weight in base.vit.state_dict().items():
+        assert torch.equal(model.vit.state_dict()[name], weight), name
+
+
+def test_new_parameters_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    heads = []
+    for folder, seed in (("one", 1), ("same", 1), ("other", 2)):
+        config, start, _ = prepared(tmp_path / folder, tiny.SEQUENCE, tiny.bert(), body_only=True, seed=seed)
+        heads.append(load_model(config, start, {}).classifier.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_what_the_base_lacks_is_trained_in_full_beside_an_adapter(tmp_path: Path) -> None:
+    bert = tiny.bert()
+    base = tiny.AUTO_CLASSES[tiny.CAUSAL_LM].from_config(tiny.bert(is_decoder=True))
+    config, start, paths = prepared(tmp_path, tiny.SEQUENCE, bert, lora=LORA)
+    # A language model's checkpoint has no pooler.
+    base.save_pretrained(tmp_path / "model")
+    bert.save_pretrained(tmp_path / "model")
+    prepare(config, paths)
+    start = Prepared.load(config, paths)
+    assert "bert.pooler.dense.weight" in start.new_parameters
+    names = trained(load_model(config, start, {}))
+    for module in ("bert.pooler.dense", "classifier"):
+        assert f"base_model.model.{module}.modules_to_save.default.weight" in names
+    others = {name for name in names if "modules_to_save" not in name}
+    assert others
+    assert all("lora_" in name for name in others)
+    assert not any("pooler" in name or "classifier" in name for name in others)
+
+
+def test_every_linear_layer_but_the_head_has_an_adapter(tmp_path: Path) -> None:
+    config, start, _ = prepared(tmp_path, tiny.CAUSAL_LM, tiny.llama(), lora=LORA)
+    model = load_model(config, start, {})
+    assert adapted(model) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert all("lora_" in name for name in trained(model))
+
+
+def test_target_modules_may_be_chosen(tmp_path: Path) -> None:
+    lora = LORA.model_copy(update={"target_modules": ("attention.self.query", "value")})
+    config, start, _ = prepared(tmp_path, tiny.SEQUENCE, tiny.bert(), lora=lora)
+    assert adapted(load_model(config, start, {})) == {"query", "value"}
+
+
+def test_an_adapter_is_in_the_precision_of_its_base(tmp_path: Path) -> None:
+    config, start, _ = prepared(tmp_path, tiny.CAUSAL_LM, tiny.gpt2(), lora=LORA, precision="bf16")
+    assert {parameter.dtype for parameter in load_model(config, start, {}).parameters()} == {torch.bfloat16}
+
+
+def test_a_classifier_without_pad_token_gets_one_of_its_own(tmp_path: Path) -> None:
+    _, start, _ = prepared(tmp_path, tiny.SEQUENCE, tiny.gpt2(num_labels=len(tiny.LABELS)))
+    tokenizer = start.settings.processor
+    model_config = AutoConfig.from_pretrained(start.start)
+    assert tokenizer.pad_token_id == model_config.pad_token_id
+    assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.unk_token_id)
+    assert model_config.vocab_size == len(tokenizer) == tiny.VOCABULARY + 1
+    assert not any(tokenizer.pad_token_id in row for row in start.train["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [
+        (tiny.SEQUENCE, tiny.gpt2(num_labels=len(tiny.LABELS))),
+        (tiny.SEQUENCE, tiny.bert()),
+        (tiny.CAUSAL_LM, tiny.gpt2()),
+        (tiny.CAUSAL_LM, tiny.llama()),
+    ],
+    ids=["gpt2 classifies", "bert classifies", "gpt2", "llama"],
+)
+def test_padding_changes_no_loss(task: Any, model: Any, tmp_path: Path) -> None:
+    config, start, _ = prepared(tmp_path, task, model)
+    made = load_model(config, start, {}).eval()
+
+    def loss(rows: list[int]) -> float:
+        batch = task_of(task).collate(start.train[rows], [1] * len(rows), start.settings)
+        logits = made(**batch.features).logits
+        return float(task_of(task).loss_sum(*task_of(task).aligned(logits, batch.labels)))
+
+    rows = list(range(len(start.train)))
+    assert len(set(start.train["length"])) > 3
+    with torch.no_grad():
+        assert loss(rows) == pytest.approx(sum(loss([row]) for row in rows), rel=1e-5)
+
+
+def test_a_metric_that_does_not_fit_the_task_is_refused(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    with pytest.raises(InvalidError, match=r"evaluate\.metrics: perplexity does not fit task SequenceClassification"):
+        prepare(config.model_copy(update={"metrics": ("perplexity",)}), paths)
+
+
+def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    for file in (tmp_path / "model").glob("*token*"):
+        file.unlink()
+    with pytest.raises(InvalidError, match=r"model\.uri: .* has no usable tokenizer"):
+        prepare(config, paths)
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(InvalidError, match=r"model\.uri: .* cannot be loaded"):
+        prepare(config, paths)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    other = tiny.AUTO_CLASSES[tiny.CAUSAL_LM].from_config(tiny.llama())
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model" / "model.safetensors")
+    with pytest.raises(InvalidError, match=r"model\.uri: the weights of .* have none of the names"):
+        prepare(config, paths)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    absent = config.model_copy(update={"model": contract.Source(uri="workspace://nowhere")})
+    with pytest.raises(InvalidError, match=r"model\.uri: workspace://nowhere is not a folder"):
+        prepare(absent, paths)
+
+
+def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    (paths.workspace / "file").touch()
+    with pytest.raises(InvalidError, match=r"storage: .* cannot be written .* uid \d+, gid \d+"):
+        prepare(config.model_copy(update={"folder": "file/runs/1"}), paths)

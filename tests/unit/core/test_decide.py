@@ -1,0 +1,172 @@
+"""One decision at a time: what a status says, and what it must not say."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from support.clusters import NOW, RESULT, condition, run_of
+from support.manifests import manifest
+
+from finetune_operator.api.parse import parse
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus
+from finetune_operator.core.decide import decide, decide_invalid
+from finetune_operator.core.observed import JobView, Observed, PodView
+from finetune_operator.core.progress import valid
+from finetune_operator.core.settings import Settings
+from finetune_trainer.contract import Phase as RankPhase
+from finetune_trainer.contract import PodStatus, Progress, RankStatus, Result, TerminationMessage
+
+SETTINGS = Settings(image="trainer:1")
+MAX_STATUS_BYTES = 32 * 1024
+
+
+def job(status: FineTuneJobStatus | None = None, **changes: Any) -> FineTuneJob:
+    made = parse(manifest(**{"metadata.uid": "0b5e7d2a", "metadata.generation": 1, **changes}))
+    return made.model_copy(update={"status": status}) if status else made
+
+
+def decided(observed: Observed) -> FineTuneJobStatus:
+    status = decide(observed, SETTINGS).status
+    assert status is not None
+    return status
+
+
+def started(**changes: Any) -> FineTuneJobStatus:
+    return decided(Observed(job(**changes), NOW, "nonce"))
+
+
+def child(**facts: Any) -> JobView:
+    return replace(JobView("j", "0b5e7d2a", NOW, None, "", frozenset(), 1, False), **facts)
+
+
+def ended_well(status: FineTuneJobStatus, result: Result | None = RESULT) -> PodView:
+    run = run_of(status)
+    words = TerminationMessage(
+        pod_uid="u", index=0, attempt=1, nonce=run.nonce, exit_code=0, world=1, config_digest=run.config_digest,
+        result=result,
+    )  # fmt: skip
+    return PodView(uid="u", name="p", index=0, owner_uid="j", scheduled=True, exit_code=0, message=words)
+
+
+def answer(
+    status: FineTuneJobStatus, phase: RankPhase = RankPhase.TRAIN, heartbeat: float = 1.0, **told: Any
+) -> PodStatus:
+    run = run_of(status)
+    rank = RankStatus(
+        rank=0, world=1, config_digest=run.config_digest or "", backend="gloo", zero_stage=2, phase=phase, step=1,
+        heartbeat=heartbeat,
+    )  # fmt: skip
+    progress = Progress(**{"step": 1, "total_steps": 2, "epoch": 0.5, **told})
+    return PodStatus(pod_uid="u", attempt=1, nonce=run.nonce, index=0, ranks=(rank,), progress=progress)
+
+
+def complete(**changes: Any) -> FineTuneJobStatus:
+    status = started(**changes)
+    success = Observed(job(status, **changes), NOW, "n", child(succeeded=frozenset({0})), (ended_well(status),))
+    return decided(success)
+
+
+def failed(status: FineTuneJobStatus, error: str = "no such column", log: tuple[str, ...] = ()) -> FineTuneJobStatus:
+    words = TerminationMessage(pod_uid="u", index=0, attempt=1, nonce="n", exit_code=76, error=error, log=log)
+    pod = PodView(uid="u", name="p", index=0, owner_uid="j", exit_code=76, message=words, ended=NOW)
+    return decided(Observed(job(status), NOW, "n", child(failure=NOW - timedelta(minutes=1)), (pod,)))
+
+
+@pytest.mark.parametrize(
+    "edit", [{"spec.image": "mended:1"}, {"spec.training.epochs": 1}, {"spec.podTemplate.labels": {"a": "b"}}]
+)
+def test_an_edit_before_the_children_are_made_asks_for_a_run_of_its_own(edit: dict[str, Any]) -> None:
+    """Some of the first run's children may be there, immutable: the next run must not meet them."""
+    first = started()
+    second = decided(Observed(job(first, **{"metadata.generation": 2, **edit}), NOW, "other"))
+    assert (run_of(second).number, run_of(second).generation) == (2, 2)
+    assert run_of(second).image == edit.get("spec.image", "trainer:1")
+
+
+def test_a_run_that_ends_after_an_edit_does_not_speak_for_the_edited_spec() -> None:
+    status = started()
+    edited = job(status, **{"metadata.generation": 2, "spec.training.seed": 3})
+    training = decided(Observed(edited, NOW, "n", child(), answers={"u": answer(status)}))
+    success = Observed(edited, NOW, "n", child(succeeded=frozenset({0})), (ended_well(status),))
+    for seen in (training, decided(success)):
+        assert seen.observed_generation == 1
+        assert {c.observed_generation for c in seen.conditions} == {1}
+    following = decided(
+        Observed(job(decided(success), **{"metadata.generation": 2, "spec.training.seed": 3}), NOW, "n")
+    )
+    assert (run_of(following).number, following.observed_generation) == (2, 2)
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_a_fault_that_went_away_by_itself_leaves_the_word_on_the_newest_run(success: bool) -> None:
+    ended = complete() if success else failed(started())
+    stalled = decide_invalid(ended, 1, ("an operator of another version could not read it",), NOW).status
+    assert stalled is not None
+    again = decided(Observed(job(stalled), NOW, "n"))
+    assert again.conditions == ended.conditions
+    assert again.phase == ended.phase
+
+
+def test_a_job_at_rest_is_decided_to_be_as_it_is() -> None:
+    for rest in (complete(), failed(started())):
+        decision = decide(Observed(job(rest), NOW + timedelta(days=1), "n"), SETTINGS)
+        assert decision.status in (None, rest)
+        assert decision.look_again is None
+
+
+def test_while_the_model_is_loaded_the_message_says_that_all_ranks_have_reported() -> None:
+    status = started()
+    pods = (PodView(uid="u", name="p", index=0, owner_uid="j", scheduled=True, running=True),)
+    waiting = decided(Observed(job(status), NOW, "n", child(), pods))
+    assert "0 of 1" in next(c.message for c in waiting.conditions if c.type == "Ready")
+    loading = decided(Observed(job(waiting), NOW, "n", child(), pods, {"u": answer(status, RankPhase.LOAD)}))
+    assert condition(loading, "WorldReady")[0] == "True"
+    assert "1 of 1" in next(c.message for c in loading.conditions if c.type == "Ready")
+
+
+def test_metrics_that_are_not_finite_are_left_out() -> None:
+    """An API server refuses Infinity, and the run would never end."""
+    status = started()
+    wild = RESULT.model_copy(update={"base_metrics": {"perplexity": math.inf, "f1": 0.5}, "metrics": {"f1": math.nan}})
+    success = Observed(job(status), NOW, "n", child(succeeded=frozenset({0})), (ended_well(status, wild),))
+    evaluation = decided(success).evaluation
+    assert evaluation is not None
+    assert (evaluation.base, evaluation.final) == ({"f1": 0.5}, {})
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"epoch": math.inf}, {"loss": math.nan}, {"eta_seconds": math.inf}, {"step": 10**30}, {"heartbeat": 1e30}],
+)
+def test_an_answer_with_numbers_that_no_status_holds_is_no_answer(nonsense: dict[str, Any]) -> None:
+    run = run_of(started())
+    assert valid(run, answer(started()), "u")
+    assert not valid(run, answer(started(), **nonsense), "u")
+
+
+def test_success_whose_word_was_lost_with_its_pod_is_of_unknown_class() -> None:
+    status = started()
+    lost = decided(Observed(job(status), NOW, "n", child(succeeded=frozenset({0}))))
+    assert (lost.ledger[0].failure, lost.ledger[0].message) == (
+        "Unknown",
+        "all pods ended well, but rank 0's pod is gone and with it the word on its result",
+    )
+
+
+@pytest.mark.parametrize("letter", ["x", "漢"])
+def test_a_status_stays_below_32_kib(letter: str) -> None:
+    status = started()
+    for number in range(1, 30):
+        status = failed(status, error=letter * 1200, log=tuple(letter * 60 for _ in range(20)))
+        run = run_of(status).model_copy(update={"completion_time": None, "number": number})
+        status = status.model_copy(update={"run": run})
+    stuck = PodView(uid="u", name="p", index=0, owner_uid="j", waiting=letter * 30_000)
+    status = decided(Observed(job(status), NOW, "n", child(), (stuck,)))
+    written = json.dumps(status.model_dump(mode="json", by_alias=True, exclude_none=True), ensure_ascii=False)
+    assert len(written.encode()) < MAX_STATUS_BYTES
+    assert [bool(entry.log) for entry in status.ledger][-4:] == [False, True, True, True]

@@ -1,0 +1,117 @@
+"""What one reconcile costs the API server and the agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from support.clusters import NOW, World, condition, run_of
+from support.manifests import manifest
+
+from finetune_operator.core.settings import Settings
+from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.finetunejobs import admit
+from finetune_operator.local.scripted import ScriptedDriver
+from finetune_operator.protocol import FINETUNEJOBS, JOBS, ForbiddenError, Object, Resource
+from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.intake import Key
+from finetune_operator.runtime.reconciler import Reconciler
+
+KEY = Key("default", "clauses")
+SETTINGS = Settings(image="trainer:test", progress_interval=10, peers_interval=60)
+
+
+class CountingCluster(LocalCluster):
+    """Counts what is asked of pods; refuses some creations."""
+
+    def __init__(self, driver: ScriptedDriver) -> None:
+        super().__init__(driver, admit=admit)
+        self.asked: Counter[str] = Counter()
+        self.created: Counter[str] = Counter()
+        self.refused = ""
+
+    async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
+        self.asked[pod["metadata"]["name"].split("-")[-2]] += 1
+        return await super().pod_status(pod, port, path, limit, timeout)
+
+    async def create(self, resource: Resource, manifest: Object) -> Object:
+        self.created[resource.kind] += 1
+        if resource.kind == self.refused:
+            raise ForbiddenError(403, "Forbidden", "exceeded quota")
+        return await super().create(resource, manifest)
+
+
+class Bench:
+    """A reconciler that is called by hand, with a clock that is set by hand."""
+
+    def __init__(self, world: World, cluster: CountingCluster) -> None:
+        self.world = world
+        self.cluster = cluster
+        self.now = NOW
+        self.reconciler = Reconciler(cluster, SETTINGS, Evidence(), now=lambda: self.now)
+
+    async def reconcile_until(self, what: Any) -> None:
+        async with asyncio.timeout(10):
+            while not what(await self.world.status()):
+                await self.reconciler.reconcile(KEY)
+                await asyncio.sleep(0.001)
+
+    async def version(self) -> str:
+        version: str = (await self.world.job())["metadata"]["resourceVersion"]
+        return version
+
+
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    answers: dict[str, bytes] = {}
+    driver = ScriptedDriver(automatic=True, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
+    cluster = CountingCluster(driver)
+    cluster.add_namespace("default")
+    await cluster.start()
+    try:
+        yield Bench(World(cluster, driver, answers), cluster)
+    finally:
+        await cluster.close()
+
+
+async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes() -> None:
+    """Each write of progress wakes the reconciler by its own event: it must not look, and write, at once again."""
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}))
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        pods = await made.world.pods(2)
+        run = run_of(await made.world.status())
+        for pod in pods:
+            made.world.say(pod, run, step=1)
+        await made.reconcile_until(lambda s: condition(s, "WorldReady")[0] == "True")
+        asked, version = Counter(made.cluster.asked), await made.version()
+        for step in range(2, 7):
+            made.world.say(pods[0], run, step=step)
+            assert await made.reconciler.reconcile(KEY) == SETTINGS.progress_interval
+        assert (made.cluster.asked, await made.version()) == (asked, version)
+
+        made.now += timedelta(seconds=10)
+        await made.reconciler.reconcile(KEY)
+        assert made.cluster.asked - asked == {"0": 1}
+        assert await made.version() != version
+
+        made.now += timedelta(seconds=60)
+        await made.reconciler.reconcile(KEY)
+        assert made.cluster.asked - asked == {"0": 2, "1": 1}
+
+
+async def test_a_refused_creation_is_tried_again_in_a_minute() -> None:
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest())
+        made.cluster.refused = JOBS.kind
+        await made.reconciler.reconcile(KEY)
+        assert await made.reconciler.reconcile(KEY) == 60
+        status = await made.world.status()
+        assert condition(status, "Stalled") == ("True", "Refused")
+        made.cluster.refused = ""
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        assert condition(await made.world.status(), "Stalled")[0] == "False"
