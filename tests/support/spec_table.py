@@ -172,6 +172,11 @@ CASES = (
         {"spec.resources": {"gpusPerNode": 1, "processesPerNode": 2}},
     ),
     _case("cpu that is no quantity", "resources.cpu: is not an amount", {"spec.resources.cpu": "four"}),
+    _case(
+        "an exponent that would keep an API server busy",
+        "resources.cpu: is not an amount",
+        {"spec.resources.cpu": "1e999"},
+    ),
     _case("no memory", "resources.memory: is not an amount", {"spec.resources.memory": "0"}),
     _case(
         "more shared memory than memory",

@@ -63,7 +63,7 @@ async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Fold
         rendezvous_port=free_port(),
         starting_interval=INTERVAL,
         progress_interval=INTERVAL,
-        settle=2,
+        settle=GRACE,
         grace=GRACE,
     )
     driver = ProcessDriver(folders)
