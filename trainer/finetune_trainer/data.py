@@ -26,7 +26,7 @@ from finetune_trainer.contract import Task
 from finetune_trainer.data_files import Side, read
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.paths import Paths
-from finetune_trainer.row_check import FEATURES, Row, RowCheck
+from finetune_trainer.row_check import FEATURES, Row, RowCheck, quoted
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def _labels(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Datas
     if len(train.first_with) == 1:
         (only,) = train.first_with
         raise InvalidError(
-            f"dataset.columns.label: all {train.count} training rows have the label {only[:80]!r} in "
+            f"dataset.columns.label: all {train.count} training rows have the label {quoted(only)} in "
             f"column {column!r}; give rows of at least two classes or name another column"
         )
     unknown = sorted(evaluation.first_with.keys() - train.first_with.keys())
     if unknown and dataset.evaluation_source is not None:
         row = evaluation.first_with[unknown[0]]
         raise InvalidError(
-            f"dataset.evaluation.uri: label {unknown[0][:80]!r} at {row} occurs in no training row; "
+            f"dataset.evaluation.uri: label {quoted(unknown[0])} at {row} occurs in no training row; "
             f"add such rows to {dataset.source.uri} or remove it here"
         )
     labels = train.first_with.keys() | evaluation.first_with.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from finetune_trainer.tasks import Batch, Task, task_of
 
 BATCHES_BETWEEN_POLLS = 10
 """How often ranks ask each other whether one was asked to stop."""
+LARGEST_LOSS = math.log(sys.float_info.max)
+"""Nats; of a greater loss the perplexity is infinite."""
 
 
 def evaluate(
@@ -29,7 +32,8 @@ def evaluate(
     Raises StoppedError when any rank is asked to stop, DivergedError when the loss is not finite.
     """
     task = task_of(config.task)
-    loss = MeanMetric(sync_on_compute=False).set_dtype(torch.float64).to(device)
+    # By default a NaN is left out of the mean with a warning: the other rows would hide that the model has diverged.
+    loss = MeanMetric(nan_strategy=math.inf, sync_on_compute=False).set_dtype(torch.float64).to(device)
     metrics: dict[str, Metric] = {}
     for name in config.metrics:
         if (metric := task.metric(name, prepared.classes)) is not None:
@@ -71,7 +75,7 @@ def load_batch(
 
 def _values(loss: MeanMetric, metrics: dict[str, Metric], config: RunConfig) -> dict[str, float]:
     mean = float(loss.compute())
-    if not math.isfinite(mean):
+    if not mean < LARGEST_LOSS:
         raise DivergedError(
             "the loss on the evaluation rows is not finite; lower training.learningRate or check the rows"
         )

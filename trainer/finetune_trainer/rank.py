@@ -82,6 +82,8 @@ def _failure(error: Exception) -> dict[str, object]:
     if not isinstance(error, TrainingError | SiblingError):
         traceback.print_exception(error)
         sentence = f"{type(error).__name__}: {error}"
+    # A file's name need not be Unicode, but JSON must.
+    sentence = sentence.encode(errors="backslashreplace").decode()
     sys.stderr.write(f"{sentence}\n")
     # The rank that failed by itself says when: what a sibling noticed of it may be written down a moment earlier.
     error_time = None if isinstance(error, SiblingError) else time.time()

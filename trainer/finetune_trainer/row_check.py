@@ -33,6 +33,10 @@ FEATURES = {
 ROLES = ("system", "user", "assistant", "tool")
 SHOWN = 8
 """Names in a list that a sentence gives before it says how many more there are."""
+LONGEST_NAME = 40
+"""Characters of a label, a role or a column's name. What is longer is likely somebody's text in the wrong place."""
+DEEP_MODES = ("I", "F")
+"""Of Pillow, for channels of 16 or 32 bits: its conversion to 8 bits does not scale but cuts, mostly to plain white."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class RowCheck:
                 raise InvalidError(f"{at} has message {number} without role and content as strings; write {shape}")
             if message["role"] not in ROLES:
                 raise InvalidError(
-                    f"{at} has role {message['role'][:40]!r} in message {number}; the roles are {_listed(ROLES)}"
+                    f"{at} has role {quoted(message["role"])} in message {number}; the roles are {_listed(ROLES)}"
                 )
             messages.append({"role": message["role"], "content": message["content"]})
         if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
@@ -156,10 +160,16 @@ class RowCheck:
         try:
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()
+                mode = picture.mode
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
             raise InvalidError(
                 f"dataset.columns.{name}: picture {shown} cannot be decoded; replace or remove it"
             ) from None
+        if mode.startswith(DEEP_MODES):
+            raise InvalidError(
+                f"dataset.columns.image: picture {shown} has more than 8 bits per channel, which models cannot read; "
+                "scale it to 8 bits"
+            )
         return {"bytes": None if path else content, "path": path}, content
 
     def _label(self, raw: RawRow) -> str:
@@ -169,6 +179,7 @@ class RowCheck:
         if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             return str(int(value)) if value == int(value) else str(value)
         if isinstance(value, str) and value.strip():
+            self._encoded("label", value, raw)
             return value.strip()
         if value is None or isinstance(value, (str, float)):
             raise InvalidError(f"{self._at('label', raw)} has no label; fill it in or remove the row")
@@ -213,4 +224,9 @@ def _kind(value: Any) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(name if len(name) <= LONGEST_NAME else quoted(name) for name in names[:SHOWN]) + more
+
+
+def quoted(name: str) -> str:
+    """A name as a sentence gives it; of one that is too long to be a name, the length alone."""
+    return repr(name) if len(name) <= LONGEST_NAME else f"one of {len(name)} characters"
