@@ -31,7 +31,7 @@ test-slow: $(READY)  ## The tests that take longer
 
 test-cluster: $(READY)  ## The tests on a real cluster; needs KUBECONFIG and kubectl
 	@test -n "$$KUBECONFIG" || { echo "make test-cluster: set KUBECONFIG to a cluster whose namespaces you may create"; exit 2; }
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest -m cluster tests/cluster tests/contract
 
 test-docs: $(READY)  ## The commands in README and docs
 	$(BIN)/pytest tests/docs
