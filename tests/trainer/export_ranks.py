@@ -15,8 +15,8 @@ LOGITS_FILE = "logits.pt"
 BATCH_FILE = "batch.pt"
 
 
-def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int, int]:
-    """Trained parameters and all. The logits lie beside the result."""
+def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int, int] | None:
+    """Trained parameters and all, from rank 0. The logits lie beside the result."""
     ranks.first(lambda: prepare(config, paths))
     prepared = ranks.every(lambda: Prepared.load(config, paths))
     engine = load_engine(config, prepared, ranks)
@@ -27,9 +27,9 @@ def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int
     if ranks.rank == 0:
         torch.save(logits, paths.run(config) / LOGITS_FILE)
         torch.save(fixed_batch(config), paths.run(config) / BATCH_FILE)
-    exported = export(engine, prepared.settings.processor, config, paths)
+    exported = export(engine, prepared.settings.processor, config, paths, ranks)
     engine.destroy()
-    return exported.trainable_parameters, exported.parameters
+    return exported and (exported.trainable_parameters, exported.parameters)
 
 
 def fixed_batch(config: RunConfig) -> dict[str, torch.Tensor]:

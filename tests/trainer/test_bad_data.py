@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 from trainer.fixtures_data import CLAUSES, COLUMNS, dataset, workspace, write_csv, write_jsonl, write_pictures
 
 from finetune_trainer import contract
@@ -18,6 +19,7 @@ from finetune_trainer.errors import InvalidError
 
 MESSAGES = Columns(messages="chat")
 PICTURES = Columns(image="image", label="label")
+NOTE = "Mrs Miller has had a fever since Monday and is allergic to w"
 USER = {"role": "user", "content": "Hello"}
 
 
@@ -70,6 +72,11 @@ def broken_picture(folder: Path) -> None:
     write_pictures(folder / "shop")
     file = folder / "shop/cup/3.png"
     file.write_bytes(file.read_bytes()[:40])
+
+
+def deep_picture(folder: Path) -> None:
+    write_pictures(folder / "shop")
+    Image.new("I;16", (8, 8), 40_000).save(folder / "shop/cup/3.png")
 
 
 def latin1_csv(folder: Path) -> None:
@@ -195,6 +202,12 @@ CASES = [
         uri="workspace://t.csv",
     ),
     Case(
+        "two columns of one name",
+        text("t.csv", "clause,type,clause\nfee,a,b\nno fee,b,c\n"),
+        "dataset.uri: workspace://t.csv has the same name over columns 1 and 3; rename one",
+        uri="workspace://t.csv",
+    ),
+    Case(
         "a quote that is never closed",
         text("t.csv", 'clause,type\nfee,a\n"no fee,b\n'),
         "dataset.uri: workspace://t.csv line 3 is not CSV (unexpected end of data); mend or remove that line",
@@ -286,6 +299,34 @@ CASES = [
         row(3, type=["rent"]),
         "dataset.columns.label: t.jsonl:3: column 'type' holds a list; a label is a name or a number",
     ),
+    Case(
+        "a label that is no Unicode",
+        line(2, '{"clause": "x", "type": "\\ud800"}'),
+        "dataset.columns.label: t.jsonl:2: column 'type' holds half a surrogate pair, which is no character; "
+        "mend or remove the row",
+    ),
+    # somebody's text in the wrong place
+    Case(
+        "a table without header",
+        text("t.csv", f"{NOTE},rent\n{NOTE},term\n"),
+        "dataset.columns.text: workspace://t.csv has no column 'clause'; its columns are rent, one of 60 characters",
+        uri="workspace://t.csv",
+    ),
+    Case(
+        "texts named as labels",
+        all_of(good("t.jsonl"), lambda folder: write_jsonl(folder / "e.jsonl", [{"clause": "x", "type": NOTE}])),
+        "dataset.evaluation.uri: label one of 60 characters at e.jsonl:1 occurs in no training row; "
+        "add such rows to workspace://t.jsonl or remove it here",
+        evaluation="workspace://e.jsonl",
+    ),
+    Case(
+        "a text named as role",
+        chat([{"role": NOTE, "content": "Hi"}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has role one of 60 characters in message 1; "
+        "the roles are system, user, assistant, tool",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
     # labels and sides
     Case(
         "one class only",
@@ -358,6 +399,15 @@ CASES = [
         "a picture that is cut off",
         broken_picture,
         "dataset.columns.image: picture cup/3.png cannot be decoded; replace or remove it",
+        uri="workspace://shop",
+        columns=PICTURES,
+        task="ImageClassification",
+    ),
+    Case(
+        "a picture of 16 bits",
+        deep_picture,
+        "dataset.columns.image: picture cup/3.png has more than 8 bits per channel, which models cannot read; "
+        "scale it to 8 bits",
         uri="workspace://shop",
         columns=PICTURES,
         task="ImageClassification",

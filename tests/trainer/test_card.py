@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 import yaml
 from PIL import Image
@@ -16,6 +17,7 @@ from trainer.fixtures_data import CLAUSES, run_config, workspace, write_jsonl
 
 from finetune_trainer.card import write_card
 from finetune_trainer.contract import Lora, Result, RunConfig, Source
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.export import export
 from finetune_trainer.model import load_model
 from finetune_trainer.paths import Paths
@@ -124,9 +126,6 @@ def test_the_lines_that_load_the_model_do_so(
 def save_untrained(config: RunConfig, paths: Paths) -> None:
     """What export writes for the start model as it is."""
     prepared = Prepared.load(config, paths)
-    dist.init_process_group("gloo", init_method=f"file://{paths.scratch}/store", rank=0, world_size=1)
-    try:
-        engine = SimpleNamespace(module=load_model(config, prepared, {}))
-        export(engine, prepared.settings.processor, config, paths)
-    finally:
-        dist.destroy_process_group()
+    engine = SimpleNamespace(module=load_model(config, prepared, {}))
+    ranks = Ranks(dist.HashStore(), rank=0, world=1, scratch=paths.scratch, device=torch.device("cpu"))
+    export(engine, prepared.settings.processor, config, paths, ranks)

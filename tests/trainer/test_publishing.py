@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,19 +14,19 @@ import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from trainer.base_models import MODELS, tokenizer
 from trainer.fixtures_data import run_config, workspace
+from transformers import BartConfig, BartForSequenceClassification
 
 from finetune_trainer.contract import Lora, RunConfig
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.export import Exported, digest_of, export, load_result
 from finetune_trainer.paths import Paths
 
 CONFIG = run_config(task="CausalLM", lora=Lora(rank=4, alpha=8, dropout=0.0), merge=True)
 
 
-@pytest.fixture(autouse=True)
-def world_of_one(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+def alone() -> Ranks:
+    """A world of one rank."""
+    return Ranks(dist.HashStore(), rank=0, world=1, scratch=Path(), device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ class BrokenProcessor:
 
 
 def exported(paths: Paths, engine: Any, processor: Any = None, config: RunConfig = CONFIG) -> Exported:
-    return export(engine, processor or tokenizer(), config, paths)
+    result = export(engine, processor or tokenizer(), config, paths, alone())
+    assert result is not None
+    return result
 
 
 def test_the_digest_is_that_of_the_published_files_and_the_card_does_not_change_it(paths: Paths) -> None:
@@ -66,6 +68,24 @@ def test_the_digest_is_that_of_the_published_files_and_the_card_does_not_change_
     assert result.digest == digest_of(folder)
     (folder / "adapter_config.json").write_text("{}")
     assert result.digest != digest_of(folder)
+
+
+def test_files_may_be_read_and_replaced_by_the_workspaces_group(paths: Paths) -> None:
+    exported(paths, trained_adapter(paths))
+    files = [path for path in paths.output(CONFIG).rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"adapter_model.safetensors", "model.safetensors"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o664}
+
+
+def test_the_merged_copy_of_an_encoder_decoder_classifier_is_checked(paths: Paths) -> None:
+    config = CONFIG.model_copy(update={"task": "SequenceClassification"})
+    base = BartForSequenceClassification(
+        BartConfig(vocab_size=64, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                   decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=32)
+    )  # fmt: skip
+    base.save_pretrained(paths.run(config) / "start")
+    adapter = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"]), autocast_adapter_dtype=False)
+    assert exported(paths, SimpleNamespace(module=adapter), config=config).merged_path is not None
 
 
 def test_a_failure_while_saving_leaves_nothing_at_the_path(paths: Paths) -> None:

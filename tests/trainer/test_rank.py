@@ -69,3 +69,17 @@ def test_a_world_of_another_size_is_a_mismatch(tmp_path: Path) -> None:
     assert end.exit_code == ExitCode.MISMATCH
     assert end.error == "rank 0 is one of 3 processes, but the run was planned for 2"
     assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_is_no_unicode_does_not_cost_the_sentence(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / os.fsdecode(b"caf\xe9.jsonl")).write_text("{")
+    config = tiny.run_config(tiny.SEQUENCE, model, rows)
+    one = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "finetune_trainer.rank"]
+    start(config, tmp_path, one)
+    (end,) = ends(tmp_path)
+    assert end.exit_code == ExitCode.INVALID
+    assert end.error is not None
+    assert "caf\\udce9.jsonl line 1 is not JSON" in end.error

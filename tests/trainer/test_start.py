@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from trainer import tiny
-from transformers import AutoConfig
+from transformers import AutoConfig, ResNetConfig, SiglipConfig
 
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
@@ -62,6 +63,11 @@ def test_new_parameters_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_the_start_checkpoint_may_be_read_by_the_workspaces_group(tmp_path: Path) -> None:
+    _, start, _ = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    assert {stat.S_IMODE(path.stat().st_mode) for path in start.start.iterdir()} == {0o664}
+
+
 def test_what_the_base_lacks_is_trained_in_full_beside_an_adapter(tmp_path: Path) -> None:
     bert = tiny.bert()
     base = tiny.AUTO_CLASSES[tiny.CAUSAL_LM].from_config(tiny.bert(is_decoder=True))
@@ -92,6 +98,30 @@ def test_target_modules_may_be_chosen(tmp_path: Path) -> None:
     lora = LORA.model_copy(update={"target_modules": ("attention.self.query", "value")})
     config, start, _ = prepared(tmp_path, tiny.SEQUENCE, tiny.bert(), lora=lora)
     assert adapted(load_model(config, start, {})) == {"query", "value"}
+
+
+def test_only_the_head_of_a_classifier_with_another_prefix_is_trained_in_full(tmp_path: Path) -> None:
+    tower = {**tiny.SHAPE, "image_size": tiny.IMAGE_SIZE, "patch_size": 4}
+    siglip = SiglipConfig(vision_config=tower, text_config=tiny.SHAPE, num_labels=len(tiny.LABELS))
+    config, start, _ = prepared(tmp_path, tiny.IMAGE, siglip, lora=LORA)
+    model = load_model(config, start, {})
+    in_full = {name for name in trained(model) if "lora_" not in name}
+    assert in_full == {f"base_model.model.classifier.modules_to_save.default.{kind}" for kind in ("weight", "bias")}
+    assert {"q_proj", "v_proj", "fc1", "fc2"} <= adapted(model)
+
+
+def test_layers_that_cannot_be_adapted_are_refused_by_name(tmp_path: Path) -> None:
+    lora = LORA.model_copy(update={"target_modules": ("query", "attention")})
+    config, start, _ = prepared(tmp_path, tiny.SEQUENCE, tiny.bert(), lora=lora)
+    with pytest.raises(InvalidError, match=r"method\.targetModules: attention is no layer .* can have an adapter"):
+        load_model(config, start, {})
+
+
+def test_batch_normalisation_refuses_an_adapter(tmp_path: Path) -> None:
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=len(tiny.LABELS))
+    config, start, _ = prepared(tmp_path, tiny.IMAGE, resnet, lora=LORA)
+    with pytest.raises(InvalidError, match=r"method\.type: LoRA cannot train a model with batch normalisation"):
+        load_model(config, start, {})
 
 
 def test_an_adapter_is_in_the_precision_of_its_base(tmp_path: Path) -> None:
@@ -161,6 +191,13 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model" / "model.safetensors")
     with pytest.raises(InvalidError, match=r"model\.uri: the weights of .* have none of the names"):
+        prepare(config, paths)
+
+
+def test_weights_that_lack_a_layer_are_refused(tmp_path: Path) -> None:
+    config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    AutoConfig.from_pretrained(tmp_path / "model", num_hidden_layers=3).save_pretrained(tmp_path / "model")
+    with pytest.raises(InvalidError, match=r"model\.uri: the weights of .* lack bert\.encoder\.layer\.2\."):
         prepare(config, paths)
 
 

@@ -20,6 +20,11 @@ MARKED_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}{% generation %}{{ m.content }} <end>"
     "{% endgeneration %} {% else %}{{ m.content }} <end> {% endif %}{% endfor %}"
 )
+THINKING_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' and loop.last %}w59 {% endif %}{{ m.content }}"
+    " <end> {% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+"""As Qwen3's: only the last answer begins with (empty) thoughts."""
 CHAT = [
     {"role": "user", "content": "w1 w2"},
     {"role": "assistant", "content": "w3"},
@@ -67,6 +72,12 @@ def test_only_the_assistants_words_and_their_ends_are_learned(template: str) -> 
     assert tokenizer.decode(supervised.ids).split() == [
         word for message in CHAT for word in (f"<{message['role']}>", *message["content"].split(), END)
     ]
+
+
+def test_an_answer_that_is_written_otherwise_when_it_is_the_last_one_is_learned() -> None:
+    tokenizer = tiny.tokenizer(pad=True, template=THINKING_TEMPLATE)
+    supervised = chat(tokenizer, CHAT, "rows.jsonl:1")
+    assert learned(tokenizer, supervised) == ["w3", END, "w59", "w5", "w6", END]
 
 
 def test_messages_need_a_chat_template() -> None:

@@ -197,6 +197,11 @@ def _read_csv(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow]:
     line = 1
     try:
         header = next(reader, [])
+        for place, column in enumerate(header, 1):
+            if column and column in header[: place - 1]:
+                raise InvalidError(
+                    f"{field}: {uri} has the same name over columns {header.index(column) + 1} and {place}; rename one"
+                )
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):

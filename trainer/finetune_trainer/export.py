@@ -3,7 +3,7 @@
 Every rank takes part: under ZeRO-3 parameters are gathered in groups of bounded size and copied to rank 0's main
 memory, so that no GPU ever holds the whole model. Rank 0 writes into a temporary sibling, syncs it to the disk and
 renames it: at the result's path there is a whole result or none. A failure on rank 0 is told to all ranks, so that none
-waits for it.
+waits for it. Files may be read and replaced by the workspace's group, as everything there.
 
 An adapter belongs to the run's start checkpoint (`start` beside the result), which has the new head and vocabulary:
 `base_model_name_or_path` names that folder.
@@ -15,13 +15,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from peft import PeftConfig, PeftModel
 from PIL import Image
 from torch import nn
@@ -33,6 +32,7 @@ from transformers import (
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune_trainer.contract import RunConfig, Task
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.paths import Paths
 
 AUTO_CLASSES: dict[Task, Any] = {
@@ -46,6 +46,7 @@ MERGED_FOLDER = "merged"
 """Of the result."""
 CARD_FILES = frozenset({"README.md", "loss.png"})
 """They tell about the model and are no part of it: the digest leaves them out."""
+FILE_MODE = 0o664
 GATHERED_AT_ONCE = 50_000_000
 """Elements of sharded parameters that are whole on every rank at the same time."""
 MERGE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -63,34 +64,31 @@ class Exported:
     trainable_parameters: int
 
 
-def export(engine: Any, processor: Any, config: RunConfig, paths: Paths) -> Exported:
-    """Save the engine's model, with its tokenizer or image processor. All ranks call this and get the same answer.
+def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: Ranks) -> Exported | None:
+    """Save the engine's model, with its tokenizer or image processor. All ranks call this; rank 0 gets the answer.
 
-    Raises RuntimeError on every rank when rank 0 cannot save, or when the merged copy does not answer as the adapter.
+    Raises RuntimeError when rank 0 cannot save, or when the merged copy does not answer as the adapter; the other ranks
+    raise SiblingError.
     """
     model = engine.module
-    is_first = dist.get_rank() == 0
     parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
-    state = _gather(model, only_trained=isinstance(model, PeftModel), keep=is_first)
-    answer: list[Any] = [None]
-    if is_first:
+    state = _gather(model, only_trained=isinstance(model, PeftModel), keep=ranks.rank == 0)
+
+    def saved() -> Exported:
         try:
             digest = _save(model, state, processor, config, paths)
-            answer = [
-                Exported(
-                    path=str(config.output),
-                    digest=digest,
-                    merged_path=str(config.output / MERGED_FOLDER) if config.merge else None,
-                    parameters=sum(count for count, _ in parameters),
-                    trainable_parameters=sum(count for count, trained in parameters if trained),
-                )
-            ]
         except Exception as error:
-            answer = [error]
-    dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], Exception):
-        raise RuntimeError(f"the result could not be saved in {config.output}: {answer[0]}") from answer[0]
-    return answer[0]
+            raise RuntimeError(f"the result could not be saved in {config.output}: {error}") from error
+        return Exported(
+            path=str(config.output),
+            digest=digest,
+            merged_path=str(config.output / MERGED_FOLDER) if config.merge else None,
+            parameters=sum(count for count, _ in parameters),
+            trainable_parameters=sum(count for count, trained in parameters if trained),
+        )
+
+    # Not in a collective: writing and merging a large model may take longer than one waits.
+    return ranks.first(saved)
 
 
 def load_result(folder: Path, task: Task, start: Path | None = None) -> nn.Module:
@@ -120,6 +118,14 @@ def digest_of(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def share(folder: Path) -> None:
+    """Let the group read and write the files: safetensors makes them for their owner alone, whatever the umask is."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        # Volumes whose modes are an option of the mount refuse; there is nothing to mend there.
+        with suppress(OSError):
+            path.chmod(FILE_MODE)
 
 
 # ---- gathering ------------------------------------------------------------------------------------------------------
@@ -184,6 +190,7 @@ def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: Ru
     if config.merge:
         _save_merged(temporary, start, processor, config)
     digest = digest_of(temporary)
+    share(temporary)
     _sync(temporary)
     _publish(temporary, output)
     return digest
@@ -208,14 +215,21 @@ def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) 
 
 
 def _held_batch(model: PeftModel, processor: Any, config: RunConfig) -> dict[str, torch.Tensor]:
-    """Four inputs drawn by the run's seed: token ids (4, 16), or pixels (4, channels, height, width)."""
+    """Four inputs drawn by the run's seed: token ids (4, 16), or pixels (4, channels, height, width).
+
+    For encoder-decoders each row of tokens ends with the only end-of-text token in it: there classifiers answer."""
     generator = torch.Generator().manual_seed(config.training.seed)
     if config.task == "ImageClassification":
         mode, channels = ("L", 1) if getattr(model.config, "num_channels", 3) == 1 else ("RGB", 3)
         noise = torch.randint(0, 256, (4, 64 * 64 * channels), dtype=torch.uint8, generator=generator)
         pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
         return {"pixel_values": processor(images=pictures, return_tensors="pt")["pixel_values"].to(model.dtype)}
-    tokens = torch.randint(0, model.get_input_embeddings().num_embeddings, (4, 16), generator=generator)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = torch.randint(0, vocabulary, (4, 16), generator=generator)
+    if model.config.is_encoder_decoder:
+        end = model.config.eos_token_id
+        tokens[tokens == end] = (end + 1) % vocabulary
+        tokens[:, -1] = end
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 

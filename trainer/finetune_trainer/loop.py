@@ -96,7 +96,7 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
 
     ranks.stop_together()
     report.phase(Phase.EXPORT)
-    exported = export(engine, prepared.settings.processor, config, paths)
+    exported = export(engine, prepared.settings.processor, config, paths, ranks)
     engine.destroy()
     del engine
     gc.collect()
@@ -104,6 +104,7 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
     report.phase(Phase.EVAL)
 
     def measured() -> Result:
+        assert exported is not None, "rank 0 has saved"
         model = load_result(paths.output(config), config.task).to(ranks.device)
         metrics = evaluate(model, prepared, config, ranks.device, None)
         report.evaluation(total, total / sampler.steps_per_epoch, metrics, "final")

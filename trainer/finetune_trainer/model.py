@@ -57,12 +57,16 @@ def _sharded_loading(config: RunConfig, deepspeed: dict[str, Any]) -> Iterator[N
 
 def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> LoraConfig:
     """Low-rank adapters on the wanted layers; heads of classifiers and all new parameters in full."""
+    _refuse_running_statistics(model)
     in_full = _modules_in_full(model, prepared)
     excluded = [name for name, module in _linears(model) if _within(name, in_full) or _is_output(model, module)]
     layers = sorted({name.rpartition(".")[2] for name, _ in _linears(model) if name not in excluded})
+    if not layers:
+        raise InvalidError("method.type: LoRA finds no linear layer in the model's body to adapt; use Full")
     targets = lora.target_modules or layers
     for target in targets:
-        if not any(_ends(name, target) and name not in excluded for name, _ in model.named_modules()):
+        named = [module for name, module in model.named_modules() if _ends(name, target) and name not in excluded]
+        if not named or not all(isinstance(module, LINEAR) for module in named):
             raise InvalidError(
                 f"method.targetModules: {target} is no layer of the model that can have an adapter; "
                 f"its linear layers are {', '.join(layers)}"
@@ -78,6 +82,15 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
     )
 
 
+def _refuse_running_statistics(model: nn.Module) -> None:
+    """Training changes them whether they are frozen or not, and an adapter does not hold them."""
+    if any(getattr(module, "running_mean", None) is not None for module in model.modules()):
+        raise InvalidError(
+            "method.type: LoRA cannot train a model with batch normalisation, whose running statistics "
+            "no adapter holds; use Full"
+        )
+
+
 def _modules_in_full(model: PreTrainedModel, prepared: Prepared) -> list[str]:
     """The innermost modules that own a new parameter, and the head of a classifier, new or not."""
     owners = {parameter.rpartition(".")[0] for parameter in prepared.new_parameters}
@@ -86,12 +99,23 @@ def _modules_in_full(model: PreTrainedModel, prepared: Prepared) -> list[str]:
             f"method.type: LoRA cannot train {prepared.new_parameters[0]} in full, which the model lacks; use Full"
         )
     if prepared.classes:
+        body = _body(model)
         for child, module in model.named_children():
-            if child != model.base_model_prefix:
+            if child != body:
                 owners.update(
                     f"{child}.{name}".rstrip(".") for name, _ in module.named_modules() if _owns(module, name)
                 )
     return sorted(owners)
+
+
+def _body(model: PreTrainedModel) -> str:
+    """The name of the child that is no head. `base_model_prefix` is not always one: that of CLIP's and SigLIP's
+    classifiers is the name of the two-towered model. There it is the child with the most parameters."""
+    children = dict(model.named_children())
+    if model.base_model_prefix in children:
+        return model.base_model_prefix
+    # Under ZeRO-3 a parameter's own number of elements is that of its shard.
+    return max(children, key=lambda name: sum(getattr(p, "ds_numel", p.numel()) for p in children[name].parameters()))
 
 
 def _owns(module: nn.Module, name: str) -> bool:

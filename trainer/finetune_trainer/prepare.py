@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from finetune_trainer.contract import RunConfig, Source
 from finetune_trainer.data import Rows, load_rows
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.export import AUTO_CLASSES, START_FOLDER
+from finetune_trainer.export import AUTO_CLASSES, START_FOLDER, share
 from finetune_trainer.paths import Paths
 from finetune_trainer.tasks import Settings, Task, task_of
 
@@ -32,6 +33,8 @@ PREPARED_FOLDER = "prepared"
 FACTS_FILE = "facts.json"
 UNUSED_FILES = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "original/*"]
 """Weights of other frameworks in hub repositories."""
+NUMBERED = re.compile(r"\.\d+\.")
+"""In the name of a parameter: it belongs to one of several like layers."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -84,6 +87,7 @@ def prepare(config: RunConfig, paths: Paths) -> None:
     task.adapt(model, processor)
     model.save_pretrained(start)
     processor.save_pretrained(start)
+    share(start)
     settings = Settings(processor, model.config, config.training.sequence_length)
     task.encode(rows.train, settings).save_to_disk(str(folder / "train"))
     task.encode(rows.evaluation, settings).save_to_disk(str(folder / "evaluation"))
@@ -197,6 +201,13 @@ def _start_model(
         raise InvalidError(
             f"model.uri: the weights of {config.model.uri} have none of the names that its config.json asks for; "
             "give a folder whose weights and config.json belong together"
+        )
+    # A head or a pooler may be new; a layer among layers would be noise that all others have to pass through.
+    if lost := sorted(name for name in body & new if NUMBERED.search(name)):
+        raise InvalidError(
+            f"model.uri: the weights of {config.model.uri} lack {lost[0]} or have it in another shape, and so "
+            f"{len(lost)} parameters that config.json asks for; give a folder whose weights and config.json belong "
+            "together"
         )
     return model, new
 

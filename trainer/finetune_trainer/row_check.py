@@ -120,7 +120,7 @@ class RowCheck:
                 raise InvalidError(f"{at} has message {number} without role and content as strings; write {shape}")
             if message["role"] not in ROLES:
                 raise InvalidError(
-                    f"{at} has role {quoted(message["role"])} in message {number}; the roles are {_listed(ROLES)}"
+                    f"{at} has role {quoted(message['role'])} in message {number}; the roles are {_listed(ROLES)}"
                 )
             messages.append({"role": message["role"], "content": message["content"]})
         if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):

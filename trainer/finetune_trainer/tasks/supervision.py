@@ -73,8 +73,22 @@ def _compared(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Supervi
             continue
         begin = _common(_rendered(tokenizer, messages[:turn], answering=True), ids)
         end = _common(_rendered(tokenizer, messages[: turn + 1]), ids)
+        if end <= begin:
+            begin, end = _answer_before_others(tokenizer, messages, turn, ids)
         learned[begin:end] = [True] * (end - begin)
     return Supervised(ids, learned)
+
+
+def _answer_before_others(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, turn: int, ids: Sequence[int]
+) -> tuple[int, int]:
+    """Begin and end of an answer that the template writes otherwise when it is the last one, as those of models that
+    think do: the tokens that are gone when its content is, and the one after them, which ends the turn."""
+    emptied = [*messages[:turn], {**messages[turn], "content": ""}, *messages[turn + 1 :]]
+    without = _rendered(tokenizer, emptied)
+    begin = _common(without, ids)
+    after = min(_common(without[::-1], ids[::-1]), len(without) - begin)
+    return begin, min(len(ids) - after + 1, len(ids))
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, answering: bool = False) -> list[int]:

@@ -1,0 +1,54 @@
+"""An evaluation never hides that a model has diverged."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from trainer import tiny
+
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.errors import DivergedError
+from finetune_trainer.evaluate import evaluate
+from finetune_trainer.prepare import Prepared, prepare
+
+
+class Fixed(torch.nn.Module):
+    """Gives logits of `value` for the first row that it sees, and zeros for all others."""
+
+    def __init__(self, value: float, vocabulary: int) -> None:
+        super().__init__()
+        self._values = [value]
+        self._vocabulary = vocabulary
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        logits = torch.zeros(*input_ids.shape, self._vocabulary)
+        if self._values:
+            logits[0, :, 0] = self._values.pop()
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Prepared]:
+    folder = tmp_path_factory.mktemp("run")
+    base = tiny.save_model(folder / "model", tiny.CAUSAL_LM, tiny.llama())
+    evaluation = tiny.prompts(folder / "evaluation.jsonl", 6)
+    paths = tiny.paths_in(folder)
+    config = tiny.run_config(tiny.CAUSAL_LM, base, tiny.prompts(folder / "rows.jsonl", 6), evaluation)
+    prepare(config, paths)
+    return config, Prepared.load(config, paths)
+
+
+def test_rows_of_equal_chances_have_the_perplexity_of_the_vocabulary(run: tuple[RunConfig, Prepared]) -> None:
+    config, prepared = run
+    metrics = evaluate(Fixed(0.0, tiny.VOCABULARY), prepared, config, torch.device("cpu"), None)
+    assert metrics["perplexity"] == pytest.approx(tiny.VOCABULARY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9], ids=["not a number", "infinite", "beyond exp"])
+def test_one_bad_row_among_good_ones_is_a_divergence(value: float, run: tuple[RunConfig, Prepared]) -> None:
+    config, prepared = run
+    with pytest.raises(DivergedError, match="not finite"):
+        evaluate(Fixed(value, tiny.VOCABULARY), prepared, config, torch.device("cpu"), None)
