@@ -55,6 +55,8 @@ class Ranks:
     scratch: Path
     """Of this pod; a stop request lies there."""
     device: torch.device
+    on_failure: Callable[[Exception], object] = lambda error: None
+    """Called with this rank's own error before its siblings hear of it: what they do then may end this process."""
     _agreements: int = field(default=0, init=False)
 
     def first(self, action: Callable[[], T]) -> T | None:
@@ -70,6 +72,7 @@ class Ranks:
         try:
             result = action()
         except Exception as error:
+            self.on_failure(error)
             self.store.set(failure, json.dumps([self.rank, exit_code_of(error), str(error) or repr(error)]))
             self._tell(told)
             raise

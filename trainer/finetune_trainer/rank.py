@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -31,17 +32,29 @@ def main() -> int:
     config = RunConfig.model_validate_json(Path(os.environ[contract.ENV_RUN_CONFIG]).read_text())
     paths = Paths.from_environment()
     ended = RankExit(rank=rank, exit_code=ExitCode.DONE, world=world, config_digest=config.digest)
+    exit_file = paths.scratch / contract.rank_exit_file(rank)
+
+    def leave(**fields: object) -> int:
+        left = ended.model_copy(update={**fields, "step": _last_step(paths, rank)})
+        _write(exit_file, left.to_json())
+        return left.exit_code
+
+    def fail(error: Exception) -> int:
+        return leave(**_failure(error))
+
     try:
-        ended = ended.model_copy(update={"result": run(config, paths, rank, world)})
+        return leave(result=run(config, paths, rank, world, on_failure=fail))
     except Exception as error:
-        ended = ended.model_copy(update=_failure(error))
-    ended = ended.model_copy(update={"step": _last_step(paths, rank)})
-    _write(paths.scratch / contract.rank_exit_file(rank), ended.to_json())
-    return ended.exit_code
+        if exit_file.exists():  # the siblings were told, and before them the agent
+            return RankExit.model_validate_json(exit_file.read_bytes()).exit_code
+        return fail(error)
 
 
-def run(config: RunConfig, paths: Paths, rank: int, world: int) -> Result | None:
-    """Join the other ranks and train. Returns the result on rank 0. Raises MismatchError and what training raises."""
+def run(
+    config: RunConfig, paths: Paths, rank: int, world: int, on_failure: Callable[[Exception], object]
+) -> Result | None:
+    """Join the other ranks and train. Returns the result on rank 0. Raises MismatchError and what training raises;
+    an error that the siblings are told of is given to `on_failure` before."""
     if world != config.world.size:
         raise MismatchError(f"rank {rank} is one of {world} processes, but the run was planned for {config.world.size}")
     # Read when DeepSpeed is imported.
@@ -60,6 +73,7 @@ def run(config: RunConfig, paths: Paths, rank: int, world: int) -> Result | None
     datasets.disable_progress_bars()
 
     ranks = join(config, rank, world, int(os.environ["LOCAL_RANK"]), paths.scratch)
+    ranks.on_failure = on_failure
     with Report(config, paths, rank, torch.distributed.get_backend()) as report:
         ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
         result = train(config, paths, ranks, report)

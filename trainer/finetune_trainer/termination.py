@@ -99,7 +99,8 @@ def cause_of(end: End) -> Cause:
         return killed
     if earliest is not None:
         error = earliest.error or f"Rank {earliest.rank} ended with exit code {earliest.exit_code} and gave no reason."
-        return Cause(earliest.exit_code, earliest.rank, error, earliest.error_time or end.time)
+        # Without a time if all failed for a sibling's sake: another pod's word is the cause.
+        return Cause(earliest.exit_code, earliest.rank, error, earliest.error_time)
     if missing := _missing(end):
         return Cause(INFRASTRUCTURE, missing[0], _unexplained(end, missing), end.time)
     return _checked_success(end)

@@ -44,7 +44,7 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
         return _taken(first_taken)
     if first_failed:
         return _failed(first_failed)
-    stopped = next((p for p in pods if p.exit_code == ExitCode.PREEMPTED or p.deleted), None)
+    stopped = next((p for p in pods if _code(p) == ExitCode.PREEMPTED or p.deleted), None)
     if stopped:
         return Cause(
             FailureClass.PREEMPTED,
@@ -60,8 +60,10 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
 
 
 def _failed_at(pod: PodView) -> datetime:
+    """A pod that says what went wrong, but not when, only heard of it from another one."""
     told = from_seconds(pod.message.error_time) if pod.message and pod.message.error_time else None
-    return told or pod.ended or _LATE
+    heard = pod.message is not None and pod.message.error is not None and pod.message.error_time is None
+    return told or (_LATE if heard else pod.ended) or _LATE
 
 
 def _taken_at(pod: PodView) -> datetime:
@@ -79,9 +81,16 @@ def _stopped_by_controller(pod: PodView, child: JobView | None) -> bool:
 
 def _stopped(pod: PodView, child: JobView | None) -> bool:
     """Ended because it was told to: by the agent's stop request, or by the signals of the controller's deletion."""
-    if pod.exit_code == ExitCode.PREEMPTED:
-        return True
-    return _stopped_by_controller(pod, child) and pod.exit_code in (_SIGKILLED, _SIGTERMED)
+    if pod.message:
+        return _code(pod) == ExitCode.PREEMPTED
+    return _code(pod) == ExitCode.PREEMPTED or (
+        _stopped_by_controller(pod, child) and _code(pod) in (_SIGKILLED, _SIGTERMED)
+    )
+
+
+def _code(pod: PodView) -> int | None:
+    """By its own word: a signal may still end the process after its last word is written."""
+    return pod.message.exit_code if pod.message else pod.exit_code
 
 
 def _taken(pod: PodView) -> Cause:
@@ -93,7 +102,7 @@ def _taken(pod: PodView) -> Cause:
 
 def _failed(pod: PodView) -> Cause:
     word = pod.message
-    code = pod.exit_code
+    code = _code(pod)
     if pod.reason == "OOMKilled":
         failure = FailureClass.OUT_OF_MEMORY
     elif code is None:

@@ -44,6 +44,14 @@ def test_the_earliest_error_wins_whoever_ended_first() -> None:
     assert (cause.failure, cause.message, cause.rank, cause.node) == (FailureClass.INVALID, "bad row", 1, "n1")
 
 
+def test_a_pod_that_only_heard_of_the_error_is_not_the_cause_though_it_ended_first() -> None:
+    pods = [
+        pod(0, 76, error="no such column", error_at=9, ended=at(10)),
+        pod(1, 76, error="rank 0 failed: no such column", ended=at(8)),
+    ]
+    assert cause_of(child(), pods).message == "no such column"
+
+
 def test_a_pod_stopped_by_the_controller_is_not_the_cause() -> None:
     pods = [pod(0, 75, deleted=at(6), ended=at(7)), pod(1, 1, error="boom", error_at=4.5, ended=at(4.6))]
     assert cause_of(child(5), pods).message == "boom"
@@ -52,6 +60,13 @@ def test_a_pod_stopped_by_the_controller_is_not_the_cause() -> None:
 def test_a_pod_killed_after_the_controller_deleted_it_is_not_the_cause() -> None:
     pods = [pod(0, 137, deleted=at(5), ended=at(35)), pod(1, 1, error="boom", error_at=None, ended=at(40))]
     assert cause_of(child(5), pods).message == "boom"
+
+
+def test_a_pod_s_own_word_counts_though_a_signal_ended_it_afterwards() -> None:
+    said = pod(0, 76, error="no such column", error_at=4, ended=at(6), deleted=at(5))
+    pods = [replace(said, exit_code=143), pod(1, 76, error="rank 0 failed: no such column", ended=at(5))]
+    cause = cause_of(child(5), pods)
+    assert (cause.message, cause.exit_code) == ("no such column", 76)
 
 
 def test_an_eviction_before_the_others_failed_is_the_cause() -> None:
@@ -90,7 +105,7 @@ def test_pods_that_were_all_deleted_in_the_second_of_the_failure_were_taken_away
 def test_a_time_that_no_calendar_has_is_not_believed() -> None:
     pods = [
         pod(0, 1, error="symptom", error_at=None, ended=at(9)),
-        pod(1, 76, error="bad row", error_at=None, ended=at(8)),
+        pod(1, 76, error="bad row", error_at=8, ended=at(8)),
     ]
     assert pods[0].message
     wild = replace(pods[0], message=pods[0].message.model_copy(update={"error_time": 1e30}))
