@@ -19,6 +19,8 @@ from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, Object
 from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.health import Health
+from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.watch import inform
 from finetune_trainer.contract import Phase as RankPhase
 from finetune_trainer.contract import (
@@ -125,14 +127,20 @@ def last_words(pod: Object, run: RunStatus, exit_code: int = 0, **changes: Any) 
 
 
 @asynccontextmanager
-async def operated(settings: Settings = SETTINGS, automatic: bool = True) -> AsyncIterator[World]:
+async def operated(
+    settings: Settings = SETTINGS,
+    automatic: bool = True,
+    metrics: Metrics | None = None,
+    health: Health | None = None,
+) -> AsyncIterator[World]:
     """A cluster with an operator; both end with the block."""
     answers: dict[str, bytes] = {}
     driver = ScriptedDriver(automatic=automatic, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
     cluster = LocalCluster(driver, admit=admit)
     cluster.add_namespace("default")
     await cluster.start()
-    operator = asyncio.create_task(operate(cluster, settings, partial(inform, cluster)))
+    informing = partial(inform, cluster)
+    operator = asyncio.create_task(operate(cluster, settings, informing, metrics=metrics, health=health))
     try:
         yield World(cluster, driver, answers)
         if operator.done():

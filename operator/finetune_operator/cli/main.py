@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
         default="direct",
         help="how pods are asked for progress; proxy: through the API server, for an operator outside of the cluster",
     )
+    operator.add_argument(
+        "--http-port",
+        default="8080",
+        metavar="PORT",
+        help="of /healthz, /readyz and /metrics; 0: none (default: 8080)",
+    )
 
     _command(commands, "crd", "print the CustomResourceDefinition")
     return top

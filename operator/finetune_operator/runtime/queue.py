@@ -25,12 +25,20 @@ LAST_DELAY = 60.0
 class Queue(Generic[Key]):
     """Runs `work` for the keys that are added, at most `workers` at once, on the running event loop."""
 
-    def __init__(self, work: Work[Key], workers: int = 16, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        work: Work[Key],
+        workers: int = 16,
+        jitter: Callable[[], float] = random.random,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`waited` is told, for each key whose turn comes, how many seconds it waited."""
         self._work = work
         self._workers = workers
         self._jitter = jitter
-        self._waiting: dict[Key, None] = {}
-        self._running: set[Key] = set()
+        self._waited = waited
+        self._waiting: dict[Key, float] = {}
+        self._running: dict[Key, float] = {}
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -43,7 +51,7 @@ class Queue(Generic[Key]):
         if key in self._running:
             self._again.add(key)
             return
-        self._waiting[key] = None
+        self._waiting.setdefault(key, asyncio.get_running_loop().time())
         self._filled.set()
 
     def add_after(self, key: Key, delay: float) -> None:
@@ -59,6 +67,14 @@ class Queue(Generic[Key]):
     def depth(self) -> int:
         """How many keys wait."""
         return len(self._waiting)
+
+    @property
+    def longest(self) -> tuple[Key, float] | None:
+        """The key that has been worked on for the longest time, and for how many seconds."""
+        if not self._running:
+            return None
+        key, started = next(iter(self._running.items()))
+        return key, asyncio.get_running_loop().time() - started
 
     async def run(self) -> None:
         """Work until cancelled; what is being worked on then is cancelled too."""
@@ -77,12 +93,12 @@ class Queue(Generic[Key]):
                 self._filled.clear()
                 await self._filled.wait()
             key = next(iter(self._waiting))
-            del self._waiting[key]
-            self._running.add(key)
+            self._running[key] = now = asyncio.get_running_loop().time()
+            self._waited(now - self._waiting.pop(key))
             try:
                 await self._once(key)
             finally:
-                self._running.discard(key)
+                del self._running[key]
                 if key in self._again:
                     self._again.discard(key)
                     self.add(key)

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,6 +42,7 @@ from finetune_operator.protocol import (
 from finetune_operator.runtime.agents import ask
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.intake import Key
+from finetune_operator.runtime.metrics import Metrics
 from finetune_trainer.contract import PodStatus
 
 REFUSED_AFTER = 5.0
@@ -72,6 +73,7 @@ class Reconciler:
     evidence: Evidence
     now: Callable[[], datetime] = utc_now
     nonce: Callable[[], str] = lambda: secrets.token_hex(8)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self._asked: dict[Key, _Asked] = {}
@@ -79,18 +81,24 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, execute. Raises ApiError when the API server cannot be reached or says no."""
         try:
-            return await self._step(key)
+            with self.metrics.reconcile():
+                return await self._step(key)
         except ConflictError:
             return 0  # somebody wrote in between: look and decide again
         except NotFoundError:
-            self._asked.pop(key, None)
+            self._forget(key)
             return None  # the job, or its namespace, went in between: nothing is left to do
+
+    def _forget(self, key: Key) -> None:
+        self._asked.pop(key, None)
+        self.metrics.forget(key)
 
     async def _step(self, key: Key) -> float | None:
         manifest = await self.cluster.get(FINETUNEJOBS, key.namespace, key.name)
         if "deletionTimestamp" in manifest["metadata"]:
-            self._asked.pop(key, None)
+            self._forget(key)
             return None
+        self.metrics.saw(key, manifest.get("status", {}).get("phase"))
         try:
             job = parse(manifest)
         except InvalidManifestError as error:
@@ -179,6 +187,7 @@ class Reconciler:
             return
         written = await self.cluster.put_status(FINETUNEJOBS, {**manifest, "status": fields})
         key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        self.metrics.wrote(old, status)
         for note in notes(old, status):
             logger.info("%s: %s: %s", key, note.reason, note.message)
             with suppress(ApiError):

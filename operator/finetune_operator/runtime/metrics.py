@@ -1,0 +1,161 @@
+"""What the operator counts of its own work, for Prometheus; every metric is in docs/metrics.md.
+
+Reconciler and queue report what happened; what a change of status means for a metric is told from the status before
+and after it. Nothing is labelled by job: the number of series does not grow with the number of jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+from finetune_operator.constants import ConditionType, Phase
+from finetune_operator.core.conditions import is_true
+from finetune_operator.core.times import from_text
+from finetune_operator.protocol import ConflictError, NotFoundError
+from finetune_operator.runtime.intake import Key
+from finetune_trainer.contract import FailureClass
+
+Outcome = Literal["success", "error", "conflict"]
+SUCCESS = "Success"
+"""What an attempt with a result counts as; the others count as their failure's class."""
+
+WORK_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+START_BUCKETS = (5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        self._phases: dict[Key, str] = {}
+        self._reconciles = Counter(
+            "finetune_reconcile_total", "Reconciles, by how they ended.", ["result"], registry=registry
+        )
+        self._reconcile_seconds = Histogram(
+            "finetune_reconcile_seconds", "How long reconciles took.", buckets=WORK_BUCKETS, registry=registry
+        )
+        self._depth = Gauge("finetune_workqueue_depth", "Jobs that wait for a reconcile.", registry=registry)
+        self._wait_seconds = Histogram(
+            "finetune_workqueue_wait_seconds",
+            "How long jobs waited for their reconcile.",
+            buckets=WORK_BUCKETS,
+            registry=registry,
+        )
+        self._jobs = Gauge("finetune_jobs", "FineTuneJobs, by phase.", ["phase"], registry=registry)
+        self._attempts = Counter(
+            "finetune_attempts_total", "Attempts that ended, by how.", ["class"], registry=registry
+        )
+        self._world_ready_seconds = Histogram(
+            "finetune_world_ready_seconds",
+            "From a run's start until all its ranks had reported.",
+            buckets=START_BUCKETS,
+            registry=registry,
+        )
+        self._status_writes = Counter("finetune_status_writes_total", "Statuses written.", registry=registry)
+        # A series that is there from the start: otherwise its first increase is none to Prometheus.
+        for outcome in get_args(Outcome):
+            self._reconciles.labels(outcome)
+        for ended in (SUCCESS, *FailureClass):
+            self._attempts.labels(ended)
+        for phase in Phase:
+            self._jobs.labels(phase).set_function(partial(self._in_phase, phase))
+
+    # ---- the queue --------------------------------------------------------------------------------------------------
+
+    def measure_depth(self, depth: Callable[[], int]) -> None:
+        """Whom to ask how many jobs wait."""
+        self._depth.set_function(depth)
+
+    def waited(self, seconds: float) -> None:
+        """A job's turn came after that time."""
+        self._wait_seconds.observe(seconds)
+
+    # ---- reconciles -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reconcile(self) -> Iterator[None]:
+        """Around one reconcile. One that is cancelled does not count."""
+        started = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            self._reconciled(_outcome(error), time.perf_counter() - started)
+            raise
+        self._reconciled("success", time.perf_counter() - started)
+
+    def _reconciled(self, outcome: Outcome, seconds: float) -> None:
+        self._reconciles.labels(outcome).inc()
+        self._reconcile_seconds.observe(seconds)
+
+    def wrote(self, old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:
+        """A status took the place of another."""
+        self._status_writes.inc()
+        if ended := ended_attempt(old, new):
+            self._attempts.labels(ended).inc()
+        if (seconds := seconds_to_world_ready(old, new)) is not None:
+            self._world_ready_seconds.observe(seconds)
+
+    # ---- jobs -------------------------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> frozenset[Key]:
+        """Those that were seen and not yet known to be gone."""
+        return frozenset(self._phases)
+
+    def saw(self, job: Key, phase: str | None) -> None:
+        """A job is there; one that has no phase yet counts as Pending."""
+        self._phases[job] = phase or Phase.PENDING
+
+    def forget(self, job: Key) -> None:
+        """A job was deleted."""
+        self._phases.pop(job, None)
+
+    def _in_phase(self, phase: Phase) -> float:
+        return sum(seen == phase for seen in self._phases.values())
+
+
+def _outcome(error: Exception) -> Outcome:
+    if isinstance(error, NotFoundError):
+        return "success"  # the job went in between: nothing is left to do
+    return "conflict" if isinstance(error, ConflictError) else "error"
+
+
+def ended_attempt(old: FineTuneJobStatus, new: FineTuneJobStatus) -> str | None:
+    """Success or the class of the failure, if an attempt ended between two statuses.
+
+    The ledger drops its oldest entries, so its last one tells and not its length.
+    """
+    if new.ledger:
+        entry = new.ledger[-1]
+        if all((entry.run, entry.attempt) != (known.run, known.attempt) for known in old.ledger):
+            return entry.failure
+    went_on = old.run is not None and old.run.completion_time is None
+    return SUCCESS if went_on and new.run and new.run.completion_time else None
+
+
+def seconds_to_world_ready(old: FineTuneJobStatus, new: FineTuneJobStatus) -> float | None:
+    """From the run's start, if WorldReady became true between two statuses; in whole seconds, as statuses have them."""
+    kind = ConditionType.WORLD_READY
+    if new.run is None or is_true(old.conditions, kind) or not is_true(new.conditions, kind):
+        return None
+    since = next(c.last_transition_time for c in new.conditions if c.type == kind)
+    # A clock that was set back must not count as a negative time.
+    return max(0.0, (from_text(since) - from_text(new.run.start_time)).total_seconds())

@@ -1,0 +1,77 @@
+"""What the roles grant; that the operator uses all of it, and no more, is seen on a cluster."""
+
+from __future__ import annotations
+
+import pytest
+from chart.matrix import MATRIX
+from support.helm import Helm, Object, of_kind, only
+
+AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+NEVER = {"secrets", "pods/exec", "pods/proxy", "pods/log", "*"}
+NAMESPACED = [name for name, values in MATRIX.items() if values.get("scope") == "namespaced"]
+
+
+def own(objects: list[Object]) -> list[Object]:
+    """The operator's roles."""
+    roles = of_kind(objects, "Role") + of_kind(objects, "ClusterRole")
+    return [role for role in roles if not aggregated(role)]
+
+
+def aggregated(role: Object) -> set[str]:
+    """The cluster's roles that a role becomes part of."""
+    return {label.removeprefix(AGGREGATE) for label in role["metadata"]["labels"] if label.startswith(AGGREGATE)}
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_no_role_grants_what_leads_further(helm: Helm, name: str) -> None:
+    objects = helm.render(MATRIX[name])
+    for role in of_kind(objects, "Role") + of_kind(objects, "ClusterRole"):
+        for rule in role["rules"]:
+            assert not NEVER & {*rule["resources"], *rule["verbs"], *rule["apiGroups"]}
+
+
+@pytest.mark.parametrize("name", NAMESPACED)
+def test_an_operator_of_namespaces_has_a_role_in_each_and_none_of_the_cluster(helm: Helm, name: str) -> None:
+    values = MATRIX[name]
+    objects = helm.render(values)
+    namespaces = values.get("watchNamespaces") or ["ops"]
+    assert all(aggregated(role) for role in of_kind(objects, "ClusterRole"))
+    assert of_kind(objects, "ClusterRoleBinding") == []
+    assert [role["metadata"]["namespace"] for role in of_kind(objects, "Role")] == namespaces
+    for binding in of_kind(objects, "RoleBinding"):
+        role = next(
+            r for r in of_kind(objects, "Role") if r["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        )
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    told = [
+        after
+        for before, after in zip(container["args"], container["args"][1:], strict=False)
+        if before == "--namespace"
+    ]
+    assert told == namespaces
+
+
+def test_the_two_scopes_grant_the_same(helm: Helm) -> None:
+    (cluster,) = own(helm.render())
+    (namespaced,) = own(helm.render({"scope": "namespaced"}))
+    assert cluster["rules"] == namespaced["rules"]
+    binding = only(helm.render(), "ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == cluster["metadata"]["name"]
+
+
+def test_releases_of_one_name_in_two_namespaces_do_not_meet(helm: Helm) -> None:
+    def names(namespace: str) -> set[tuple[str, str, str]]:
+        objects = helm.render({"scope": "namespaced", "crds": {"install": False}}, namespace=namespace)
+        return {(o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]) for o in objects}
+
+    assert not names("one") & names("two")
+
+
+def test_viewers_read_and_editors_write_finetunejobs(helm: Helm) -> None:
+    view, edit = [role for role in of_kind(helm.render(), "ClusterRole") if aggregated(role)]
+    assert aggregated(view) == {"view", "edit", "admin"}
+    assert {verb for rule in view["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert aggregated(edit) == {"edit", "admin"}
+    # The status is the operator's alone.
+    assert [rule["resources"] for rule in edit["rules"]] == [["finetunejobs"]]

@@ -1,0 +1,213 @@
+"""The chart's roles grant what the operator uses and nothing else: its requests are read in the server's audit log.
+
+`finetune operator` runs here with a token of the chart's service account, and meets what makes it use every right: jobs
+that train, a claim to look at, names that are taken, pods that are refused. FINETUNE_AUDIT_LOG names the log, which
+must hold at least the metadata of each request. Audit policies often leave events out, so the rights to them are proved
+by what they lead to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.conftest import TEST_IMAGE
+from support.helm import Helm, helm_or_skip, of_kind, only
+from support.kubectl import Kubectl
+from support.manifests import manifest
+
+from finetune_operator.core.naming import child_name
+
+AUDIT_LOG = os.environ.get("FINETUNE_AUDIT_LOG")
+Right = tuple[str, str, str]
+"""Verb, group, resource."""
+EVENT_RIGHTS: set[Right] = {("create", "events.k8s.io", "events"), ("list", "", "events")}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def account(kubectl: Kubectl) -> str:
+    """The user that the chart's service account is, with the roles of a release for this namespace alone."""
+    helm: Helm = helm_or_skip()
+    values = {"scope": "namespaced", "crds": {"install": False}}
+    objects = helm.render(values, namespace=kubectl.namespace)
+    for kind in ("ServiceAccount", "Role", "RoleBinding"):
+        for found in of_kind(objects, kind):
+            kubectl.apply(found)
+    return str(only(objects, "ServiceAccount")["metadata"]["name"])
+
+
+def granted(kubectl: Kubectl) -> set[Right]:
+    (role,) = kubectl.get("roles", "-l", "app.kubernetes.io/instance=rel")
+    return {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def requests(user: str) -> Iterator[dict[str, Any]]:
+    """The audit log's entries about a user's requests, as far as they are finished."""
+    with Path(AUDIT_LOG or "").open() as log:
+        for line in log:
+            if user in line and line.endswith("\n"):
+                entry = json.loads(line)
+                if entry["user"]["username"] == user:
+                    yield entry
+
+
+def used(user: str) -> set[Right]:
+    """The rights that a user's requests for objects took."""
+    return {
+        (entry["verb"], of.get("apiGroup", ""), "/".join(filter(None, (of["resource"], of.get("subresource")))))
+        for entry in requests(user)
+        if (of := entry.get("objectRef")) and "resource" in of
+    }
+
+
+def kubeconfig(kubectl: Kubectl, account: str, path: Path) -> Path:
+    """The administrator's, with a token of the account in the place of the credentials."""
+    config = yaml.safe_load(kubectl.run("config", "view", "--raw", "--minify", "--flatten").stdout)
+    token = kubectl.run("create", "token", account).stdout.strip()
+    (user,) = config["users"]
+    user["user"] = {"token": token}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def start_operator(kubectl: Kubectl, account: str, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Starts the operator as the account, for this namespace."""
+    arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE, "--http-port", "0"]
+    command = [sys.executable, "-m", "finetune_operator.cli.main", *arguments]
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig(kubectl, account, tmp_path / "kubeconfig"))}
+    log = tmp_path / "operator.log"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with log.open("wb") as output:
+            started.append(subprocess.Popen(command, env=environment, stderr=output))
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(30)
+        print(log.read_text())
+
+
+@pytest.fixture
+def claim(kubectl: Kubectl, tmp_path: Path) -> Iterator[None]:
+    """The claim `finetune`, which one node can write; there is nothing in it."""
+    volume = f"{kubectl.namespace}-claim"
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+    behind = {"capacity": {"storage": "1Gi"}, "hostPath": {"path": str(tmp_path)}}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume}, "spec": {**spec, **behind}}
+    )
+    wanted = {"volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}}
+    kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "finetune"},
+            "spec": {**spec, **wanted},
+        }
+    )
+    yield
+    kubectl.run("delete", "pv", volume, "--wait=false")
+
+
+def submit(kubectl: Kubectl, name: str, **changes: Any) -> str:
+    """Apply a job; returns its first attempt's name for children."""
+    resources = {"gpusPerNode": 0, "cpu": "100m", "memory": "512Mi", "sharedMemory": "64Mi"}
+    small = {"spec.resources": resources}
+    kubectl.apply(manifest(name, **{"metadata.namespace": kubectl.namespace, **small, **changes}))
+    uid = kubectl.get("ftj", name)["metadata"]["uid"]
+    return child_name(name, uid, 1, 1)
+
+
+def until(what: Callable[[], Any], says: str, seconds: float = 60) -> Any:
+    """What something gives, once it is true. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"never came true: {says}")
+        time.sleep(0.3)
+    return found
+
+
+def condition(kubectl: Kubectl, name: str, kind: str, reason: str) -> dict[str, Any]:
+    """The condition of a job, as soon as it is true for this reason."""
+
+    def look() -> dict[str, Any] | None:
+        conditions = kubectl.get("ftj", name).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if (c["type"], c["status"], c["reason"]) == (kind, "True", reason)), None)
+
+    return dict(until(look, f"{kind} of {name} by {reason}"))
+
+
+@pytest.mark.skipif(AUDIT_LOG is None, reason="needs the API server's audit log: set FINETUNE_AUDIT_LOG to its file")
+def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
+    kubectl: Kubectl, account: str, claim: None, start_operator: Callable[[], None]
+) -> None:
+    user = f"system:serviceaccount:{kubectl.namespace}:{account}"
+    submit(kubectl, "plain")
+    submit(kubectl, "wide", **{"spec.resources.nodes": 2})
+    submit(kubectl, "unwelcome", **{"spec.podTemplate": {"securityContext": {"runAsNonRoot": False}}})
+    kubectl.run("create", "configmap", submit(kubectl, "config-taken"))
+    kubectl.run("create", "service", "clusterip", submit(kubectl, "service-taken"), "--tcp=80")
+
+    start_operator()
+    condition(kubectl, "plain", "Failed", "Failed")  # there is no such model in the claim
+    condition(kubectl, "wide", "Stalled", "VolumeNotShared")
+    condition(kubectl, "config-taken", "Stalled", "NameConflict")
+    condition(kubectl, "service-taken", "Stalled", "NameConflict")
+
+    def quoted() -> bool:
+        return "runAsNonRoot" in json.dumps(kubectl.get("ftj", "unwelcome").get("status", {}))
+
+    until(quoted, "the refusal is quoted, so events were listed")
+    told = {e["reason"] for e in kubectl.get("events.events.k8s.io") if e["regarding"]["kind"] == "FineTuneJob"}
+    assert {"NameConflict", "VolumeNotShared"} <= told  # events were made
+
+    wanted = granted(kubectl)
+    with contextlib.suppress(TimeoutError):  # the log may lag behind, and what is missing is told below
+        until(lambda: used(user) | EVENT_RIGHTS >= wanted, "all that is granted is used", seconds=20)
+    refused = [entry["requestURI"] for entry in requests(user) if entry["responseStatus"]["code"] == 403]
+    assert refused == []
+    assert used(user) | EVENT_RIGHTS == wanted
+
+
+def test_those_who_may_edit_a_namespace_may_edit_its_finetunejobs(kubectl: Kubectl) -> None:
+    helm = helm_or_skip()
+    roles = helm.render({"scope": "namespaced", "crds": {"install": False}}, namespace=kubectl.namespace)
+    aggregated = of_kind(roles, "ClusterRole")
+    for role in aggregated:
+        kubectl.apply(role)
+    try:
+        for person, role in (("viewer", "view"), ("editor", "edit")):
+            kubectl.run("create", "rolebinding", person, f"--clusterrole={role}", f"--user={person}")
+
+        def may(person: str, verb: str, *flags: str) -> bool:
+            done = kubectl.run("auth", "can-i", verb, "finetunejobs", f"--as={person}", *flags, check=False)
+            return done.stdout.strip() == "yes"
+
+        until(lambda: may("viewer", "list") and may("editor", "create"), "the roles are aggregated")
+        assert not may("viewer", "create")
+        assert may("editor", "get")
+        assert not may("editor", "update", "--subresource=status")
+    finally:
+        for role in aggregated:
+            kubectl.run("delete", "clusterrole", role["metadata"]["name"])

@@ -1,0 +1,323 @@
+"""What the operator's metrics say of reconciles, jobs and attempts, and that their page names all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.clusters import SETTINGS, last_words, operated, run_of
+from support.manifests import manifest
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry
+from finetune_operator.constants import ConditionType, Phase
+from finetune_operator.core.conditions import set_condition
+from finetune_operator.core.times import from_text
+from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.finetunejobs import admit
+from finetune_operator.local.scripted import ScriptedDriver
+from finetune_operator.protocol import (
+    FINETUNEJOBS,
+    ApiError,
+    ConflictError,
+    NotFoundError,
+    Object,
+    Resource,
+)
+from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.health import Health
+from finetune_operator.runtime.intake import Intake, Key
+from finetune_operator.runtime.metrics import Metrics, ended_attempt, seconds_to_world_ready
+from finetune_operator.runtime.queue import Queue
+from finetune_operator.runtime.reconciler import Reconciler
+
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
+KEY = Key("default", "clauses")
+RESULTS = ("success", "error", "conflict")
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    found = metrics.registry.get_sample_value(name, labels)
+    assert found is not None, f"there is no {name} {labels}"
+    return found
+
+
+async def until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not what():
+            await asyncio.sleep(0.005)
+
+
+# ---- the life of a job ----------------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_completes_is_a_successful_attempt_and_a_world_that_was_ready() -> None:
+    metrics = Metrics()
+    async with operated(metrics=metrics) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods(1)
+        run = run_of(await world.until(lambda s: s.phase == Phase.STARTING))
+        world.say(pod, run)
+        await world.until(lambda s: s.phase == Phase.TRAINING)
+        await until(lambda: value(metrics, "finetune_jobs", phase="Training") == 1)
+        world.driver.finish(pod, 0, last_words(pod, run))
+        await world.until(lambda s: s.phase == Phase.COMPLETE)
+        await until(lambda: value(metrics, "finetune_jobs", phase="Complete") == 1)
+        await until(lambda: value(metrics, "finetune_workqueue_depth") == 0)
+    assert value(metrics, "finetune_jobs", phase="Training") == 0
+    assert value(metrics, "finetune_attempts_total", **{"class": "Success"}) == 1
+    assert value(metrics, "finetune_world_ready_seconds_count") == 1
+    assert value(metrics, "finetune_status_writes_total") >= 4
+    reconciles = value(metrics, "finetune_reconcile_seconds_count")
+    by_result = [value(metrics, "finetune_reconcile_total", result=result) for result in RESULTS]
+    assert sum(by_result) == reconciles
+    assert by_result[0] >= 4
+    assert value(metrics, "finetune_workqueue_wait_seconds_count") >= reconciles
+
+
+async def test_an_attempt_that_fails_counts_by_its_class() -> None:
+    metrics = Metrics()
+    async with operated(metrics=metrics) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods(1)
+        run = run_of(await world.until(lambda s: s.run and s.run.job_uid))
+        world.driver.finish(pod, 76, last_words(pod, run, 76, error="no column"))
+        await world.until(lambda s: s.phase == Phase.FAILED)
+        await until(lambda: value(metrics, "finetune_jobs", phase="Failed") == 1)
+    assert value(metrics, "finetune_attempts_total", **{"class": "Invalid"}) == 1
+    assert value(metrics, "finetune_attempts_total", **{"class": "Success"}) == 0
+
+
+async def test_a_deleted_job_is_forgotten() -> None:
+    metrics = Metrics()
+    async with operated(metrics=metrics) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        await until(lambda: metrics.jobs == {KEY})
+        await world.cluster.delete(FINETUNEJOBS, "default", "clauses")
+        await until(lambda: not metrics.jobs)
+    assert [value(metrics, "finetune_jobs", phase=phase) for phase in Phase] == [0] * len(Phase)
+
+
+async def test_a_job_whose_deletion_nobody_saw_is_forgotten_when_everything_is_looked_at() -> None:
+    async def sees_nothing(intake: Intake) -> None:
+        await asyncio.Event().wait()
+
+    metrics = Metrics()
+    metrics.saw(KEY, Phase.COMPLETE)
+    cluster = LocalCluster(ScriptedDriver(), admit=admit)
+    cluster.add_namespace("default")
+    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_nothing, resync=0.01, metrics=metrics))
+    await until(lambda: not metrics.jobs)
+    operator.cancel()
+    await asyncio.gather(operator, return_exceptions=True)
+    await cluster.close()
+
+
+# ---- reconciles -----------------------------------------------------------------------------------------------------
+
+
+class Refusing(LocalCluster):
+    """Answers to the read of a job, or to the writing of its status, with an error; or hangs."""
+
+    def __init__(self, reading: Exception | None = None, writing: Exception | None = None, hangs: bool = False) -> None:
+        super().__init__(ScriptedDriver(), admit=admit)
+        self.add_namespace("default")
+        self._reading, self._writing, self._hangs = reading, writing, hangs
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
+        if self._hangs:
+            await asyncio.Event().wait()
+        if self._reading:
+            raise self._reading
+        return await super().get(resource, namespace, name)
+
+    async def put_status(self, resource: Resource, manifest: Object) -> Object:
+        if self._writing:
+            raise self._writing
+        return await super().put_status(resource, manifest)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "result"),
+    [
+        ({}, "success"),
+        ({"reading": NotFoundError(404, "NotFound", "it went")}, "success"),
+        ({"writing": ConflictError(409, "Conflict", "somebody was faster")}, "conflict"),
+        ({"reading": ApiError(0, "Unreachable", "no route")}, "error"),
+    ],
+)
+async def test_a_reconcile_counts_by_how_it_ends(refusal: dict[str, Any], result: str) -> None:
+    cluster = Refusing(**refusal)
+    await cluster.create(FINETUNEJOBS, manifest())
+    reconciler = Reconciler(cluster, SETTINGS, Evidence())
+    if result == "error":
+        with pytest.raises(ApiError):
+            await reconciler.reconcile(KEY)
+    else:
+        await reconciler.reconcile(KEY)
+    await cluster.close()
+    counted = {r: value(reconciler.metrics, "finetune_reconcile_total", result=r) for r in RESULTS}
+    assert counted == {r: float(r == result) for r in RESULTS}
+    assert value(reconciler.metrics, "finetune_status_writes_total") == (not refusal)
+
+
+async def test_a_reconcile_that_is_cancelled_does_not_count() -> None:
+    cluster = Refusing(hangs=True)
+    reconciler = Reconciler(cluster, SETTINGS, Evidence())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reconciler.reconcile(KEY), 0.01)
+    await cluster.close()
+    assert value(reconciler.metrics, "finetune_reconcile_seconds_count") == 0
+
+
+async def test_what_waits_and_what_hangs_is_seen_from_outside() -> None:
+    async def sees_many(intake: Intake) -> None:
+        for number in range(100):
+            intake.saw(FINETUNEJOBS, {"metadata": {"namespace": "default", "name": f"job-{number}"}})
+        await asyncio.Event().wait()
+
+    metrics, health = Metrics(), Health()
+    cluster = Refusing(hangs=True)
+    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_many, metrics=metrics, health=health))
+    await until(lambda: health.longest() is not None)
+    hangs = health.longest()
+    assert hangs is not None
+    assert str(hangs[0]) == "default/job-0"
+    begun = value(metrics, "finetune_workqueue_wait_seconds_count")
+    assert 0 < begun < 100
+    assert value(metrics, "finetune_workqueue_depth") == 100 - begun
+    operator.cancel()
+    await asyncio.gather(operator, return_exceptions=True)
+    await cluster.close()
+
+
+async def test_a_key_waits_from_when_it_was_first_added() -> None:
+    waits: list[float] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.set()
+
+    queue = Queue(work, waited=waits.append)
+    loop = asyncio.get_running_loop()
+    added = loop.time()
+    queue.add("a")
+    while loop.time() < added + 0.01:
+        await asyncio.sleep(0.001)
+    queue.add("a")
+    running = asyncio.create_task(queue.run())
+    await asyncio.wait_for(done.wait(), 5)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(waits) == 1
+    assert waits[0] >= 0.01
+
+
+# ---- from status to status ------------------------------------------------------------------------------------------
+
+
+def status(
+    attempt: int = 1, ended: bool = False, ledger: tuple[int, ...] = (), ready: str | None = None
+) -> FineTuneJobStatus:
+    """Of run 1, with the numbers of the attempts in its ledger, and the time of WorldReady."""
+    run = {
+        "number": 1,
+        "attempt": attempt,
+        "nonce": "n",
+        "generation": 1,
+        "recipe": "r",
+        "start_time": "2026-01-01T00:00:00Z",
+        "completion_time": "2026-01-01T01:00:00Z" if ended else None,
+        "nodes": 1,
+        "world": 1,
+        "zero_stage": 0,
+    }
+    entries = [LedgerEntry(run=1, attempt=n, failure="Hung", message="", start_time="s", end_time="e") for n in ledger]
+    made = FineTuneJobStatus.model_validate({"run": run, "ledger": entries})
+    if ready:
+        made.conditions = set_condition([], ConditionType.WORLD_READY, "True", "R", "", 1, from_text(ready))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ended"),
+    [
+        (FineTuneJobStatus(), status(), None),
+        (status(), status(), None),
+        (status(), status(ended=True), "Success"),
+        (status(ended=True), status(ended=True), None),
+        (status(), status(ended=True, ledger=(1,)), "Hung"),
+        (status(ended=True, ledger=(1,)), status(ended=True, ledger=(1,)), None),
+        (status(), status(attempt=2, ledger=(1,)), "Hung"),
+        (status(attempt=4, ledger=(1, 2, 3)), status(attempt=5, ledger=(2, 3, 4)), "Hung"),
+        (status(attempt=2, ledger=(1,)), status(attempt=2, ended=True, ledger=(1,)), "Success"),
+    ],
+    ids=[
+        "a run starts",
+        "nothing happens",
+        "it succeeds",
+        "it has succeeded before",
+        "it fails",
+        "it has failed before",
+        "it fails and the next attempt starts",
+        "it fails and the ledger is full",
+        "the second attempt succeeds",
+    ],
+)
+def test_an_attempt_ends_once(old: FineTuneJobStatus, new: FineTuneJobStatus, ended: str | None) -> None:
+    assert ended_attempt(old, new) == ended
+
+
+def test_a_world_becomes_ready_once_and_its_time_counts_from_the_run_s_start() -> None:
+    ready = status(ready="2026-01-01T00:01:30Z")
+    assert seconds_to_world_ready(status(), status()) is None
+    assert seconds_to_world_ready(status(), ready) == 90
+    assert seconds_to_world_ready(ready, ready) is None
+    assert seconds_to_world_ready(status(), status(ready="2025-12-31T23:59:59Z")) == 0, "the clock was set back"
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_two_operators_in_one_process_have_metrics_of_their_own() -> None:
+    one, other = Metrics(), Metrics()
+    one.saw(KEY, Phase.TRAINING)
+    assert value(one, "finetune_jobs", phase="Training") == 1
+    assert value(other, "finetune_jobs", phase="Training") == 0
+
+
+def test_no_metric_is_labelled_by_job() -> None:
+    metrics = Metrics()
+    before = sum(len(family.samples) for family in metrics.registry.collect())
+    for number in range(50):
+        metrics.saw(Key("default", f"job-{number}"), Phase.TRAINING)
+        metrics.wrote(status(), status(ended=True))
+    assert sum(len(family.samples) for family in metrics.registry.collect()) == before
+
+
+def test_the_page_names_every_metric_with_its_type_and_labels() -> None:
+    exposed = {}
+    for family in Metrics().registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        exposed[name] = (family.type, frozenset(labels))
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.M)
+    documented = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert len(documented) == len(rows)
+    # What there is to tell of a process depends on the platform.
+    missing = {name for name in documented.keys() - exposed.keys() if not name.startswith("process_")}
+    assert missing == set()
+    assert {name: documented.get(name) for name in exposed} == exposed
+
+
+def test_the_page_names_every_value_of_a_label() -> None:
+    page = PAGE.read_text()
+    for family in Metrics().registry.collect():
+        if family.name.startswith("finetune_"):
+            for sample in family.samples:
+                for label, label_value in sample.labels.items():
+                    assert label == "le" or f"`{label_value}`" in page, f"{family.name} {label} {label_value}"
