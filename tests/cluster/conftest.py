@@ -90,7 +90,7 @@ def workspace(kubectl: Kubectl) -> Iterator[Path]:
 @pytest.fixture
 def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`finetune operator` for the namespace, on this machine, with the pods' addresses in reach."""
-    arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE]
+    arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE, "--http-port", "0"]
     log = tmp_path / "operator.log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "finetune_operator.cli.main", *arguments], stderr=output)

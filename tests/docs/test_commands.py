@@ -22,7 +22,13 @@ ELSEWHERE = {
     "kubectl apply -f examples": "tests/cluster/test_training.py",
     "kubectl describe ftj": "tests/cluster/test_training.py",
     "make demo": ".ci/run",
+    "make test-images": "tests/images/conftest.py",
     "make test": ".ci/run",
+    "make images": "tests/images/test_images.py",
+    "helm install": "tests/cluster/test_chart.py",
+    "helm upgrade": "tests/cluster/test_chart.py",
+    "helm rollback": "tests/cluster/test_chart.py",
+    "helm uninstall": "tests/cluster/test_chart.py",
     "finetune run examples/": "benchmarks/examples.py",
 }
 """What does not run here: how it begins, and the file that runs it."""

@@ -113,7 +113,8 @@ def crd() -> Schema:
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [
-                        {"name": name, "type": kind, "jsonPath": path, "priority": priority}
+                        # The API server drops a priority of 0, and what is applied shall be what is stored.
+                        {"name": name, "type": kind, "jsonPath": path} | ({"priority": priority} if priority else {})
                         for name, kind, path, priority in COLUMNS
                     ],
                     "schema": {
