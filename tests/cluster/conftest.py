@@ -80,7 +80,9 @@ def workspace(kubectl: Kubectl) -> Iterator[Path]:
     )
     if TEST_IMAGE == DEFAULT_IMAGE:
         packages = sysconfig.get_path("purelib")
-        subprocess.run(["cp", "-al", packages, folder / ".packages"], check=True)
+        linked = subprocess.run(["cp", "-al", packages, folder / ".packages"])
+        if linked.returncode:  # another file system
+            subprocess.run(["cp", "-a", f"{packages}/.", folder / ".packages"], check=True)
         shutil.copytree(ROOT / "trainer" / "finetune_trainer", folder / ".packages" / "finetune_trainer")
     yield folder
     kubectl.run("delete", "pv", volume, "--wait=false")
