@@ -81,11 +81,9 @@ def _stopped_by_controller(pod: PodView, child: JobView | None) -> bool:
 
 def _stopped(pod: PodView, child: JobView | None) -> bool:
     """Ended because it was told to: by the agent's stop request, or by the signals of the controller's deletion."""
-    if pod.message:
-        return _code(pod) == ExitCode.PREEMPTED
-    return _code(pod) == ExitCode.PREEMPTED or (
-        _stopped_by_controller(pod, child) and _code(pod) in (_SIGKILLED, _SIGTERMED)
-    )
+    if _code(pod) == ExitCode.PREEMPTED:
+        return True
+    return pod.message is None and _stopped_by_controller(pod, child) and pod.exit_code in (_SIGKILLED, _SIGTERMED)
 
 
 def _code(pod: PodView) -> int | None:
