@@ -19,6 +19,9 @@ LABEL_JOB = f"{GROUP}/job"
 LABEL_RUN = f"{GROUP}/run"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 
+LABEL_POLICY = f"{GROUP}/network-policy"
+"""Of pods: the one NetworkPolicy that selects them."""
+
 LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
 LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
 """Set by the Job controller on its pods."""
@@ -26,6 +29,8 @@ LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
 MAX_NAME_LENGTH = 40
 """Of a FineTuneJob: `<job>-<5 hex>-<run>-<attempt>-<index>` is a host name and so has at most 63 characters."""
 
+DEFAULT_CLAIM = "finetune"
+"""The claim of jobs that name none, unless the operator's configuration names another."""
 CONTAINER = "trainer"
 WORKSPACE_PATH = "/workspace"
 CLAIMS_PATH = "/claims"

@@ -36,10 +36,12 @@ PODS = Resource("", "v1", "pods", "Pod")
 SERVICES = Resource("", "v1", "services", "Service")
 CONFIGMAPS = Resource("", "v1", "configmaps", "ConfigMap")
 CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+NETWORKPOLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 CORE_EVENTS = Resource("", "v1", "events", "Event")
 
-BY_KIND: Mapping[str, Resource] = {r.kind: r for r in (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS, CLAIMS, EVENTS)}
+_ALL = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS, CLAIMS, NETWORKPOLICIES, EVENTS)
+BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in _ALL}
 
 
 class ApiError(Exception):

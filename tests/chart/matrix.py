@@ -9,6 +9,9 @@ EVERYTHING: dict[str, Any] = {
     "image": {"repository": "registry.example:5000/ops/finetune-operator", "tag": "9.9", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
     "trainer": {"image": {"repository": "registry.example/trainer", "digest": "sha256:" + "0" * 64}},
+    "storage": {"claimName": "models"},
+    "jobNetworkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}]},
+    "trust": {"remoteCode": True, "pickleWeights": True},
     "serviceAccount": {"annotations": {"example.com/role": "tuner"}},
     "podLabels": {
         "team": "ml",
@@ -56,5 +59,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "without limits": {"resources": {"limits": None}},
     "guarded": {"networkPolicy": {"enabled": True}, "podDisruptionBudget": {"enabled": True}},
     "guarded, own namespace": {"networkPolicy": {"enabled": True}, "scope": "namespaced"},
+    "jobs without policies": {"jobNetworkPolicy": {"enabled": False}},
+    "jobs without any egress": {"jobNetworkPolicy": {"egress": []}},
     "monitored": {"serviceMonitor": {"enabled": True}},
 }

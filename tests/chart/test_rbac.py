@@ -52,6 +52,12 @@ def test_an_operator_of_namespaces_has_a_role_in_each_and_none_of_the_cluster(he
     assert told == namespaces
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_network_policies_are_granted_only_where_they_are_made(helm: Helm, enabled: bool) -> None:
+    (role,) = own(helm.render({"jobNetworkPolicy": {"enabled": enabled}}))
+    assert any("networkpolicies" in rule["resources"] for rule in role["rules"]) == enabled
+
+
 def test_the_two_scopes_grant_the_same(helm: Helm) -> None:
     (cluster,) = own(helm.render())
     (namespaced,) = own(helm.render({"scope": "namespaced"}))

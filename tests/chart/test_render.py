@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from support.helm import CHART, VERSION, Helm, Object, of_kind, only
 from support.pod_security import violations
 
 from finetune_operator import constants
+from finetune_operator.cli.configuration import read_settings
 from finetune_operator.cli.main import parser
 from finetune_operator.core.settings import Settings
 
@@ -31,6 +34,20 @@ def pod(objects: list[Object]) -> Object:
 def container(objects: list[Object]) -> Object:
     (found,) = pod(objects)["spec"]["containers"]
     return dict(found)
+
+
+def settings(objects: list[Object]) -> Settings:
+    """What the operator makes of the mounted configuration."""
+    options = parser().parse_args(container(objects)["args"])
+    path = PurePosixPath(options.config)
+    (mount,) = (m for m in container(objects)["volumeMounts"] if m["mountPath"] == str(path.parent))
+    (volume,) = (v for v in pod(objects)["spec"]["volumes"] if v["name"] == mount["name"])
+    config = only(objects, "ConfigMap")
+    assert volume["configMap"]["name"] == config["metadata"]["name"]
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(config["data"][path.name])
+        file.flush()
+        return read_settings(file.name, options.trainer_image)
 
 
 def selectors(objects: list[Object]) -> Iterator[dict[str, str]]:
@@ -90,6 +107,27 @@ def test_the_arguments_are_what_the_operator_takes(objects: list[Object]) -> Non
     assert int(options.http_port) == container(objects)["ports"][0]["containerPort"]
 
 
+def test_the_configuration_is_what_the_operator_reads(objects: list[Object]) -> None:
+    network = settings(objects).network
+    if network:
+        (peer,) = [network.operator]
+        assert peer is not None
+        assert peer["podSelector"]["matchLabels"] == OURS
+        namespace = only(objects, "Deployment")["metadata"]["namespace"]
+        assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+
+
+def test_the_configuration_holds_the_values(helm: Helm) -> None:
+    found = settings(helm.render(EVERYTHING))
+    assert found.image == "registry.example/trainer@sha256:" + "0" * 64
+    assert (found.claim, found.allow_remote_code, found.allow_pickle_weights) == ("models", True, True)
+    assert found.network is not None
+    assert list(found.network.egress) == EVERYTHING["jobNetworkPolicy"]["egress"]
+    assert settings(helm.render({"jobNetworkPolicy": {"enabled": False}})).network is None
+    defaults = settings(helm.render())
+    assert (defaults.claim, defaults.allow_remote_code, defaults.allow_pickle_weights) == ("finetune", False, False)
+
+
 def test_the_pod_s_account_is_the_bound_one(objects: list[Object]) -> None:
     account = pod(objects)["spec"]["serviceAccountName"]
     for found in of_kind(objects, "ServiceAccount"):
@@ -108,9 +146,6 @@ def test_all_values_arrive(helm: Helm) -> None:
         assert spec[key] == EVERYTHING[key]
     assert container(objects)["image"] == "registry.example:5000/ops/finetune-operator:9.9"
     assert container(objects)["imagePullPolicy"] == "Always"
-    assert container(objects)["env"] == [
-        {"name": "FINETUNE_TRAINER_IMAGE", "value": "registry.example/trainer@sha256:" + "0" * 64}
-    ]
     assert metadata["labels"]["team"] == "ml"
     assert metadata["annotations"]["example.com/scrape"] == "true"
     assert only(objects, "ServiceAccount")["metadata"]["annotations"] == {"example.com/role": "tuner"}
@@ -130,7 +165,7 @@ def test_a_user_s_labels_do_not_make_the_operator_s_pod_one_of_a_job_s(helm: Hel
 def test_the_images_are_of_the_chart_s_version(helm: Helm) -> None:
     found = container(helm.render())
     assert found["image"] == f"finetune-operator:{VERSION}"
-    assert found["env"] == [{"name": "FINETUNE_TRAINER_IMAGE", "value": f"finetune-trainer:{VERSION}"}]
+    assert settings(helm.render()).image == f"finetune-trainer:{VERSION}"
 
 
 def test_two_operators_never_overlap(helm: Helm) -> None:
@@ -141,8 +176,8 @@ def test_two_operators_never_overlap(helm: Helm) -> None:
     ("values", "restarts"),
     [
         ({"trainer": {"image": {"tag": "2"}}}, True),
-        ({"http": {"port": 9090}}, True),
-        ({"scope": "namespaced"}, True),
+        ({"trust": {"remoteCode": True}}, True),
+        ({"jobNetworkPolicy": {"egress": []}}, True),
         ({"replicas": 0}, False),
         ({"serviceMonitor": {"enabled": True}}, False),
     ],

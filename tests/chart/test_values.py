@@ -21,6 +21,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"image": {"digest": "0123"}}, "at '/image/digest': '0123' does not match"),
     ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy': value must be one of"),
     ({"trainer": {"image": "finetune-trainer:1"}}, "at '/trainer/image': got string, want object"),
+    ({"storage": {"claimName": "Models_1"}}, "at '/storage/claimName': 'Models_1' does not match"),
+    ({"jobNetworkPolicy": {"egress": {}}}, "at '/jobNetworkPolicy/egress': got object, want array"),
+    (
+        {"jobNetworkPolicy": {"egress": [{"port": 443}]}},
+        "at '/jobNetworkPolicy/egress/0': additional properties 'port'",
+    ),
+    ({"trust": {"remoteCode": "yes"}}, "at '/trust/remoteCode': got string, want boolean"),
     ({"imagePullSecrets": ["registry"]}, "at '/imagePullSecrets/0': got string, want object"),
     ({"replicas": 2}, "at '/replicas': maximum: got 2, want 1"),
     ({"scope": "global"}, "at '/scope': value must be one of 'cluster', 'namespaced'"),

@@ -172,7 +172,7 @@ async def test_create_fills_in_the_schemas_defaults_and_drops_the_status(subject
     made = finetunejob(subject) | {"status": {"phase": "Complete"}}
     created = await subject.cluster.create(FINETUNEJOBS, made)
     assert created["status"] == {"observedGeneration": -1}
-    assert created["spec"]["storage"] == {"claimName": "finetune"}
+    assert created["spec"]["deepspeed"] == {"zeroStage": 2, "config": {}}
     assert created["metadata"]["generation"] == 1
 
 

@@ -207,6 +207,10 @@ class RunConfig(Message):
     world: World
     metrics: tuple[Metric, ...]
     merge: bool = False
+    allow_remote_code: bool = False
+    """Whether code that lies beside a model's weights may run; the operator's configuration alone says so."""
+    allow_pickle_weights: bool = False
+    """Whether weights that are not safetensors may be read: unpickling them runs what is in them."""
 
     @property
     def digest(self) -> str:

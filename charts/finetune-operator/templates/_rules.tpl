@@ -14,6 +14,11 @@
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [get, create]
+{{- if .Values.jobNetworkPolicy.enabled }}
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create]
+{{- end }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from finetune_operator.constants import API_VERSION, KIND
+from finetune_operator.constants import API_VERSION, DEFAULT_CLAIM, KIND
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -172,7 +172,11 @@ class PodTemplate(Model):
 class Storage(Model):
     """The claim that holds data, models and results."""
 
-    claim_name: Name = Field("finetune", description="Of a PersistentVolumeClaim; ReadWriteMany for several nodes.")
+    claim_name: Name | None = Field(
+        None,
+        description="Of a PersistentVolumeClaim; ReadWriteMany for several nodes. Default: the operator's "
+        "configuration, where it is finetune unless changed.",
+    )
 
 
 class Evaluate(Model):
@@ -236,6 +240,8 @@ class RunStatus(StatusModel):
     attempt: int
     nonce: str = Field(description="Tells this attempt's pods from all others.")
     image: str | None = None
+    image_id: str | None = Field(None, description="What the image was, by digest, where the first pod runs.")
+    claim_name: str = Field(DEFAULT_CLAIM, description="Of the storage, as it was when the run started.")
     generation: int = Field(description="Of the spec that this run trains.")
     recipe: str = Field(description="Digest of what is trained; another one asks for another run.")
     job_uid: str | None = Field(None, description="Of the attempt's Job, once it was seen.")

@@ -1,4 +1,4 @@
-"""The children of an attempt: ConfigMap, Service, Job, in the order in which they are made."""
+"""The children of an attempt: NetworkPolicy, ConfigMap, Service, Job, in the order in which they are made."""
 
 from __future__ import annotations
 
@@ -7,41 +7,35 @@ from typing import Any
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, RunStatus
 from finetune_operator.build.job import job_manifest
+from finetune_operator.build.network_policy import network_policy
+from finetune_operator.build.owner import owner_of
 from finetune_operator.core.naming import child_name, labels
 from finetune_operator.core.resolve import run_config
 from finetune_operator.core.settings import Settings
-from finetune_operator.protocol import CONFIGMAPS, JOBS, SERVICES, Resource
+from finetune_operator.protocol import CONFIGMAPS, JOBS, NETWORKPOLICIES, SERVICES, Resource
 
 Object = dict[str, Any]
 
 
 def children(job: FineTuneJob, run: RunStatus, settings: Settings) -> list[tuple[Resource, Object]]:
-    """The Job comes last: once it exists, the others do."""
+    """The NetworkPolicy comes first, so that no pod is ever without it; the Job last: once it exists, the others do."""
     metadata = child_metadata(job, run)
+    policy = network_policy(job, settings)
     return [
-        (CONFIGMAPS, config_map(metadata, run_config(job, run).to_json())),
+        *([(NETWORKPOLICIES, policy)] if policy else []),
+        (CONFIGMAPS, config_map(metadata, run_config(job, run, settings).to_json())),
         (SERVICES, service(metadata, settings)),
-        (JOBS, job_manifest(metadata, job.spec, run, settings)),
+        (JOBS, job_manifest(metadata, job.spec, run, settings, policy["metadata"]["name"] if policy else None)),
     ]
 
 
 def child_metadata(job: FineTuneJob, run: RunStatus) -> Object:
-    """Name, labels and owner of every child: deleting the FineTuneJob deletes them, with the operator down too."""
-    owner = job.metadata
+    """Name, labels and owner of an attempt's children."""
     return {
-        "name": child_name(owner.name, owner.uid, run.number, run.attempt),
-        "namespace": owner.namespace,
-        "labels": labels(owner.name, run.number, run.attempt),
-        "ownerReferences": [
-            {
-                "apiVersion": constants.API_VERSION,
-                "kind": constants.KIND,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ],
+        "name": child_name(job.metadata.name, job.metadata.uid, run.number, run.attempt),
+        "namespace": job.metadata.namespace,
+        "labels": labels(job.metadata.name, run.number, run.attempt),
+        "ownerReferences": [owner_of(job)],
     }
 
 

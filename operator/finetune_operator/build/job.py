@@ -33,8 +33,10 @@ _CACHES = {
 _DO_NOT_EVICT = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
-def job_manifest(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings) -> Object:
-    """The attempt's Job."""
+def job_manifest(
+    metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings, policy: str | None
+) -> Object:
+    """The attempt's Job. `policy` names the NetworkPolicy of its pods."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -44,12 +46,14 @@ def job_manifest(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settin
             "completions": run.nodes,
             "parallelism": run.nodes,
             "backoffLimit": 0,
-            "template": _pod_template(metadata, spec, run, settings),
+            "template": _pod_template(metadata, spec, run, settings, policy),
         },
     }
 
 
-def _pod_template(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings) -> Object:
+def _pod_template(
+    metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings, policy: str | None
+) -> Object:
     user = spec.pod_template
     pod: Object = {
         "restartPolicy": "Never",
@@ -71,7 +75,7 @@ def _pod_template(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, setti
                 "labelSelector": {"matchLabels": {constants.LABEL_JOB_NAME: metadata["name"]}},
             }
         ],
-        "volumes": _volumes(metadata, spec) + (user.volumes or []),
+        "volumes": _volumes(metadata, spec, run) + (user.volumes or []),
         "containers": [_container(metadata, spec, run, settings)],
     }
     for name, value in {
@@ -86,7 +90,11 @@ def _pod_template(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, setti
             pod[name] = value
     return {
         "metadata": {
-            "labels": {**(user.labels or {}), **metadata["labels"]},
+            "labels": {
+                **(user.labels or {}),
+                **metadata["labels"],
+                **({constants.LABEL_POLICY: policy} if policy else {}),
+            },
             "annotations": {**_DO_NOT_EVICT, **(user.annotations or {})},
         },
         "spec": pod,
@@ -116,7 +124,7 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePath": "/dev/termination-log",
-        "volumeMounts": _mounts(spec) + (spec.pod_template.volume_mounts or []),
+        "volumeMounts": _mounts(spec, run) + (spec.pod_template.volume_mounts or []),
     }
 
 
@@ -144,21 +152,21 @@ def _environment(metadata: Object, spec: FineTuneJobSpec, settings: Settings) ->
     return environment
 
 
-def _volumes(metadata: Object, spec: FineTuneJobSpec) -> list[Object]:
+def _volumes(metadata: Object, spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
     return [
-        {"name": _WORKSPACE, "persistentVolumeClaim": {"claimName": spec.storage.claim_name}},
+        {"name": _WORKSPACE, "persistentVolumeClaim": {"claimName": run.claim_name}},
         {"name": "config", "configMap": {"name": metadata["name"]}},
         {"name": "scratch", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
         *(
             {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-            for claim, volume in _volumes_of_claims(spec).items()
+            for claim, volume in _volumes_of_claims(spec, run).items()
             if volume != _WORKSPACE
         ),
     ]
 
 
-def _mounts(spec: FineTuneJobSpec) -> list[Object]:
+def _mounts(spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
     return [
         {"name": _WORKSPACE, "mountPath": constants.WORKSPACE_PATH},
         {"name": "config", "mountPath": constants.CONFIG_PATH, "readOnly": True},
@@ -166,12 +174,12 @@ def _mounts(spec: FineTuneJobSpec) -> list[Object]:
         {"name": "shared-memory", "mountPath": constants.SHARED_MEMORY_PATH},
         *(
             {"name": volume, "mountPath": f"{constants.CLAIMS_PATH}/{claim}", "readOnly": True}
-            for claim, volume in _volumes_of_claims(spec).items()
+            for claim, volume in _volumes_of_claims(spec, run).items()
         ),
     ]
 
 
-def _volumes_of_claims(spec: FineTuneJobSpec) -> dict[str, str]:
+def _volumes_of_claims(spec: FineTuneJobSpec, run: RunStatus) -> dict[str, str]:
     """The volume of each claim that a pvc:// URI names: numbered, as a claim's name may be too long for a volume's."""
     volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims_of(spec))}
-    return volumes | ({spec.storage.claim_name: _WORKSPACE} if spec.storage.claim_name in volumes else {})
+    return volumes | ({run.claim_name: _WORKSPACE} if run.claim_name in volumes else {})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune_operator.api.v1alpha1 import FineTuneJobSpec
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.constants import HUB_TOKEN_KEY
+from finetune_operator.constants import DEFAULT_CLAIM, HUB_TOKEN_KEY
 from finetune_operator.core.resolve import uris_of
 
 Folders = dict[str, Path]
@@ -73,7 +73,7 @@ def _unreadable(field: str, uri: str, spec: FineTuneJobSpec, folders: Folders) -
         return None
     path = Path(rest)
     if scheme == "workspace":
-        path = folders[spec.storage.claim_name] / rest
+        path = folders[spec.storage.claim_name or DEFAULT_CLAIM] / rest
     if scheme == "pvc":
         claim, _, below = rest.partition("/")
         if claim not in folders:

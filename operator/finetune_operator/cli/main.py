@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, INVALID
+from finetune_operator.cli.exit_codes import BROKEN_PIPE, DONE, INTERRUPTED, INVALID
+
+DISTRIBUTION = "finetune-operator"
+"""Its version is that of pyproject.toml."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="finetune", description="Distributed fine-tuning: on this machine or in a cluster."
     )
+    top.add_argument("--version", action=ShowVersion, nargs=0, help="print the version")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     run = _command(commands, "run", "train a FineTuneJob on this machine")
@@ -50,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     operator.add_argument(
         "-n", "--namespace", action="append", metavar="NAME", help="watch this namespace (repeatable; default: all)"
     )
+    operator.add_argument("--config", metavar="FILE", help="what holds for jobs that do not say otherwise (YAML)")
     operator.add_argument("--trainer-image", metavar="IMAGE", help="for jobs that name none")
     operator.add_argument(
         "--agent-access",
@@ -66,6 +71,16 @@ def parser() -> argparse.ArgumentParser:
 
     _command(commands, "crd", "print the CustomResourceDefinition")
     return top
+
+
+class ShowVersion(argparse.Action):
+    """Prints the version of the installed package and ends. It is looked up only when it is asked for."""
+
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"finetune {version(DISTRIBUTION)}")
+        sys.exit(DONE)
 
 
 def _command(

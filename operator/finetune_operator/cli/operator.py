@@ -6,27 +6,30 @@ import argparse
 import asyncio
 import logging
 import os
-from contextlib import AsyncExitStack
+import signal
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
-from finetune_operator.cli.connect import connect
+from finetune_operator.cli.configuration import read_settings
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.core.settings import Settings
+from finetune_operator.kube.client import AgentAccess, ConfigurationError, KubeCluster
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.handlers import inform
 from finetune_operator.runtime.health import Health, application, serve
 from finetune_operator.runtime.metrics import Metrics
 
-ENV_TRAINER_IMAGE = "FINETUNE_TRAINER_IMAGE"
-DEFAULT_IMAGE = "finetune-trainer:latest"
 HIGHEST_PORT = 65535
+TRY_AGAIN = 5.0
+"""Seconds until credentials that were wrong are read again."""
 
 
 def main(options: argparse.Namespace) -> int:
     port = _port(options.http_port)
+    settings = read_settings(options.config, options.trainer_image)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    image = options.trainer_image or os.environ.get(ENV_TRAINER_IMAGE, DEFAULT_IMAGE)
-    asyncio.run(_operate(options, Settings(image=image), port))
+    with suppress(asyncio.CancelledError):  # SIGTERM
+        asyncio.run(_operate(options, settings, port))
     return 0
 
 
@@ -38,6 +41,10 @@ def _port(text: str) -> int:
 
 async def _operate(options: argparse.Namespace, settings: Settings, port: int) -> None:
     metrics, health = Metrics(), Health()
+    task = asyncio.current_task()
+    assert task is not None
+    # As the first process of a container nobody else would: without a handler the signal is lost.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as stack:
         if port:
             try:
@@ -46,6 +53,17 @@ async def _operate(options: argparse.Namespace, settings: Settings, port: int) -
                 reason = os.strerror(error.errno or 0)
                 sentence = f"--http-port: {port} cannot be opened ({reason}); give another port, or 0 for none"
                 raise UsageError(sentence) from None
-        cluster = await stack.enter_async_context(connect(agent_access=options.agent_access))
+        cluster = await _connect(options.agent_access, health)
+        stack.push_async_callback(cluster.close)
         informing = partial(inform, namespaces=options.namespace)
         await operate(cluster, settings, informing, options.namespace, metrics=metrics, health=health)
+
+
+async def _connect(agent_access: AgentAccess, health: Health) -> KubeCluster:
+    """Tries until the kubeconfig or the service account can be read: whoever mends it need not start us again."""
+    while True:
+        try:
+            return await KubeCluster.connect(agent_access=agent_access)
+        except ConfigurationError as error:
+            health.blocked(f"there is no cluster to talk to ({error}); set KUBECONFIG to a kubeconfig")
+        await asyncio.sleep(TRY_AGAIN)

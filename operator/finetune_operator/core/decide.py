@@ -24,7 +24,7 @@ from finetune_operator.constants import ConditionType, Phase, Reason
 from finetune_operator.core import conditions, progress
 from finetune_operator.core.cause import Cause, cause_of
 from finetune_operator.core.naming import child_name
-from finetune_operator.core.observed import Observed
+from finetune_operator.core.observed import Observed, PodView
 from finetune_operator.core.resolve import refusals, run_config
 from finetune_operator.core.retrain import next_run, run_is_needed
 from finetune_operator.core.settings import Settings
@@ -90,7 +90,7 @@ def _start(observed: Observed, settings: Settings, number: int) -> Decision:
         return _stall_job(
             observed,
             constants.VOLUME_NOT_SHARED,
-            claim=job.spec.storage.claim_name,
+            claim=job.spec.storage.claim_name or settings.claim,
             modes=", ".join(observed.claim_modes),
             nodes=nodes,
         )
@@ -105,7 +105,10 @@ def _shared(modes: tuple[str, ...]) -> bool:
 
 
 def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    if run.generation != observed.job.metadata.generation or run_config(observed.job, run).digest != run.config_digest:
+    if (
+        run.generation != observed.job.metadata.generation
+        or run_config(observed.job, run, settings).digest != run.config_digest
+    ):
         # The spec was changed between the decision to start and the start (or the operator was, and the defaults with
         # it). Another number: some of this run's children may be there, and they are never changed.
         return _start(observed, settings, number=run.number + 1)
@@ -117,7 +120,8 @@ def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
 
 def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     assert observed.child is not None
-    status = observed.job.status.model_copy(update={"run": run.model_copy(update={"job_uid": observed.child.uid})})
+    seen = {"job_uid": observed.child.uid, "image_id": run.image_id or _image_id(observed.pods)}
+    status = observed.job.status.model_copy(update={"run": run.model_copy(update=seen)})
     answers = list(observed.answers.values())
     if not conditions.is_true(status.conditions, ConditionType.WORLD_READY):
         if not progress.world_complete(run, answers):
@@ -128,6 +132,10 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(phase, constants.STARTING)
     words = {"run": run.number, "ready": run.world, "world": run.world, "detail": ""}
     return Decision(_in_phase(observed, status, phase, reason, **words), look_again=settings.progress_interval)
+
+
+def _image_id(pods: tuple[PodView, ...]) -> str | None:
+    return next((pod.image_id for pod in pods if pod.image_id), None)
 
 
 def _waiting(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:

@@ -5,12 +5,19 @@ The UID is part of them: a job that is deleted and made again under its old name
 
 from __future__ import annotations
 
+import hashlib
+
 from finetune_operator import constants
 
 
 def child_name(job: str, uid: str, run: int, attempt: int) -> str:
     """Of an attempt's ConfigMap, Service and Job: at most 57 characters for a job's name of 40."""
     return f"{job}-{uid.replace('-', '')[:5]}-{run}-{attempt}"
+
+
+def policy_name(job: str, uid: str, content: str) -> str:
+    """Of a job's NetworkPolicy: another content has another name, as children are never changed."""
+    return f"{job}-{uid.replace('-', '')[:5]}-{hashlib.sha256(content.encode()).hexdigest()[:5]}"
 
 
 def rendezvous_host(child: str, namespace: str) -> str:

@@ -36,6 +36,7 @@ class PodView:
     node: str | None = None
     ip: str | None = None
     phase: str = "Pending"
+    image_id: str | None = None
     scheduled: bool = False
     running: bool = False
     waiting: str | None = None
@@ -73,6 +74,7 @@ class PodView:
             node=spec.get("nodeName"),
             ip=status.get("podIP"),
             phase=status.get("phase", "Pending"),
+            image_id=container.get("imageID") or None,
             scheduled=bool(spec.get("nodeName")),
             running="running" in state,
             waiting=_waiting(conditions, [*(c.get("state", {}) for c in before), state]),

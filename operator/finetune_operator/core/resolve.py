@@ -84,8 +84,8 @@ def claims_of(spec: FineTuneJobSpec) -> list[str]:
     return sorted({uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")})
 
 
-def run_config(job: FineTuneJob, run: RunStatus) -> RunConfig:
-    """The complete run.json of a run's attempt; the same for the same job and run, wherever it is made."""
+def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfig:
+    """The complete run.json of a run's attempt; the same for the same job, run and settings, wherever it is made."""
     spec, metadata = job.spec, job.metadata
     return RunConfig(
         namespace=metadata.namespace,
@@ -97,6 +97,8 @@ def run_config(job: FineTuneJob, run: RunStatus) -> RunConfig:
         folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number),
         world=world_of(spec),
         zero_stage=_stage(spec.deepspeed.zero_stage),
+        allow_remote_code=settings.allow_remote_code,
+        allow_pickle_weights=settings.allow_pickle_weights,
         **_recipe(spec),
     )
 

@@ -32,6 +32,7 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
         attempt=1,
         nonce=nonce,
         image=job.spec.image or settings.image,
+        claim_name=job.spec.storage.claim_name or settings.claim,
         generation=job.metadata.generation,
         recipe=recipe_digest(job.spec),
         start_time=to_text(now),
@@ -39,4 +40,4 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
         world=world.size,
         zero_stage=job.spec.deepspeed.zero_stage,
     )
-    return run.model_copy(update={"config_digest": run_config(job, run).digest})
+    return run.model_copy(update={"config_digest": run_config(job, run, settings).digest})

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from finetune_operator.constants import DEFAULT_CLAIM
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the pods of a job may reach, and who may reach them, besides each other and the DNS."""
+
+    egress: tuple[Mapping[str, Any], ...] = ()
+    """Rules of a NetworkPolicy, as they are."""
+    operator: Mapping[str, Any] | None = None
+    """The operator's pod, as a peer of a NetworkPolicy; None: it runs elsewhere, and anyone may ask the agents."""
 
 
 @dataclass(frozen=True)
@@ -11,6 +25,13 @@ class Settings:
 
     image: str
     """Of the trainer, for jobs that name none. Frozen in the status when a run starts."""
+    claim: str = DEFAULT_CLAIM
+    """Of jobs that name none. Frozen as well."""
+    network: Network | None = None
+    """None: no NetworkPolicy is made."""
+    allow_remote_code: bool = False
+    allow_pickle_weights: bool = False
+    """Whether a model's own code, or weights that are a pickle, may run in the pods."""
     local: bool = False
     """Whether pods are processes on this machine, so that file:/// can be read."""
     agent_port: int = 8471

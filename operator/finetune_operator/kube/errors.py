@@ -41,3 +41,12 @@ def _class_of(status: int, reason: str) -> type[ApiError]:
 def unreachable(error: Exception) -> ApiError:
     """There was no answer."""
     return ApiError(0, "Unreachable", f"the API server was not reached: {str(error) or type(error).__name__}")
+
+
+def sentence_of(error: ApiError) -> str:
+    """What went wrong and, where it is known, what to do."""
+    if isinstance(error, NotFoundError) and "finetunejobs" in error.message and '"' not in error.message:
+        return "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"
+    if error.status == 0 or isinstance(error, NotFoundError | ForbiddenError | InvalidError):
+        return error.message
+    return f"the API server says {error.status} {error.reason}: {error.message}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import chain, repeat
 
 from finetune_operator.core.settings import Settings
+from finetune_operator.kube.errors import sentence_of
 from finetune_operator.protocol import FINETUNEJOBS, ApiError, Cluster
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.health import Health
@@ -20,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 RESYNC = 600.0
 """Seconds between two looks at all jobs, whatever the watches said."""
+PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds between two tries to begin."""
 
 
 async def operate(
@@ -30,20 +35,15 @@ async def operate(
     resync: float = RESYNC,
     metrics: Metrics | None = None,
     health: Health | None = None,
+    pauses: Sequence[float] = PAUSES,
 ) -> None:
     """Reconcile the FineTuneJobs of some or all namespaces until cancelled, or until the informer ends: kopf's does so
-    on SIGTERM. Raises ApiError, before anything else, when FineTuneJobs cannot be listed: kopf would wait in silence
-    where the kind is not known yet. What is done is told to `metrics` and `health`, if anybody reads them."""
+    on SIGTERM. What stands in the way (no such kind, no right, no API server) is told to the log and `health` in a
+    sentence, and tried again after `pauses` (seconds, the last one for ever)."""
     metrics, health = metrics or Metrics(), health or Health()
-    try:
-        await _keys(cluster, namespaces)
-    except ApiError as error:
-        health.not_ready = f"FineTuneJobs cannot be listed: {error}"
-        raise
-    health.not_ready = "the informer has not started yet"
     evidence = Evidence()
     reconciler = Reconciler(cluster, settings, evidence, metrics=metrics)
-    queue: Queue[Key] = Queue(reconciler.reconcile, waited=metrics.waited)
+    queue: Queue[Key] = Queue(reconciler.reconcile, waited=metrics.waited, told=ApiError)
     metrics.measure_depth(lambda: queue.depth)
     health.longest = lambda: queue.longest
     async with asyncio.TaskGroup() as group:
@@ -51,13 +51,33 @@ async def operate(
         resyncing = _resync(cluster, queue, metrics, namespaces, resync)
         tasks = [group.create_task(queue.run()), group.create_task(resyncing)]
         await asyncio.sleep(0)  # lets the queue start its workers
-        health.not_ready = None
         try:
-            await inform(Intake(queue, evidence))
+            await _inform(cluster, partial(inform, Intake(queue, evidence)), namespaces, health, pauses)
         finally:
             health.not_ready = "the informer has ended"
         for task in tasks:
             task.cancel()
+
+
+async def _inform(
+    cluster: Cluster,
+    inform: Callable[[], Awaitable[None]],
+    namespaces: list[str] | None,
+    health: Health,
+    pauses: Sequence[float],
+) -> None:
+    """Until the informer ends without an error. It starts when FineTuneJobs can be listed: kopf waits in silence where
+    the kind is not known yet, or may not be read."""
+    waits = chain(pauses, repeat(pauses[-1]))
+    while True:
+        try:
+            await _keys(cluster, namespaces)
+            waits = chain(pauses, repeat(pauses[-1]))
+            health.not_ready = None
+            return await inform()
+        except ApiError as error:
+            health.blocked(sentence_of(error))
+        await asyncio.sleep(next(waits))
 
 
 async def _resync(

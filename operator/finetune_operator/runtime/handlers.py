@@ -6,13 +6,15 @@ hang while the operator is down. An error in an event handler is not retried, so
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 from typing import Any
 
 import kopf
 
 from finetune_operator import constants
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Resource
+from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, Resource
 from finetune_operator.runtime.intake import Intake
 
 
@@ -47,11 +49,18 @@ def _register(registry: kopf.OperatorRegistry, resource: Resource, intake: Intak
 
 
 async def inform(intake: Intake, namespaces: list[str] | None) -> None:
-    """Watch until cancelled; all namespaces when None."""
+    """Watch until cancelled or SIGTERM; all namespaces when None. Raises ApiError when a watch has ended for good."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    await kopf.operator(
-        registry=registry_for(intake),
-        settings=settings_for_informing(),
-        clusterwide=namespaces is None,
-        namespaces=namespaces or [],
-    )
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    try:
+        await kopf.operator(
+            registry=registry_for(intake),
+            settings=settings_for_informing(),
+            clusterwide=namespaces is None,
+            namespaces=namespaces or [],
+        )
+    except Exception as error:
+        # kopf has taken the signal for itself; until it is started again nobody would listen.
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        raise ApiError(0, "WatchesEnded", f"the watches have ended: {error}") from error

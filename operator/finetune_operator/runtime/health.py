@@ -6,6 +6,7 @@ server starts before anything talks to the API server: an operator that waits fo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ SHUTDOWN = 1.0
 """Seconds that an answer under way may take when the operator ends."""
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass
 class Health:
     """What the probes are told."""
@@ -30,6 +34,12 @@ class Health:
     """A sentence; None: ready."""
     longest: Callable[[], tuple[object, float] | None] = lambda: None
     """The job whose reconcile has been running longest, and for how many seconds; None: no reconcile is running."""
+
+    def blocked(self, sentence: str) -> None:
+        """Something stands in the way; it is logged when it is new."""
+        if sentence != self.not_ready:
+            logger.error(sentence)
+        self.not_ready = sentence
 
     @property
     def stuck(self) -> str | None:

@@ -31,12 +31,15 @@ class Queue(Generic[Key]):
         workers: int = 16,
         jitter: Callable[[], float] = random.random,
         waited: Callable[[float], None] = lambda seconds: None,
+        told: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
-        """`waited` is told, for each key whose turn comes, how many seconds it waited."""
+        """`waited` is told, for each key whose turn comes, how many seconds it waited. Errors of the types `told` say
+        in a sentence what is wrong; the others are logged with their traceback, once."""
         self._work = work
         self._workers = workers
         self._jitter = jitter
         self._waited = waited
+        self._told = told
         self._waiting: dict[Key, float] = {}
         self._running: dict[Key, float] = {}
         self._again: set[Key] = set()
@@ -109,7 +112,13 @@ class Queue(Generic[Key]):
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 30)) * (0.5 + self._jitter())
-            logger.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=failures == 1)
+            logger.warning(
+                "%s: %s; again in %.1f s",
+                key,
+                error,
+                delay,
+                exc_info=failures == 1 and not isinstance(error, self._told),
+            )
             self.add_after(key, delay)
         else:
             self._failures.pop(key, None)

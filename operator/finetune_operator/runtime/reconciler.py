@@ -153,8 +153,9 @@ class Reconciler:
         return await ask(self.cluster, run, running, self.settings.agent_port)
 
     async def _claim_modes(self, job: FineTuneJob) -> tuple[str, ...] | None:
+        name = job.spec.storage.claim_name or self.settings.claim
         with suppress(NotFoundError):
-            claim = await self.cluster.get(CLAIMS, job.metadata.namespace, job.spec.storage.claim_name)
+            claim = await self.cluster.get(CLAIMS, job.metadata.namespace, name)
             return tuple(claim["spec"].get("accessModes", ()))
         return None
 

@@ -36,6 +36,8 @@ from finetune_trainer.contract import class_of
 from finetune_trainer.errors import TrainingError
 from finetune_trainer.paths import Paths
 
+LOCAL = Settings(image="local", local=True)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -61,7 +63,7 @@ def by_rank_zero(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -
     (folder / "scratch").mkdir()
     paths = Paths(workspace=folder / "w", claims=folder / "claims", scratch=folder / "scratch")
     with pytest.raises(TrainingError) as raised:
-        prepare(run_config(job, next_run(job, 1, Settings(image="local", local=True), "nonce", NOW)), paths)
+        prepare(run_config(job, next_run(job, 1, LOCAL, "nonce", NOW), LOCAL), paths)
     failure = class_of(raised.value.exit_code)
     entry = LedgerEntry(run=1, attempt=1, failure=failure, message=str(raised.value), start_time="", end_time="")
     status = FineTuneJobStatus(phase=Phase.FAILED, ledger=[entry])

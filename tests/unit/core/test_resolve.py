@@ -16,7 +16,8 @@ def job(**changes: Any) -> FineTuneJob:
 
 
 def config_of(job: FineTuneJob) -> Any:
-    return run_config(job, next_run(job, 1, Settings(image="i"), "nonce", NOW))
+    settings = Settings(image="i")
+    return run_config(job, next_run(job, 1, settings, "nonce", NOW), settings)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from support.manifests import manifest
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.scripted import ScriptedDriver
-from finetune_operator.protocol import FINETUNEJOBS, ApiError, NotFoundError, Object, Resource
+from finetune_operator.protocol import FINETUNEJOBS, ApiError, ForbiddenError, NotFoundError, Object, Resource
 from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.health import Health
 from finetune_operator.runtime.intake import Intake
 
 
@@ -55,15 +56,56 @@ async def test_an_api_server_that_is_away_when_everything_is_looked_at_does_not_
         await cluster.close()
 
 
-async def test_a_cluster_without_the_kind_ends_the_operator_at_once_with_the_server_s_word() -> None:
-    cluster = Stumbling(lambda count: NotFoundError(404, "NotFound", "the server could not find finetunejobs"))
+NO_KIND = NotFoundError(404, "NotFound", "the server could not find finetunejobs")
+NO_RIGHT = ForbiddenError(403, "Forbidden", 'finetunejobs.finetune.dev is forbidden: User "x" cannot list resource')
+AWAY = ApiError(0, "Unreachable", "the API server was not reached: no route to host")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (NO_KIND, "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"),
+        (NO_RIGHT, NO_RIGHT.message),
+        (AWAY, AWAY.message),
+        (ApiError(500, "InternalError", "etcd is away"), "the API server says 500 InternalError: etcd is away"),
+    ],
+    ids=["no kind", "no right", "no server", "a stumbling server"],
+)
+async def test_what_stands_in_the_way_is_told_in_one_sentence_and_tried_again(
+    error: ApiError, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str | None] = []
+    health = Health()
+
+    def fails(count: int) -> ApiError | None:
+        told.append(health.not_ready)
+        return error if count <= 4 else None
 
     async def inform(intake: Intake) -> None:
-        pytest.fail("an informer would wait for ever for a kind that comes later")
+        told.append(health.not_ready)
 
-    with pytest.raises(NotFoundError):
-        await operate(cluster, SETTINGS, inform)
+    cluster = Stumbling(fails)
+    async with asyncio.timeout(10):
+        await operate(cluster, SETTINGS, inform, health=health, pauses=(0.0, 0.001))
     await cluster.close()
+    assert told[1:] == [sentence] * 4 + [None]
+    assert [record.getMessage() for record in caplog.records] == [sentence], "once, not at every try"
+    assert not any(record.exc_info for record in caplog.records)
+
+
+async def test_an_informer_whose_watches_end_is_started_again() -> None:
+    started: list[str | None] = []
+    health = Health()
+
+    async def inform(intake: Intake) -> None:
+        started.append(health.not_ready)
+        if len(started) < 3:
+            raise ApiError(0, "WatchesEnded", "the watches have ended: 404")
+
+    cluster = Stumbling(lambda count: None)
+    await operate(cluster, SETTINGS, inform, health=health, pauses=(0.0,))
+    await cluster.close()
+    assert started == [None, None, None], "ready again each time"
 
 
 async def test_the_workers_are_there_before_the_informer_starts() -> None:

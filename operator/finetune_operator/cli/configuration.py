@@ -1,0 +1,71 @@
+"""The operator's configuration file, which the chart mounts: what holds for jobs that do not say otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_operator.cli.errors import UsageError
+from finetune_operator.constants import DEFAULT_CLAIM
+from finetune_operator.core.settings import Network, Settings
+
+DEFAULT_IMAGE = "finetune-trainer:latest"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
+
+
+class NetworkPolicyConfiguration(_Part):
+    """Of the NetworkPolicy that each FineTuneJob gets."""
+
+    egress: list[dict[str, Any]] = Field(default_factory=list)
+    operator: dict[str, Any] | None = None
+
+
+class OperatorConfiguration(_Part):
+    """All keys are optional."""
+
+    trainer_image: str = Field(DEFAULT_IMAGE, min_length=1)
+    storage_claim_name: str = Field(DEFAULT_CLAIM, min_length=1)
+    network_policy: NetworkPolicyConfiguration | None = None
+    allow_remote_code: bool = False
+    allow_pickle_weights: bool = False
+
+
+def read_settings(path: str | None, image: str | None) -> Settings:
+    """From the file, if there is one; `image` wins. Raises UsageError with a sentence for each wrong key."""
+    configuration = _read(path) if path else OperatorConfiguration()
+    network = configuration.network_policy
+    return Settings(
+        image=image or configuration.trainer_image,
+        claim=configuration.storage_claim_name,
+        network=Network(tuple(network.egress), network.operator) if network else None,
+        allow_remote_code=configuration.allow_remote_code,
+        allow_pickle_weights=configuration.allow_pickle_weights,
+    )
+
+
+def _read(path: str) -> OperatorConfiguration:
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(f"--config: {path} cannot be read ({reason}); name the operator's configuration") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config: {path} is not YAML ({' '.join(str(error).split())}); mend it") from None
+    try:
+        return OperatorConfiguration.model_validate({} if content is None else content)
+    except ValidationError as error:
+        raise UsageError(*(_sentence(path, fault) for fault in error.errors())) from None
+
+
+def _sentence(path: str, fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: {key}: is no key of the operator's configuration; remove it"
+    return f"{path}: {key or 'the file'}: {fault['input']!r} is wrong: {fault['msg']}"
