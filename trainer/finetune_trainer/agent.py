@@ -19,7 +19,8 @@ from finetune_trainer import agent_server, kubeflow_callback, launch, process_tr
 from finetune_trainer.cgroup import Cgroup
 from finetune_trainer.contract import MAX_LOG_LINES, ExitCode, PodStatus, RunConfig, TerminationMessage
 from finetune_trainer.errors import InvalidError, StoppedError, TrainingError
-from finetune_trainer.rank_output import RankOutput, Redact, redactor
+from finetune_trainer.rank_output import RankOutput
+from finetune_trainer.redaction import Redact, redactor
 from finetune_trainer.scratch import Scratch, write_atomically
 from finetune_trainer.startup import Settings, check_workspace, read_run_config
 from finetune_trainer.stop import Deadlines, StopRequest

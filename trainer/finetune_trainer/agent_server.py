@@ -1,16 +1,20 @@
-"""What the agent answers over HTTP: `GET /status` to the operator, `GET /metrics` to Prometheus, 404 to all else.
+"""What the agent answers over HTTP: `GET /status` to the operator, `GET /metrics` to Prometheus, and nothing else.
 
-Answers come from the rank files at the moment of asking. A client that sends rubbish, nothing, or too much costs one of
-a bounded number of threads for a few seconds, and nothing else.
+Answers come from the rank files at the moment of asking. Whoever reaches the port may send what he likes: a request has
+a deadline and a size, a connection is for one request, requests of all clients together have a rate, and a client costs
+one of a bounded number of threads for a few seconds, and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,12 +22,70 @@ from finetune_trainer.contract import MAX_STATUS_BYTES, STATUS_PATH, PodStatus
 
 METRICS_PATH = "/metrics"
 MAX_CONNECTIONS = 32
-CLIENT_SECONDS = 5.0
-"""Of silence, after which a client is dropped."""
+MAX_HEAD_BYTES = 8 * 1024
+"""Of a request's first line and headers together."""
+REQUEST_SECONDS = 5.0
+"""In which a request has to come, and its answer to be taken."""
+REQUESTS_PER_SECOND = 20.0
+"""Of all clients together, in the long run: the operator asks every other second at most, Prometheus less often."""
+BURST = 40
+"""Requests that may come at once after a pause."""
+TOO_MANY = b"HTTP/1.0 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+
+
+class Rate:
+    """Lets through so many per second, and a burst after a pause."""
+
+    def __init__(self, per_second: float, burst: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._burst = float(burst)
+        self._now = now
+        self._left = self._burst
+        self._at = now()
+
+    def allows(self) -> bool:
+        """Whether one more may come now. Not for several threads."""
+        now = self._now()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class RequestStream(io.RawIOBase):
+    """What a client sends: at most so many bytes, and until a deadline.
+
+    Raises http.client.LineTooLong, which http.server answers with 431, and TimeoutError, at which it hangs up."""
+
+    def __init__(self, connection: socket.socket, max_bytes: int, seconds: float) -> None:
+        self._connection = connection
+        self._left = max_bytes
+        self._deadline = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            raise LineTooLong("request")
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        self._connection.settimeout(remaining)
+        read = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._left -= read
+        return read
+
+    def allow(self, more_bytes: int) -> None:
+        """A body of that size may follow."""
+        self._left += more_bytes
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """Serves at most `MAX_CONNECTIONS` at a time; more are closed unanswered."""
+    """Serves at most `MAX_CONNECTIONS` at a time, more are closed unanswered; and as many as `Rate` allows, more are
+    told so."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -31,6 +93,7 @@ class BoundedServer(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._rate = Rate(REQUESTS_PER_SECOND, BURST)
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
@@ -41,7 +104,13 @@ class BoundedServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
+        if not self._rate.allows():
+            # Here, in the one thread that accepts: it must not wait for anybody.
+            request.setblocking(False)
+            with contextlib.suppress(OSError):
+                request.send(TOO_MANY)
+            self.shutdown_request(request)
+        elif self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -57,17 +126,30 @@ class BoundedServer(ThreadingHTTPServer):
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Answers and does not log: the pod's log is the training's."""
+    """One request of a bounded size. Answers and does not log: the pod's log is the training's."""
 
-    timeout = CLIENT_SECONDS
     server_version = "finetune-agent"
     sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.stream = RequestStream(self.connection, MAX_HEAD_BYTES, REQUEST_SECONDS)
+        self.rfile = io.BufferedReader(self.stream)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
         pass
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """http.server's own answers are pages that repeat what the client sent. It calls a method that no handler has
+        not implemented."""
+        self.close_connection = True
+        is_method = code == HTTPStatus.NOT_IMPLEMENTED
+        self.answer(HTTPStatus.METHOD_NOT_ALLOWED if is_method else HTTPStatus(code))
+
     def answer(self, status: HTTPStatus, content_type: str = "text/plain; charset=utf-8", body: str = "") -> None:
         data = body.encode()
+        self.connection.settimeout(REQUEST_SECONDS)
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
@@ -87,11 +169,6 @@ def serve(address: str, port: int, status: Callable[[], PodStatus]) -> BoundedSe
                 self.answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", text)
             else:
                 self.answer(HTTPStatus.NOT_FOUND)
-
-        def not_found(self) -> None:
-            self.answer(HTTPStatus.NOT_FOUND)
-
-        do_POST = do_PUT = do_PATCH = do_DELETE = not_found  # noqa: N815  # names of http.server
 
     server = BoundedServer((address, port), Handler)
     threading.Thread(target=server.serve_forever, name="agent-server", daemon=True).start()

@@ -10,6 +10,7 @@ import yaml
 
 from finetune_trainer.contract import Result, RunConfig, Source
 from finetune_trainer.prepare import Prepared
+from finetune_trainer.trust import remote_code
 
 CARD_FILE = "README.md"
 LOSS_FILE = "loss.png"
@@ -40,7 +41,12 @@ def write_card(
     if losses:
         _draw_loss(folder / LOSS_FILE, losses, [(r["step"], r["metrics"]["loss"]) for r in history if "split" in r])
         sections += ["## Loss", f"![Training and evaluation loss over the optimizer steps]({LOSS_FILE})"]
-    sections += ["## Recipe", _recipe_table(config, prepared, result), "## How to load it", _loading(config)]
+    sections += [
+        "## Recipe",
+        _recipe_table(config, prepared, result),
+        "## How to load it",
+        _loading(config, prepared.start),
+    ]
     temporary = folder / f".{CARD_FILE}"
     temporary.write_text("\n\n".join(sections) + "\n")
     temporary.replace(folder / CARD_FILE)
@@ -115,12 +121,14 @@ def _evaluation(config: RunConfig) -> str:
     return f"`{_named(source)}`" if source else f"{fraction:g} of the rows, chosen by their content"
 
 
-def _loading(config: RunConfig) -> str:
+def _loading(config: RunConfig, start: Path) -> str:
     auto_class, processor = f"AutoModelFor{config.task}", PROCESSORS[config.task]
+    # The code that the base brought lies beside the weights.
+    trust = ", trust_remote_code=True" if config.allow_remote_code and remote_code(start) else ""
     whole = _code(
         f"from transformers import {auto_class}, {processor}",
-        f'model = {auto_class}.from_pretrained("{{folder}}")',
-        f'processor = {processor}.from_pretrained("{{folder}}")',
+        f'model = {auto_class}.from_pretrained("{{folder}}"{trust})',
+        f'processor = {processor}.from_pretrained("{{folder}}"{trust})',
     )
     if config.lora is None:
         return whole.replace("{folder}", "output")
@@ -130,8 +138,8 @@ def _loading(config: RunConfig) -> str:
     ) + _code(
         "from peft import PeftModel",
         f"from transformers import {auto_class}, {processor}",
-        f'model = PeftModel.from_pretrained({auto_class}.from_pretrained("start"), "output")',
-        f'processor = {processor}.from_pretrained("output")',
+        f'model = PeftModel.from_pretrained({auto_class}.from_pretrained("start"{trust}), "output")',
+        f'processor = {processor}.from_pretrained("output"{trust})',
     )
     if config.merge:
         text += "\n\nThe folder `merged` holds the same model in one piece; it needs nothing else:\n\n"

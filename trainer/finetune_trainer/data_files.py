@@ -265,6 +265,12 @@ def _read_hub(source: Source, field: str, side: Side, paths: Paths) -> Iterator[
         raise InvalidError(
             f"{field}: {shown} is not on the hub or not open to this token; correct the name or set model.secretName"
         ) from None
+    except RuntimeError as error:
+        if "scripts" not in str(error):
+            raise
+        raise InvalidError(
+            f"{field}: {shown} is loaded by a script of its own, and none is ever run; name a data set of plain files"
+        ) from None
     except ValueError as error:
         raise InvalidError(
             f"{field}: {shown} cannot be loaded ({str(error).splitlines()[0]}); name another data set"

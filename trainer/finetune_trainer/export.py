@@ -91,18 +91,25 @@ def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: 
     return ranks.first(saved)
 
 
-def load_result(folder: Path, task: Task, start: Path | None = None) -> nn.Module:
+def load_result(folder: Path, task: Task, start: Path | None = None, remote_code: bool = False) -> nn.Module:
     """The saved model, in evaluation mode on the CPU, in the precision that it was saved in. One process calls this.
 
     `folder` is a result or its merged copy; `start` is the adapter's base when it is not where the adapter says.
+    `remote_code`: whether the model may run code that was saved with it.
     """
     # With a live stage-3 configuration, from_pretrained would be collective and wait for the other ranks for ever.
     unset_hf_deepspeed_config()
-    auto_class = AUTO_CLASSES[task]
     if not (folder / "adapter_config.json").exists():
-        return auto_class.from_pretrained(folder, dtype="auto").eval()
-    base = auto_class.from_pretrained(start or _base_of(folder), dtype="auto")
-    return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+        return _load(folder, task, remote_code).eval()
+    base = _load(start or _base_of(folder), task, remote_code)
+    return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False, use_safetensors=True).eval()
+
+
+def _load(folder: Path, task: Task, remote_code: bool) -> nn.Module:
+    model: nn.Module = AUTO_CLASSES[task].from_pretrained(
+        folder, dtype="auto", trust_remote_code=remote_code, use_safetensors=True
+    )
+    return model
 
 
 def _base_of(adapter: Path) -> Path:
@@ -199,12 +206,12 @@ def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: Ru
 def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) -> None:
     """Merge what was saved, not what is in memory; then compare the logits of both, as read back from the disk."""
     folder = adapter / MERGED_FOLDER
-    model: Any = load_result(adapter, config.task, start)
+    model: Any = load_result(adapter, config.task, start, config.allow_remote_code)
     batch = _held_batch(model, processor, config)
     expected = _logits(model, batch)
     model.merge_and_unload().save_pretrained(str(folder))
     processor.save_pretrained(str(folder))
-    merged: Any = load_result(folder, config.task)
+    merged: Any = load_result(folder, config.task, remote_code=config.allow_remote_code)
     distance = float((_logits(merged, batch) - expected).norm() / expected.norm())
     tolerance = MERGE_TOLERANCE[merged.dtype]
     if not distance <= tolerance:

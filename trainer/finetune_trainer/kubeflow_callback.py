@@ -36,7 +36,7 @@ def progress_of(body: bytes, before: Progress | None) -> Progress:
         numbers = {str(metric["name"]): _number(metric["value"]) for metric in status.get("metrics") or ()}
         percentage = _number(status.get("progressPercentage", 0)) or 0.0
         eta = _number(status.get("estimatedRemainingSeconds", "nan"))
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"not the body of a Kubeflow progress report: {error!r}") from error
     total = numbers.get("total_steps") or (before.total_steps if before else None) or 100
     step = numbers.get("current_step")
@@ -83,6 +83,7 @@ def receive(scratch: Scratch) -> BoundedServer:
                 length = int(self.headers.get("Content-Length", ""))
                 if not 0 <= length <= MAX_BODY_BYTES:
                     raise ValueError(f"a body of {length} bytes")
+                self.stream.allow(length)
                 scratch.write_progress(progress_of(self.rfile.read(length), scratch.progress()))
             except ValueError as error:
                 return self.answer(HTTPStatus.BAD_REQUEST, body=f"{error}\n")

@@ -12,7 +12,23 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 RANK_MODULE = "finetune_trainer.rank"
 
 # The shell opens the rank's pipes and then becomes the rank: signals reach Python, not the shell.
-RANK_SHELL = 'exec "$0" -u -m "$1" >"$2/$LOCAL_RANK.stdout" 2>"$2/$LOCAL_RANK.stderr"'
+# Code that a model brings is copied to a folder from which it is imported: one for each rank, for the copy is no
+# atomic one, and none that another run has written to.
+RANK_SHELL = (
+    'export HF_MODULES_CACHE="$2/$LOCAL_RANK.modules"; '
+    'exec "$0" -u -m "$1" >"$2/$LOCAL_RANK.stdout" 2>"$2/$LOCAL_RANK.stderr"'
+)
+
+NO_TELEMETRY = {
+    "DO_NOT_TRACK": "1",  # what others read whom an image built from ours may add
+    "DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # versions of libraries, and of what calls them, with every request to the hub
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets: a request that only counts
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers: asks a service to convert a repository's weights
+}
+"""Switches of all that the libraries would tell somebody else. Nothing else in them is a switch: torch, DeepSpeed and
+PEFT send nothing, and OpenTelemetry in Arrow is off unless asked for."""
 
 RENDEZVOUS_SECONDS = 24 * 3600
 """How long torchrun waits for the other pods; its default is 600 s. How long is too long is the operator's to say."""
@@ -51,8 +67,9 @@ def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict
     variables = dict(base)
     threads = max(1, int(cpus // config.world.processes_per_node))
     variables.setdefault("OMP_NUM_THREADS", str(threads))
-    variables.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     variables.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in NO_TELEMETRY.items():
+        variables.setdefault(name, value)
     if config.world.device == "cpu":
         variables["DS_ACCELERATOR"] = "cpu"
     return variables

@@ -105,7 +105,7 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
 
     def measured() -> Result:
         assert exported is not None, "rank 0 has saved"
-        model = load_result(paths.output(config), config.task).to(ranks.device)
+        model = load_result(paths.output(config), config.task, remote_code=config.allow_remote_code).to(ranks.device)
         metrics = evaluate(model, prepared, config, ranks.device, None)
         report.evaluation(total, total / sampler.steps_per_epoch, metrics, "final")
         result = Result(

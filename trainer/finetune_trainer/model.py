@@ -32,7 +32,12 @@ def load_model(config: RunConfig, prepared: Prepared, deepspeed: dict[str, Any])
     `deepspeed` is DeepSpeed's configuration. Raises InvalidError when `method.targetModules` names no layer.
     """
     with _sharded_loading(config, deepspeed):
-        model = AUTO_CLASSES[config.task].from_pretrained(prepared.start, dtype=DTYPES[config.training.precision])
+        model = AUTO_CLASSES[config.task].from_pretrained(
+            prepared.start,
+            dtype=DTYPES[config.training.precision],
+            trust_remote_code=config.allow_remote_code,
+            use_safetensors=True,
+        )
         if config.lora is None:
             return model
         torch.manual_seed(config.training.seed)

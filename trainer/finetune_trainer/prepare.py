@@ -13,6 +13,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import datasets
@@ -28,6 +29,7 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.export import AUTO_CLASSES, START_FOLDER, share
 from finetune_trainer.paths import Paths
 from finetune_trainer.tasks import Settings, Task, task_of
+from finetune_trainer.trust import CODE_KEY, check_model, has_safetensors
 
 PREPARED_FOLDER = "prepared"
 FACTS_FILE = "facts.json"
@@ -68,7 +70,9 @@ class Prepared:
             new_parameters=tuple(facts["newParameters"]),
             start=start,
             settings=Settings(
-                task.load_processor(start), AutoConfig.from_pretrained(start), config.training.sequence_length
+                task.load_processor(start, config.allow_remote_code),
+                AutoConfig.from_pretrained(start, trust_remote_code=config.allow_remote_code),
+                config.training.sequence_length,
             ),
         )
 
@@ -80,6 +84,7 @@ def prepare(config: RunConfig, paths: Paths) -> None:
     task = task_of(config.task)
     _check_metrics(config, task)
     base = _base_folder(config.model, paths)
+    check_model(config, base)
     model_config = _base_config(config, task, base)
     processor = _processor(config, task, base)
     rows = load_rows(config.dataset, config.task, paths)
@@ -146,14 +151,16 @@ def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
     if not (base / "config.json").is_file():
         raise InvalidError(f"model.uri: {uri} has no config.json; give a folder in Hugging Face layout")
     try:
-        model_config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
+        model_config = AutoConfig.from_pretrained(base, trust_remote_code=config.allow_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise InvalidError(
             f"model.uri: config.json of {uri} cannot be used ({_complaint(error, base, uri)}); save the model again"
         ) from None
     # A config that knows of decoders but is not one reads both ways: it would see the words that it has to predict.
     reads_both_ways = getattr(model_config, "is_decoder", None) is False and not model_config.is_encoder_decoder
-    if model_config.model_type not in task.model_types or (config.task == "CausalLM" and reads_both_ways):
+    # Code that was allowed may bring a type of its own.
+    brought = config.allow_remote_code and AUTO_CLASSES[config.task].__name__ in getattr(model_config, CODE_KEY, {})
+    if not (brought or model_config.model_type in task.model_types) or (config.task == "CausalLM" and reads_both_ways):
         raise InvalidError(
             f"task: {config.task} does not fit model.uri {uri}, which is of type {model_config.model_type}; "
             "choose another task or another model"
@@ -163,7 +170,7 @@ def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
 
 def _processor(config: RunConfig, task: Task, base: Path) -> Any:
     try:
-        return task.load_processor(base)
+        return task.load_processor(base, config.allow_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         kind = "image processor" if config.task == "ImageClassification" else "tokenizer"
         uri = config.model.uri
@@ -188,8 +195,11 @@ def _start_model(
             dtype=DTYPES[config.training.precision],
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            trust_remote_code=config.allow_remote_code,
+            use_safetensors=has_safetensors(base) or not config.allow_pickle_weights,
+            weights_only=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         uri = config.model.uri
         raise InvalidError(
             f"model.uri: {uri} cannot be loaded ({_complaint(error, base, uri)}); give a folder with all its weights"

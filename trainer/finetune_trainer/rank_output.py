@@ -1,4 +1,5 @@
-"""What the ranks print: passed on line by line to the pod's log, the last lines kept for the pod's last message.
+"""What the ranks print: passed on line by line to the pod's log, the last lines kept for the pod's last message, all
+of it without credentials.
 
 Each rank's stdout and stderr is a named pipe in the scratch folder, opened by the shell that becomes the rank
 (`launch.py`), so lines of different ranks never mix and nothing is written to a disk that could fill up. One thread
@@ -10,16 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import selectors
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.contract import MAX_LOG_LINES
+from finetune_trainer.redaction import Redact
 
 READ_BYTES = 64 * 1024
 MAX_LINE_BYTES = 64 * 1024
@@ -30,26 +31,6 @@ MAX_TAIL_BYTES = 1024 * 1024
 """Of the log that is kept for the workspace."""
 MAX_LAUNCHER_LINES = 2000
 """torchrun's report of a failure has seven lines for each rank of the pod, and what matters stands above it."""
-MIN_SECRET_LENGTH = 8
-SECRET_NAME = re.compile("TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)
-
-Redact = Callable[[str], str]
-
-
-def redactor(environment: Mapping[str, str]) -> Redact:
-    """A function that replaces, with ***, the values of variables whose names look like secrets; of a value with
-    several lines, each line."""
-    secrets = {
-        line.strip()
-        for name, value in environment.items()
-        if SECRET_NAME.search(name)
-        for line in value.splitlines()
-        if len(line.strip()) >= MIN_SECRET_LENGTH
-    }
-    if not secrets:
-        return lambda text: text
-    pattern = re.compile("|".join(re.escape(secret) for secret in sorted(secrets, key=len, reverse=True)))
-    return lambda text: pattern.sub("***", text)
 
 
 class Tail:
@@ -122,15 +103,15 @@ class RankOutput:
         self._thread.join(timeout)
 
     def last_lines(self, rank: int) -> tuple[str, ...]:
-        """Of a rank, at most `MAX_LOG_LINES`, without secrets."""
+        """Of a rank, at most `MAX_LOG_LINES`, without credentials."""
         return tuple(self._last[str(rank)].copy())
 
     def launcher_lines(self) -> tuple[str, ...]:
-        """torchrun's own last lines, at most `MAX_LAUNCHER_LINES`, without secrets."""
+        """torchrun's own last lines, at most `MAX_LAUNCHER_LINES`, without credentials."""
         return tuple(self._last[self.LAUNCHER].copy())
 
     def tail(self) -> tuple[str, ...]:
-        """Of all, in the order of arrival, with prefixes, without secrets; at most `MAX_TAIL_BYTES`."""
+        """Of all, in the order of arrival, with prefixes, without credentials; at most `MAX_TAIL_BYTES`."""
         return self._tail.lines()
 
     def _pump(self) -> None:
@@ -147,11 +128,13 @@ class RankOutput:
 
     def _pass_on(self, stream: Stream, lines: Iterable[bytes]) -> None:
         for line in lines:
+            # Bytes that are no UTF-8 survive the way there and back.
+            line = self._redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")
             # The pod's log may be gone (a closed terminal); the ranks must not be blocked by that.
             with contextlib.suppress(OSError, ValueError):
                 stream.target.write(stream.prefix + line + b"\n")
                 stream.target.flush()
             # A progress bar rewrites its line: only its last state is worth keeping.
-            text = self._redact(line.decode(errors="replace").rstrip("\r").rpartition("\r")[2])
+            text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
             self._last[stream.name].append(text[:MAX_KEPT_CHARACTERS])
             self._tail.append(stream.prefix.decode() + text)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob
+from finetune_operator.core.last_word import last_word
 from finetune_operator.core.times import from_text
 from finetune_trainer.contract import PodStatus, TerminationMessage
 
 Object = Mapping[str, Any]
 
+_INDEX = re.compile(r"[0-9]{1,6}")
+"""Of a Job's pod. Whoever may label pods may write anything there."""
 _HOPELESS_WAITS = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -69,7 +71,7 @@ class PodView:
         return cls(
             uid=metadata["uid"],
             name=metadata["name"],
-            index=int(index) if index is not None else None,
+            index=int(index) if index and _INDEX.fullmatch(index) else None,
             owner_uid=owner,
             node=spec.get("nodeName"),
             ip=status.get("podIP"),
@@ -79,7 +81,7 @@ class PodView:
             running="running" in state,
             waiting=_waiting(conditions, [*(c.get("state", {}) for c in before), state]),
             exit_code=terminated["exitCode"] if terminated else None,
-            message=_message(terminated.get("message")) if terminated else None,
+            message=last_word(terminated.get("message")) if terminated else None,
             reason=(terminated or {}).get("reason") or status.get("reason") or _failed_before(before),
             ended=_time((terminated or {}).get("finishedAt")),
             deleted=_deletion(metadata),
@@ -118,13 +120,6 @@ def _failed_before(init_containers: Iterable[Object]) -> str | None:
         if code := container.get("state", {}).get("terminated", {}).get("exitCode"):
             return f"init container {container['name']} ended with exit code {code}"
     return None
-
-
-def _message(text: str | None) -> TerminationMessage | None:
-    try:
-        return TerminationMessage.model_validate_json(text) if text else None
-    except ValidationError:
-        return None
 
 
 def _time(text: str | None) -> datetime | None:

@@ -14,17 +14,39 @@ from finetune_trainer.contract import PodStatus, RankStatus
 _TRAINING = (contract.Phase.TRAIN, contract.Phase.EVAL, contract.Phase.SAVE)
 
 
-def valid(run: RunStatus, answer: PodStatus, pod_uid: str) -> bool:
-    """Whether an answer is from this attempt's pod, and no nonsense; any other is dropped."""
+def valid(run: RunStatus, answer: PodStatus, pod_uid: str, index: int | None) -> bool:
+    """Whether an answer is from this attempt's pod, about that pod alone, and no nonsense; any other is dropped.
+
+    `index` is the pod's in its Job, by the cluster's word.
+    """
     ours = answer.pod_uid == pod_uid and answer.attempt == run.attempt and answer.nonce == run.nonce
-    return ours and _plausible(answer)
+    return ours and answer.index == index and _about_itself(run, answer) and _plausible(answer)
+
+
+def _about_itself(run: RunStatus, answer: PodStatus) -> bool:
+    """Whether it speaks of its own ranks, of each once, and of progress only if rank 0 is one of them."""
+    if not 0 <= answer.index < run.nodes:
+        return False
+    processes = run.world // run.nodes
+    own = range(answer.index * processes, (answer.index + 1) * processes)
+    ranks = [rank.rank for rank in answer.ranks]
+    return (
+        len(set(ranks)) == len(ranks)
+        and all(rank in own for rank in ranks)
+        and (answer.progress is None or answer.index == 0)
+    )
 
 
 def _plausible(answer: PodStatus) -> bool:
-    """Whether its figures fit into a status: finite, whole numbers of at most 64 bits, times that a calendar has."""
-    figures: list[float | None] = [rank.heartbeat for rank in answer.ranks]
-    figures += answer.progress.model_dump().values() if answer.progress else []
-    return all(figure is None or -LARGEST_SECONDS < figure < LARGEST_SECONDS for figure in figures)
+    """Whether its figures fit into a status: finite, whole numbers of at most 64 bits, times that a calendar has, and
+    none below zero but a loss."""
+    figures: list[float | None] = [figure for rank in answer.ranks for figure in (rank.heartbeat, rank.step)]
+    if answer.progress:
+        figures += answer.progress.model_dump(exclude={"loss"}).values()
+        loss = answer.progress.loss
+        if loss is not None and not -LARGEST_SECONDS < loss < LARGEST_SECONDS:
+            return False
+    return all(figure is None or 0 <= figure < LARGEST_SECONDS for figure in figures)
 
 
 def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:

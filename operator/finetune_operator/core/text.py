@@ -27,12 +27,13 @@ _DROPPED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 
 def plain(text: str) -> str:
-    """One line that shows what it says: no escape sequence, no control character, no mark of direction, no credential."""
-    text = _ESCAPE_SEQUENCE.sub("", text)
-    if not (text.isascii() and text.isprintable()):
-        spaced = (" " if character in _SPACES else character for character in text)
-        text = "".join(character for character in spaced if unicodedata.category(character) not in _DROPPED)
-    return redact(text).strip()
+    """One line that shows what it says: no escape sequence, control character, mark of direction or credential."""
+    if text.isascii() and text.isprintable():
+        return redact(text).strip()
+    # Before, because a sequence may end with the first letter of a token; and after, because it may part one.
+    text = _ESCAPE_SEQUENCE.sub("", redact(text))
+    spaced = (" " if character in _SPACES else character for character in text)
+    return redact("".join(c for c in spaced if unicodedata.category(c) not in _DROPPED)).strip()
 
 
 def shortened(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:

@@ -142,7 +142,7 @@ class ProcessDriver:
         shutil.rmtree(running.folder, ignore_errors=True)
 
     async def fetch(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
-        url = pod_url(pod, port, path)
+        url = pod_url(pod, port, path, on_loopback=True)
         return await self._http.get(url, limit, timeout) if url else None
 
     # ---- inside ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Asking the agents: GET /status of pods, all at once, each with a short deadline.
 
-Answers are for progress and WorldReady only. An answer that is late, too long, not ours or not readable is no answer.
+Answers are for progress and WorldReady only. An answer that is late, too long, not ours, not readable, or that speaks
+for other ranks than the pod's own is no answer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_operator.api.v1alpha1 import RunStatus
+from finetune_operator.core.observed import PodView
 from finetune_operator.core.progress import valid
 from finetune_operator.protocol import Cluster
 from finetune_trainer.contract import MAX_STATUS_BYTES, STATUS_PATH, PodStatus
@@ -26,11 +28,8 @@ async def ask(cluster: Cluster, run: RunStatus, pods: Iterable[dict[str, Any]], 
     """The valid answers, by pod UID."""
     asked = list(pods)
     answers = await asyncio.gather(*(_ask(cluster, pod, port) for pod in asked))
-    return {
-        pod["metadata"]["uid"]: answer
-        for pod, answer in zip(asked, answers, strict=True)
-        if answer and valid(run, answer, pod["metadata"]["uid"])
-    }
+    heard = ((PodView.of(pod), answer) for pod, answer in zip(asked, answers, strict=True))
+    return {pod.uid: answer for pod, answer in heard if answer and valid(run, answer, pod.uid, pod.index)}
 
 
 async def _ask(cluster: Cluster, pod: dict[str, Any], port: int) -> PodStatus | None:
@@ -38,5 +37,6 @@ async def _ask(cluster: Cluster, pod: dict[str, Any], port: int) -> PodStatus | 
     try:
         return PodStatus.model_validate_json(body) if body else None
     except ValidationError as error:
-        logger.debug("%s answered nonsense: %s", pod["metadata"]["name"], error)
+        # Not with what it said: that may be anything.
+        logger.debug("%s answered nonsense: %d faults", pod["metadata"]["name"], error.error_count())
         return None

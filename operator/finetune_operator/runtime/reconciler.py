@@ -124,13 +124,14 @@ class Reconciler:
             return Observed(job, self.now(), self.nonce(), pods=gone)
         listed = await self.cluster.list(PODS, metadata.namespace, {constants.LABEL_JOB_NAME: name})
         pods = self.evidence.merged(child.uid, map(PodView.of, listed))
+        ours = child.owner_uid == metadata.uid  # no pod of a Job that only bears the name is dialled
         return Observed(
             job,
             self.now(),
             self.nonce(),
             child,
             pods,
-            await self._answers(key, job, [pod for pod in listed if _is_of(pod, child.uid)]),
+            await self._answers(key, job, [pod for pod in listed if ours and _is_of(pod, child.uid)]),
             await self._refusal(metadata.namespace, child, pods),
         )
 

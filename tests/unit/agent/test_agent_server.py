@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from unit.agent.pod import wait_until
 
 from finetune_trainer import agent_server
-from finetune_trainer.agent_server import MAX_CONNECTIONS, BoundedServer
+from finetune_trainer.agent_server import MAX_CONNECTIONS, BoundedServer, Rate
 from finetune_trainer.contract import MAX_STATUS_BYTES, Phase, PodStatus, Progress, RankStatus
 
 
@@ -33,20 +36,44 @@ def status_of(ranks: int, progress: Progress | None = None) -> PodStatus:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[BoundedServer]:
+    """Without the rate, which a test of its own is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent_server, "BURST", 1_000_000)
+        server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def rated_server() -> Iterator[BoundedServer]:
     server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2))
     yield server
     server.shutdown()
     server.server_close()
 
 
-def ask(server: BoundedServer, method: str, path: str) -> tuple[int, bytes]:
+def ask(server: BoundedServer, method: str, path: str, **request: Any) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     try:
-        connection.request(method, path)
+        connection.request(method, path, **request)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def told(server: BoundedServer, request: bytes) -> bytes:
+    """All that comes back on a connection on which these bytes were sent; nothing if it was cut."""
+    answer = b""
+    with (
+        socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        client.sendall(request)
+        while data := client.recv(65536):
+            answer += data
+    return answer
 
 
 def test_status_is_the_pods_status_as_json(server: BoundedServer) -> None:
@@ -60,9 +87,74 @@ def test_other_paths_are_not_found(server: BoundedServer, path: str) -> None:
     assert ask(server, "GET", path) == (404, b"")
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_nothing_can_be_written(server: BoundedServer, method: str) -> None:
-    assert ask(server, method, "/status") == (404, b"")
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "<b>"])
+@pytest.mark.parametrize("path", ["/status", "/metrics", "/progress"])
+def test_the_agents_port_answers_only_get(server: BoundedServer, method: str, path: str) -> None:
+    assert ask(server, method, path) == (405, b"")
+    assert told(server, f"{method} {path} HTTP/1.0\r\n\r\n".encode()).endswith(b"\r\n\r\n"), "nothing is repeated"
+
+
+def test_a_body_is_not_read(server: BoundedServer) -> None:
+    assert ask(server, "POST", "/status", headers={"Content-Length": str(10**12)}) == (405, b"")
+
+
+def test_one_connection_is_for_one_request(server: BoundedServer) -> None:
+    request = b"GET /status HTTP/1.1\r\nHost: pod\r\nConnection: keep-alive\r\n\r\n"
+    assert told(server, 3 * request).count(b"200 OK") <= 1
+
+
+def test_a_request_has_a_size(server: BoundedServer) -> None:
+    fitting = b"GET /status HTTP/1.0\r\n" + b"x: %s\r\n\r\n" % (b"y" * (agent_server.MAX_HEAD_BYTES - 100))
+    assert b"200 OK" in told(server, fitting)
+    endless = b"GET /status HTTP/1.0\r\n" + b"x: y\r\n" * 100_000
+    assert b"200" not in told(server, endless)
+    assert b"200" not in told(server, b"GET /" + b"a" * 1_000_000)
+
+
+def test_a_request_that_drips_is_cut_off_at_its_deadline(
+    server: BoundedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_server, "REQUEST_SECONDS", 0.5)
+    begun = time.monotonic()
+    with (
+        socket.create_connection(("127.0.0.1", server.server_port)) as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        client.settimeout(0.05)
+        answer = None
+        while answer is None and time.monotonic() < begun + 20:
+            client.send(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(1)
+        assert answer == b"", "it hangs up"
+    assert time.monotonic() - begun < 10
+
+
+def test_requests_over_the_rate_are_told_so_and_later_ones_are_served(rated_server: BoundedServer) -> None:
+    begun = time.monotonic()
+    answers = [told(rated_server, b"GET /status HTTP/1.0\r\n\r\n") for _ in range(100)]
+    served = sum(b"200 OK" in answer for answer in answers)
+    allowed = agent_server.BURST + agent_server.REQUESTS_PER_SECOND * (time.monotonic() - begun)
+    assert agent_server.BURST <= served <= allowed
+    assert any(b"429 Too Many Requests" in answer for answer in answers)
+    wait_until(lambda: ask_quietly(rated_server) == 200, 20)
+
+
+def test_a_rate_lets_a_burst_through_and_then_so_many_per_second() -> None:
+    now = 0.0
+    rate = Rate(per_second=2, burst=3, now=lambda: now)
+    assert [rate.allows() for _ in range(5)] == [True, True, True, False, False]
+    now = 1.0
+    assert [rate.allows() for _ in range(3)] == [True, True, False]
+    now = 1000.0
+    assert sum(rate.allows() for _ in range(10)) == 3
+
+
+def ask_quietly(server: BoundedServer) -> int:
+    try:
+        return ask(server, "GET", "/status")[0]
+    except (OSError, http.client.HTTPException):
+        return 0
 
 
 def test_a_client_that_sends_rubbish_harms_nobody(server: BoundedServer, capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,19 +171,12 @@ def test_a_client_that_sends_rubbish_harms_nobody(server: BoundedServer, capfd: 
 
 
 def test_silent_clients_are_bounded_and_dropped(server: BoundedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_server.QuietHandler, "timeout", 0.5)
+    monkeypatch.setattr(agent_server, "REQUEST_SECONDS", 0.5)
     address = ("127.0.0.1", server.server_port)
     silent = [socket.create_connection(address) for _ in range(MAX_CONNECTIONS)]
     refused = socket.create_connection(address, timeout=10)
     assert refused.recv(1) == b"", "one client more than there is room for is dropped at once"
-
-    def is_served() -> bool:
-        try:
-            return ask(server, "GET", "/status")[0] == 200
-        except OSError:
-            return False
-
-    wait_until(is_served, 20)
+    wait_until(lambda: ask_quietly(server) == 200, 20)
     for client in (*silent, refused):
         client.close()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import stat
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +89,31 @@ def test_only_the_bearer_of_the_token_is_heard(receiver: tuple[Scratch, dict[str
     assert post(url + "/more", token_file.read_text(), body()) == 404
     assert post(url, token_file.read_text(), body(progressPercentage=40)) == 200
     assert scratch.progress() == Progress(step=40, total_steps=100, epoch=0.0)
+
+
+def test_the_receiver_answers_only_posts_of_a_bounded_size(receiver: tuple[Scratch, dict[str, str]]) -> None:
+    scratch, variables = receiver
+    url, token = variables["KUBEFLOW_TRAINER_SERVER_URL"], Path(variables["KUBEFLOW_TRAINER_SERVER_TOKEN"]).read_text()
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}, method=method)
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
+    largest = body(progressPercentage=40) + b" " * kubeflow_callback.MAX_BODY_BYTES
+    assert post(url, token, largest[: kubeflow_callback.MAX_BODY_BYTES]) == 200
+    assert scratch.progress() == Progress(step=40, total_steps=100, epoch=0.0)
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=10)
+    headers = {"Authorization": f"Bearer {token}", "Content-Length": str(kubeflow_callback.MAX_BODY_BYTES + 1)}
+    connection.request("POST", urllib.parse.urlsplit(url).path, headers=headers)
+    assert connection.getresponse().status == 400, "refused before the body is read"
+    connection.close()
+
+
+@pytest.mark.parametrize("nonsense", [b"[" * 60_000, b'{"trainerStatus":{"progressPercentage":1%s}}' % (b"0" * 400)])
+def test_a_hostile_body_is_refused(receiver: tuple[Scratch, dict[str, str]], nonsense: bytes) -> None:
+    scratch, variables = receiver
+    token = Path(variables["KUBEFLOW_TRAINER_SERVER_TOKEN"]).read_text()
+    assert post(variables["KUBEFLOW_TRAINER_SERVER_URL"], token, nonsense) == 400
+    assert scratch.progress() is None
 
 
 def test_a_proxy_of_the_environment_does_not_catch_the_posts(receiver: tuple[Scratch, dict[str, str]]) -> None:

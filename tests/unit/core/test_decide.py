@@ -145,8 +145,8 @@ def test_metrics_that_are_not_finite_are_left_out() -> None:
 )
 def test_an_answer_with_numbers_that_no_status_holds_is_no_answer(nonsense: dict[str, Any]) -> None:
     run = run_of(started())
-    assert valid(run, answer(started()), "u")
-    assert not valid(run, answer(started(), **nonsense), "u")
+    assert valid(run, answer(started()), "u", 0)
+    assert not valid(run, answer(started(), **nonsense), "u", 0)
 
 
 def test_success_whose_word_was_lost_with_its_pod_is_of_unknown_class() -> None:

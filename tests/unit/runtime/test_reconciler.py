@@ -10,8 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 from support.clusters import NOW, World, condition, run_of
+from support.jobs import job
 from support.manifests import manifest
 
+from finetune_operator.core.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
@@ -115,3 +117,18 @@ async def test_a_refused_creation_is_tried_again_in_a_minute() -> None:
         made.cluster.refused = ""
         await made.reconcile_until(lambda s: s.run and s.run.job_uid)
         assert condition(await made.world.status(), "Stalled")[0] == "False"
+
+
+async def test_the_pods_of_a_job_that_only_bears_the_name_are_not_dialled() -> None:
+    async with bench() as made:
+        created = await made.cluster.create(FINETUNEJOBS, manifest())
+        made.cluster.refused = JOBS.kind
+        await made.reconciler.reconcile(KEY)
+        run = run_of(await made.world.status())
+        made.cluster.refused = ""
+        name = child_name("clauses", created["metadata"]["uid"], run.number, run.attempt)
+        await made.cluster.create(JOBS, job(name, "default", "anything", pods=1, container={"name": "trainer"}))
+        (pod,) = await made.world.pods(1)
+        made.world.say(pod, run)
+        await made.reconcile_until(lambda s: condition(s, "Stalled") == ("True", "NameConflict"))
+        assert not made.cluster.asked

@@ -28,9 +28,9 @@ class CausalLM(Task):
     metrics = frozenset({"perplexity"})
     arguments = MappingProxyType({"use_cache": False})
 
-    def load_processor(self, folder: Path) -> PreTrainedTokenizerBase:
+    def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
         """The tokenizer."""
-        return load_tokenizer(folder)
+        return load_tokenizer(folder, remote_code)
 
     def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
         """No pad token is needed: padding is known by its place."""

@@ -19,9 +19,9 @@ class ImageClassification(Classification):
 
     model_types = frozenset(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
 
-    def load_processor(self, folder: Path) -> BaseImageProcessor:
+    def load_processor(self, folder: Path, remote_code: bool) -> BaseImageProcessor:
         """The image processor, in its Pillow variant: the same pixels on every machine, and no torchvision."""
-        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=remote_code)
 
     def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
         """Nothing: pictures need no vocabulary."""

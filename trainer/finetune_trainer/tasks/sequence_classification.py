@@ -22,9 +22,9 @@ class SequenceClassification(Classification):
 
     model_types = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 
-    def load_processor(self, folder: Path) -> PreTrainedTokenizerBase:
+    def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
         """The tokenizer."""
-        return load_tokenizer(folder)
+        return load_tokenizer(folder, remote_code)
 
     def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
         """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""

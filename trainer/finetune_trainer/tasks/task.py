@@ -52,8 +52,9 @@ class Task(ABC):
     """For every call of the model, besides a batch's features."""
 
     @abstractmethod
-    def load_processor(self, folder: Path) -> Any:
-        """Tokenizer or image processor of a model folder. Raises OSError or ValueError when it has none."""
+    def load_processor(self, folder: Path, remote_code: bool) -> Any:
+        """Tokenizer or image processor of a model folder; `remote_code`: whether it may run code that lies there.
+        Raises OSError or ValueError when it has none."""
 
     @abstractmethod
     def adapt(self, model: PreTrainedModel, processor: Any) -> None:

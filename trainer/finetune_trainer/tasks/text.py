@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from finetune_trainer.tasks.task import Settings
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder. Raises OSError or ValueError when it has none."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code)
     # Without files, transformers makes one of the special tokens alone, to which every word is unknown.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError("its vocabulary is empty")
