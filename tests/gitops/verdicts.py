@@ -1,0 +1,47 @@
+"""The health that a user expects of each recorded FineTuneJob."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from support.health import argo, flux, kstatus
+
+from finetune_operator.protocol import Object
+
+
+class Verdict(NamedTuple):
+    """What each of the three says."""
+
+    kstatus: str
+    argo: str
+    flux: str
+
+
+WORKING = Verdict("InProgress", "Progressing", "InProgress")
+DONE = Verdict("Current", "Healthy", "Current")
+STUCK = Verdict("Failed", "Degraded", "Failed")
+GOING = Verdict("Terminating", "Progressing", "InProgress")
+VERDICTS = {
+    "created": WORKING,
+    "pending": WORKING,
+    "starting": WORKING,
+    "training": WORKING,
+    "exporting": WORKING,
+    "complete": DONE,
+    "failed": STUCK,
+    "invalid-spec": STUCK,
+    "name-conflict": STUCK,
+    "volume-not-shared": STUCK,
+    "refused": STUCK,
+    "edited-while-training": WORKING,
+    "edited-when-complete": WORKING,
+    "edited-to-the-same-recipe": DONE,
+    "edited-to-an-invalid-spec": STUCK,
+    "second-run": WORKING,
+    "deleted": GOING,
+}
+
+
+def verdict_of(obj: Object) -> Verdict:
+    """What the three say. Raises CelError where Flux would wait."""
+    return Verdict(kstatus(obj), argo(obj).status, flux(obj))
