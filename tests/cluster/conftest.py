@@ -7,6 +7,7 @@ see this machine's file system.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,12 +20,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.helm import Helm, helm_or_skip
 from support.kubectl import Kubectl
+from support.releases import Releases, releases_in
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_IMAGE = "localhost/trainer-test:dev"
 TEST_IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", DEFAULT_IMAGE)
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+CRD = "crd/finetunejobs.finetune.dev"
+OWNER = "meta.helm.sh/release-"
+FROM_KUBECTL = ("--take-ownership", "--force-conflicts")
+"""How helm takes over a definition that kubectl has applied."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,15 +50,42 @@ def crd() -> None:
     Kubectl("default").run("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
 
 
+@contextlib.contextmanager
+def new_namespace() -> Iterator[Kubectl]:
+    """One that enforces restricted Pod Security; deleted at the end."""
+    cluster = Kubectl(f"test-{uuid.uuid4().hex[:8]}")
+    metadata = {"name": cluster.namespace, "labels": RESTRICTED}
+    cluster.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+    yield cluster
+    cluster.run("delete", "namespace", cluster.namespace, "--wait=false")
+
+
 @pytest.fixture
 def kubectl(crd: None) -> Iterator[Kubectl]:
-    """A namespace of its own that enforces restricted Pod Security."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    cluster = Kubectl(name)
-    labels = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
-    cluster.run("create", "-f", "-", stdin=labels)
-    yield cluster
-    cluster.run("delete", "namespace", name, "--wait=false")
+    """A namespace of its own."""
+    with new_namespace() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    """helm with this repository's chart."""
+    return helm_or_skip()
+
+
+@pytest.fixture
+def releases(helm: Helm, kubectl: Kubectl) -> Iterator[Releases]:
+    """Releases in the namespace."""
+    with releases_in(helm, kubectl) as found:
+        yield found
+
+
+@pytest.fixture
+def crd_of_kubectl(kubectl: Kubectl) -> None:
+    """The definition as kubectl leaves it, whatever releases had it before."""
+    kubectl.run("annotate", CRD, f"{OWNER}name-", f"{OWNER}namespace-")
+    kubectl.run("label", CRD, "app.kubernetes.io/managed-by-")
+    kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
 
 
 @pytest.fixture

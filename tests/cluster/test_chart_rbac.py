@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cluster.conftest import TEST_IMAGE
-from support.helm import Helm, helm_or_skip, of_kind, only
+from support.helm import Helm, Object, of_kind, only
 from support.kubectl import Kubectl
 from support.manifests import manifest
 
@@ -35,27 +35,47 @@ EVENT_RIGHTS: set[Right] = {("create", "events.k8s.io", "events"), ("list", "", 
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture
-def account(kubectl: Kubectl) -> str:
-    """The user that the chart's service account is, with the roles of a release for this namespace alone."""
-    helm: Helm = helm_or_skip()
-    values = {"scope": "namespaced", "crds": {"install": False}}
+@dataclass
+class Account:
+    """The chart's service account, with the roles of a release in one of the two scopes."""
+
+    kubectl: Kubectl
+    scope: str
+    objects: list[Object]
+
+    @property
+    def name(self) -> str:
+        return str(only(self.objects, "ServiceAccount")["metadata"]["name"])
+
+    @property
+    def user(self) -> str:
+        """Its name in the audit log."""
+        return f"system:serviceaccount:{self.kubectl.namespace}:{self.name}"
+
+    @property
+    def granted(self) -> set[Right]:
+        (role,) = of_kind(self.objects, "Role") + of_kind(self.objects, "ClusterRole")
+        return {
+            (verb, group, resource)
+            for rule in role["rules"]
+            for verb in rule["verbs"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+
+
+@pytest.fixture(params=["namespaced", "cluster"])
+def account(helm: Helm, kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[Account]:
+    """Its objects are in the cluster."""
+    values = {"scope": request.param, "crds": {"install": False}, "rbac": {"aggregate": False}}
     objects = helm.render(values, namespace=kubectl.namespace)
-    for kind in ("ServiceAccount", "Role", "RoleBinding"):
-        for found in of_kind(objects, kind):
-            kubectl.apply(found)
-    return str(only(objects, "ServiceAccount")["metadata"]["name"])
-
-
-def granted(kubectl: Kubectl) -> set[Right]:
-    (role,) = kubectl.get("roles", "-l", "app.kubernetes.io/instance=rel")
-    return {
-        (verb, group, resource)
-        for rule in role["rules"]
-        for verb in rule["verbs"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
+    kinds = ["ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]
+    applied = [found for kind in kinds for found in of_kind(objects, kind)]
+    for found in applied:
+        kubectl.apply(found)
+    yield Account(kubectl, request.param, objects)
+    for found in applied:
+        kubectl.run("delete", found["kind"], found["metadata"]["name"])
 
 
 def requests(user: str) -> Iterator[dict[str, Any]]:
@@ -77,22 +97,15 @@ def used(user: str) -> set[Right]:
     }
 
 
-def kubeconfig(kubectl: Kubectl, account: str, path: Path) -> Path:
-    """The administrator's, with a token of the account in the place of the credentials."""
-    config = yaml.safe_load(kubectl.run("config", "view", "--raw", "--minify", "--flatten").stdout)
-    token = kubectl.run("create", "token", account).stdout.strip()
-    (user,) = config["users"]
-    user["user"] = {"token": token}
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 @pytest.fixture
-def start_operator(kubectl: Kubectl, account: str, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Starts the operator as the account, for this namespace."""
-    arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE, "--http-port", "0"]
-    command = [sys.executable, "-m", "finetune_operator.cli.main", *arguments]
-    environment = {**os.environ, "KUBECONFIG": str(kubeconfig(kubectl, account, tmp_path / "kubeconfig"))}
+def start_operator(account: Account, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Starts the operator as the account, with the configuration and the scope that the chart gives it."""
+    config = tmp_path / "config.yaml"
+    config.write_text(only(account.objects, "ConfigMap")["data"]["config.yaml"])
+    command = [sys.executable, "-m", "finetune_operator.cli.main", "operator", "--config", str(config)]
+    command += ["--trainer-image", TEST_IMAGE, "--http-port", "0"]
+    command += ["--namespace", account.kubectl.namespace] if account.scope == "namespaced" else []
+    environment = {**os.environ, "KUBECONFIG": str(account.kubectl.kubeconfig(account.name, tmp_path / "kubeconfig"))}
     log = tmp_path / "operator.log"
     started: list[subprocess.Popen[bytes]] = []
 
@@ -160,9 +173,8 @@ def condition(kubectl: Kubectl, name: str, kind: str, reason: str) -> dict[str, 
 
 @pytest.mark.skipif(AUDIT_LOG is None, reason="needs the API server's audit log: set FINETUNE_AUDIT_LOG to its file")
 def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
-    kubectl: Kubectl, account: str, claim: None, start_operator: Callable[[], None]
+    kubectl: Kubectl, account: Account, claim: None, start_operator: Callable[[], None]
 ) -> None:
-    user = f"system:serviceaccount:{kubectl.namespace}:{account}"
     submit(kubectl, "plain")
     submit(kubectl, "wide", **{"spec.resources.nodes": 2})
     submit(kubectl, "unwelcome", **{"spec.podTemplate": {"securityContext": {"runAsNonRoot": False}}})
@@ -171,6 +183,7 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
 
     start_operator()
     condition(kubectl, "plain", "Failed", "Failed")  # there is no such model in the claim
+    submit(kubectl, "plain", **{"spec.training": {"seed": 18}})  # whose second run finds the policy of the first
     condition(kubectl, "wide", "Stalled", "VolumeNotShared")
     condition(kubectl, "config-taken", "Stalled", "NameConflict")
     condition(kubectl, "service-taken", "Stalled", "NameConflict")
@@ -182,16 +195,23 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
     told = {e["reason"] for e in kubectl.get("events.events.k8s.io") if e["regarding"]["kind"] == "FineTuneJob"}
     assert {"NameConflict", "VolumeNotShared"} <= told  # events were made
 
-    wanted = granted(kubectl)
     with contextlib.suppress(TimeoutError):  # the log may lag behind, and what is missing is told below
-        until(lambda: used(user) | EVENT_RIGHTS >= wanted, "all that is granted is used", seconds=20)
-    refused = [entry["requestURI"] for entry in requests(user) if entry["responseStatus"]["code"] == 403]
-    assert refused == []
-    assert used(user) | EVENT_RIGHTS == wanted
+        until(lambda: used(account.user) | EVENT_RIGHTS >= account.granted, "all that is granted is used", seconds=30)
+    assert refused(account.user, kubectl.namespace) == []
+    assert used(account.user) | EVENT_RIGHTS == account.granted
 
 
-def test_those_who_may_edit_a_namespace_may_edit_its_finetunejobs(kubectl: Kubectl) -> None:
-    helm = helm_or_skip()
+def refused(user: str, namespace: str) -> list[str]:
+    """Requests for objects of the namespace, or of all, that were refused; in one that is being deleted many are."""
+    return [
+        entry["requestURI"]
+        for entry in requests(user)
+        if entry["responseStatus"]["code"] == 403
+        and entry.get("objectRef", {}).get("namespace", namespace) == namespace
+    ]
+
+
+def test_those_who_may_edit_a_namespace_may_edit_its_finetunejobs(helm: Helm, kubectl: Kubectl) -> None:
     roles = helm.render({"scope": "namespaced", "crds": {"install": False}}, namespace=kubectl.namespace)
     aggregated = of_kind(roles, "ClusterRole")
     for role in aggregated:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 class Kubectl:
@@ -30,3 +33,11 @@ class Kubectl:
     def apply(self, manifest: dict[str, Any]) -> None:
         """Server-side."""
         self.run("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+
+    def kubeconfig(self, account: str, path: Path) -> Path:
+        """The own one, with a token of a service account of the namespace in the place of the credentials."""
+        config = yaml.safe_load(self.run("config", "view", "--raw", "--minify", "--flatten").stdout)
+        (user,) = config["users"]
+        user["user"] = {"token": self.run("create", "token", account).stdout.strip()}
+        path.write_text(yaml.safe_dump(config))
+        return path

@@ -1,0 +1,58 @@
+{{/* The name of all objects within the release's namespace. */}}
+{{- define "finetune-operator.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of objects outside of namespaces, where releases of the same name in two namespaces must not meet. */}}
+{{- define "finetune-operator.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "finetune-operator.fullname" .) -}}
+{{- end -}}
+
+{{- define "finetune-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "finetune-operator.fullname" .) -}}
+{{- else -}}
+{{- required "serviceAccount.name: is empty, but serviceAccount.create is false; name the service account to use" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* By what the Deployment, the Service and the others find the operator's pod. */}}
+{{- define "finetune-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "finetune-operator.labels" -}}
+{{ include "finetune-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Of (list $ .Values.image): repository:tag, or repository@digest. */}}
+{{- define "finetune-operator.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository ($image.tag | default $root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A JSON list of the namespaces that are watched; empty: all. */}}
+{{- define "finetune-operator.namespaces" -}}
+{{- if eq .Values.scope "namespaced" -}}
+{{- .Values.watchNamespaces | default (list .Release.Namespace) | toJson -}}
+{{- else if .Values.watchNamespaces -}}
+{{- fail "watchNamespaces: is set, but scope is cluster, which watches all namespaces; set scope: namespaced or remove it" -}}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,91 @@
+"""From a release that is stored here to the present chart: a finished job stays as that release has left it.
+
+This test puts an older definition into the cluster for some seconds, and the present one back at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.conftest import CRD, FROM_KUBECTL, ROOT, TEST_IMAGE
+from cluster.operator_pod import OperatorPod, operator_values
+from support.helm import VERSION
+from support.kubectl import Kubectl
+from support.manifests import ABSENT, changed
+from support.releases import Releases
+
+STORED = Path(__file__).parent / "releases" / "0.0.1"
+CHART = STORED / "finetune-operator"
+STOPPED: dict[str, Any] = {"scope": "namespaced", "replicas": 0}
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def older(releases: Releases, kubectl: Kubectl, crd_of_kubectl: None) -> Iterator[Releases]:
+    """Release 0.0.1 as `old`, stopped, with its definition."""
+    try:
+        releases.install("old", STOPPED, *FROM_KUBECTL, chart=CHART)
+        until_served(kubectl, claim_by_default="finetune")
+        until_served(kubectl, claim_by_default="finetune")
+        yield releases
+    finally:
+        kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+        until_served(kubectl, claim_by_default=None)
+
+
+def until_served(kubectl: Kubectl, claim_by_default: str | None) -> None:
+    """Wait until the API server works by the definition that it has: of the two, only the older has this default."""
+    job = json.dumps({**stored_job(), "metadata": {"name": "probe"}})
+    deadline = time.monotonic() + 30
+    while True:
+        said = kubectl.run("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=job).stdout
+        if json.loads(said)["spec"]["storage"].get("claimName") == claim_by_default:
+            return
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+
+
+def stored_job() -> dict[str, Any]:
+    job: dict[str, Any] = yaml.safe_load((STORED / "finished.yaml").read_text())
+    return job
+
+
+def versions(releases: Releases, name: str) -> tuple[str, str]:
+    """Of the definition and of the Deployment."""
+    objects = releases.kubectl.get(CRD), releases.deployment(name)
+    of_the_crd, of_the_deployment = (found["metadata"]["labels"]["helm.sh/chart"] for found in objects)
+    return of_the_crd, of_the_deployment
+
+
+def test_an_upgrade_leaves_a_finished_job_of_an_older_release_as_it_is(older: Releases, kubectl: Kubectl) -> None:
+    values = operator_values(TEST_IMAGE)
+    kubectl.apply(changed(stored_job(), {"status": ABSENT}))
+    kubectl.run("apply", "--server-side", "--subresource=status", "-f", "-", stdin=json.dumps(stored_job()))
+    before = kubectl.get("ftj", "finished")
+    assert before["status"] == stored_job()["status"]
+    assert versions(older, "old") == ("finetune-operator-0.0.1",) * 2
+
+    older.upgrade("old", values)
+    assert versions(older, "old") == (f"finetune-operator-{VERSION}",) * 2
+    until_served(kubectl, claim_by_default=None)
+    operator = OperatorPod(kubectl, "old")
+    operator.has_reconciled("finished", "Complete")
+    after = kubectl.get("ftj", "finished")
+    assert after["metadata"] == before["metadata"]
+    assert after["spec"] == before["spec"]
+    served = before["status"]["run"] | {"claimName": "finetune"}  # what the present definition says of such a status
+    assert after["status"] == before["status"] | {"run": served}
+    assert [pod["metadata"]["uid"] for pod in kubectl.get("pods")] == [operator.uid]
+
+    older.rollback("old")
+    assert versions(older, "old") == ("finetune-operator-0.0.1",) * 2
+    until_served(kubectl, claim_by_default="finetune")
+    older.uninstall("old")
+    assert kubectl.get("ftj", "finished") == before
+    kubectl.run("delete", "ftj", "finished", "--timeout=20s")

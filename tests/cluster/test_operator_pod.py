@@ -1,0 +1,108 @@
+"""The operator as a pod, installed by the chart: a job trains under it and outlives every change of the release.
+
+FINETUNE_OPERATOR_IMAGE names an image that the nodes have; test-images.sh makes one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.conftest import CRD, FROM_KUBECTL, OWNER, TEST_IMAGE
+from cluster.operator_pod import OperatorPod, operator_values
+from cluster.test_training import assert_nothing_left, conditions, until
+from support.kubectl import Kubectl
+from support.manifests import manifest
+from support.releases import Releases
+from trainer import tiny
+
+pytestmark = pytest.mark.timeout(600)
+JOB = "tiny"
+
+
+@pytest.fixture
+def job(kubectl: Kubectl, workspace: Path) -> dict[str, Any]:
+    """One that trains for some seconds, on one node, with a model and data that are in the workspace."""
+    for file in tiny.save_model(workspace / "models" / "bert", tiny.SEQUENCE, tiny.bert()).iterdir():
+        file.chmod(0o644)  # safetensors writes for its own user alone
+    tiny.labelled_texts(workspace / "data" / "rows.jsonl", 60)
+    return manifest(
+        JOB,
+        **{
+            "metadata.namespace": kubectl.namespace,
+            "spec.model.uri": "workspace://models/bert",
+            "spec.dataset": {
+                "uri": "workspace://data/rows.jsonl",
+                "columns": {"text": "text", "label": "label"},
+                "evaluation": {"fraction": 0.2},
+            },
+            "spec.training": {"maxSteps": 1000, "globalBatchSize": 8, "sequenceLength": 32},
+            "spec.resources": {"gpusPerNode": 0, "cpu": "1", "memory": "3Gi", "sharedMemory": "64Mi"},
+        },
+    )
+
+
+def test_a_job_outlives_every_change_of_the_release_that_it_trained_under(
+    releases: Releases, kubectl: Kubectl, workspace: Path, job: dict[str, Any], crd_of_kubectl: None
+) -> None:
+    values = operator_values(TEST_IMAGE)
+    releases.install("first", values, *FROM_KUBECTL)
+    first = OperatorPod(kubectl, "first")
+    kubectl.apply(job)
+    training = until(kubectl, JOB, lambda s: s.get("progress", {}).get("step", 0) > 0)
+    assert training["phase"] != "Complete", "progress comes from the agents, while it trains"
+    assert_pods_are_shut_off(kubectl, first)
+    complete = until(kubectl, JOB, lambda s: s.get("phase") == "Complete")
+    assert conditions(complete)["WorldReady"] == "True"
+    assert complete["run"]["image"] == TEST_IMAGE
+
+    finished, pods = kubectl.get("ftj", JOB), pods_of(kubectl)
+    repository, _ = TEST_IMAGE.rsplit(":", 1)
+    releases.upgrade("first", operator_values(f"{repository}:another"))
+    upgraded = OperatorPod(kubectl, "first")
+    assert upgraded.uid != first.uid, "another configuration is read by another pod"
+    upgraded.has_reconciled(JOB, "Complete")
+    assert (kubectl.get("ftj", JOB), pods_of(kubectl)) == (finished, pods)
+
+    releases.rollback("first")
+    OperatorPod(kubectl, "first").has_reconciled(JOB, "Complete")
+    assert (kubectl.get("ftj", JOB), pods_of(kubectl)) == (finished, pods)
+
+    releases.uninstall("first")
+    assert releases.objects("first") == []
+    assert (kubectl.get("ftj", JOB), pods_of(kubectl)) == (finished, pods)
+    assert list((workspace / complete["result"]["path"]).glob("*.safetensors"))
+    kubectl.run("delete", "ftj", JOB, "--timeout=30s")
+    assert_nothing_left(kubectl, JOB)
+    assert kubectl.get("networkpolicies", "-l", f"finetune.dev/job={JOB}") == []
+    assert list((workspace / complete["result"]["path"]).glob("*.safetensors")), "results belong to the user"
+
+    releases.install("second", values, "--take-ownership")
+    assert kubectl.get(CRD)["metadata"]["annotations"][f"{OWNER}name"] == "second"
+    kubectl.apply({**job, "spec": {**job["spec"], "model": {"uri": "file:///srv/model"}}})
+    kubectl.run("wait", f"ftj/{JOB}", "--for=condition=Stalled", "--timeout=90s")
+
+
+def assert_pods_are_shut_off(kubectl: Kubectl, operator: OperatorPod) -> None:
+    """By a NetworkPolicy of the job's own, which selects its pods and lets the operator in."""
+    (policy,) = kubectl.get("networkpolicies", "-l", f"finetune.dev/job={JOB}")
+    (owner,) = policy["metadata"]["ownerReferences"]
+    assert owner["uid"] == kubectl.get("ftj", JOB)["metadata"]["uid"]
+    assert selected(kubectl, policy["spec"]["podSelector"]) == pods_of(kubectl) != set()
+    among_themselves, to_the_agent = policy["spec"]["ingress"]
+    assert [selected(kubectl, peer["podSelector"]) for peer in among_themselves["from"]] == [pods_of(kubectl)]
+    (peer,) = to_the_agent["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": kubectl.namespace}
+    assert selected(kubectl, peer["podSelector"]) == {operator.uid}
+
+
+def selected(kubectl: Kubectl, selector: dict[str, Any]) -> set[str]:
+    assert list(selector) == ["matchLabels"]
+    labels = ",".join(f"{key}={value}" for key, value in selector["matchLabels"].items())
+    return {pod["metadata"]["uid"] for pod in kubectl.get("pods", "-l", labels)}
+
+
+def pods_of(kubectl: Kubectl) -> set[str]:
+    """UIDs of all pods that were made for the job."""
+    return {pod["metadata"]["uid"] for pod in kubectl.get("pods", "-l", f"finetune.dev/job={JOB}")}

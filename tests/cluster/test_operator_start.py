@@ -1,0 +1,165 @@
+"""What stands in the operator's way when it starts is one sentence, in the log and in /readyz; when it is gone, the
+operator is ready without being started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.helm import Helm, only
+from support.kubectl import Kubectl
+
+from finetune_operator.local.processes import free_port
+
+DEADLINE = 60.0
+"""Seconds until the operator says something: it waits up to half a minute between two tries."""
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass
+class Operator:
+    """`finetune operator` for one namespace, on this machine."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def readyz(self) -> tuple[int, str] | None:
+        """None: it does not listen yet."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+                return answer.status, answer.read().decode().strip()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode().strip()
+        except urllib.error.URLError:
+            return None
+
+    def until(self, what: Callable[[str], bool], status: int) -> str:
+        """What /readyz says, as soon as something is true of it. The process has not ended before."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            answer = self.readyz()
+            if answer and answer[0] == status and what(answer[1]):
+                return answer[1]
+            assert time.monotonic() < deadline, f"{answer}\n{self.log.read_text()}"
+            time.sleep(0.1)
+
+    def becomes_ready(self, after: str) -> None:
+        """And has said the sentence `after` once, with no traceback."""
+        self.until("ok".__eq__, 200)
+        (line,) = self.log.read_text().splitlines()
+        assert line.endswith(f" ERROR finetune_operator.runtime.health: {after}")
+
+
+Start = Callable[[Path], Operator]
+
+
+@pytest.fixture
+def start(kubectl: Kubectl, tmp_path: Path) -> Iterator[Start]:
+    """Starts an operator with a kubeconfig, or what stands in its place."""
+    with contextlib.ExitStack() as stack:
+
+        def started(kubeconfig: Path) -> Operator:
+            port, log = free_port(), tmp_path / "operator.log"
+            arguments = ["operator", "--namespace", kubectl.namespace, "--http-port", str(port)]
+            command = [sys.executable, "-m", "finetune_operator.cli.main", *arguments]
+            environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+            with log.open("wb") as output:
+                process = stack.enter_context(subprocess.Popen(command, env=environment, stderr=output))
+            stack.callback(process.terminate)
+            return Operator(process, port, log)
+
+        yield started
+
+
+def administrator(kubectl: Kubectl) -> dict[str, Any]:
+    """The kubeconfig, all in one."""
+    config: dict[str, Any] = yaml.safe_load(kubectl.run("config", "view", "--raw", "--minify", "--flatten").stdout)
+    return config
+
+
+@contextlib.contextmanager
+def proxy(port: int, *flags: str) -> Iterator[None]:
+    """To the API server, with the administrator's credentials, as long as the block runs."""
+    with subprocess.Popen(["kubectl", "proxy", "--port", str(port), *flags], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"Starting to serve" in process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def by_proxy(port: int, file: Path) -> Path:
+    """A kubeconfig for it."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def test_a_user_without_rights(helm: Helm, kubectl: Kubectl, tmp_path: Path, start: Start) -> None:
+    values = {"scope": "namespaced", "crds": {"install": False}, "rbac": {"aggregate": False}}
+    objects = helm.render(values, namespace=kubectl.namespace)
+    account = only(objects, "ServiceAccount")
+    kubectl.apply(account)
+    operator = start(kubectl.kubeconfig(account["metadata"]["name"], tmp_path / "kubeconfig"))
+    said = operator.until(lambda said: "forbidden" in said, 503)
+    assert 'cannot list resource "finetunejobs" in API group "finetune.dev"' in said
+    for kind in ("Role", "RoleBinding"):
+        kubectl.apply(only(objects, kind))
+    operator.becomes_ready(said)
+
+
+def test_an_api_server_that_is_not_reached(tmp_path: Path, start: Start) -> None:
+    port = free_port()
+    operator = start(by_proxy(port, tmp_path / "kubeconfig"))
+    said = operator.until(lambda said: "not reached" in said, 503)
+    assert f"the API server was not reached: Cannot connect to host 127.0.0.1:{port}" in said
+    with proxy(port):
+        operator.becomes_ready(said)
+
+
+def test_a_cluster_without_the_definition(kubectl: Kubectl, tmp_path: Path, start: Start) -> None:
+    """The API server answers as if it had none to requests that reach it below a group that it does not know."""
+    config = administrator(kubectl)
+    config["clusters"][0]["cluster"]["server"] += "/apis/nobody.example"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(yaml.safe_dump(config))
+    port = free_port()
+    with proxy(port, "--append-server-path", "--kubeconfig", str(elsewhere)):
+        operator = start(by_proxy(port, tmp_path / "kubeconfig"))
+        said = operator.until(lambda said: "FineTuneJobs" in said and "listed" not in said, 503)
+    assert said == "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"
+    with proxy(port):
+        operator.becomes_ready(said)
+
+
+def test_a_kubeconfig_that_is_not_there(kubectl: Kubectl, tmp_path: Path, start: Start) -> None:
+    missing = tmp_path / "not" / "yet"
+    operator = start(missing)
+    said = operator.until(lambda said: "kubeconfig" in said, 503)
+    assert said == (
+        f"there is no cluster to talk to (there is no kubeconfig at {missing}); set KUBECONFIG to a kubeconfig"
+    )
+    missing.parent.mkdir()
+    missing.write_text(yaml.safe_dump(administrator(kubectl)))
+    operator.becomes_ready(said)
