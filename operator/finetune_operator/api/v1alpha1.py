@@ -155,18 +155,20 @@ class Resources(Model):
 class PodTemplate(Model):
     """Named fields for the pods; the operator's own values win."""
 
-    node_selector: dict[str, str] | None = Field(None, max_length=64)
-    tolerations: list[Preserved] | None = Field(None, max_length=64)
-    affinity: Preserved | None = None
-    env: list[Preserved] | None = Field(None, max_length=256)
-    volumes: list[Preserved] | None = Field(None, max_length=64)
-    volume_mounts: list[Preserved] | None = Field(None, max_length=64)
-    annotations: dict[str, str] | None = Field(None, max_length=64)
-    labels: dict[str, str] | None = Field(None, max_length=64)
+    node_selector: dict[str, str] | None = Field(None, max_length=64, description="Node labels that the pods need.")
+    tolerations: list[Preserved] | None = Field(None, max_length=64, description="Taints that the pods tolerate.")
+    affinity: Preserved | None = Field(None, description="To nodes and other pods.")
+    env: list[Preserved] | None = Field(None, max_length=256, description="Environment of the trainer.")
+    volumes: list[Preserved] | None = Field(None, max_length=64, description="More volumes of the pods.")
+    volume_mounts: list[Preserved] | None = Field(
+        None, max_length=64, description="Where the trainer finds those volumes."
+    )
+    annotations: dict[str, str] | None = Field(None, max_length=64, description="Of the pods.")
+    labels: dict[str, str] | None = Field(None, max_length=64, description="Of the pods.")
     security_context: Preserved | None = Field(None, description="Of the pod.")
-    service_account_name: Name | None = None
-    priority_class_name: Name | None = None
-    init_containers: list[Preserved] | None = Field(None, max_length=16)
+    service_account_name: Name | None = Field(None, description="Of the pods; its token is not mounted.")
+    priority_class_name: Name | None = Field(None, description="Of the pods.")
+    init_containers: list[Preserved] | None = Field(None, max_length=16, description="Run before the trainer.")
 
 
 class Storage(Model):
@@ -199,7 +201,9 @@ class Output(Model):
 class FineTuneJobSpec(Model):
     """What model is wanted."""
 
-    task: Literal["CausalLM", "SequenceClassification", "ImageClassification"]
+    task: Literal["CausalLM", "SequenceClassification", "ImageClassification"] = Field(
+        description="What the model does: continue text, tell classes of text, tell classes of pictures."
+    )
     model: ModelSource
     dataset: Dataset
     method: Method = Field(Method())
@@ -306,8 +310,8 @@ class LedgerEntry(StatusModel):
 class FineTuneJobStatus(StatusModel):
     """Written by the operator alone."""
 
-    observed_generation: int = -1
-    phase: str | None = None
+    observed_generation: int = Field(-1, description="Of the spec that this status speaks of.")
+    phase: str | None = Field(None, description="For people; programs read the conditions.")
     conditions: list[Condition] = Field(
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},

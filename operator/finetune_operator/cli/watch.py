@@ -22,12 +22,12 @@ async def _watch(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     async with connect(options.context) as cluster:
         namespace = options.namespace or cluster.namespace
-        job = await cluster.get(FINETUNEJOBS, namespace, options.name)
+        await cluster.get(FINETUNEJOBS, namespace, options.name)  # a name that is not there is told at once
         with Display(console) as display:
             code, status = await follow(cluster, namespace, options.name, display)
     if code == DONE:
-        claim = job["spec"]["storage"]["claimName"]
-        show_result(console, status, f"pvc://{claim}/")
+        assert status.run is not None
+        show_result(console, status, f"pvc://{status.run.claim_name}/")
     else:
         show_failure(Console(stderr=True, highlight=False), status)
     return code

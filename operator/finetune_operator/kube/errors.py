@@ -45,7 +45,7 @@ def unreachable(error: Exception) -> ApiError:
 
 def sentence_of(error: ApiError) -> str:
     """What went wrong and, where it is known, what to do."""
-    if isinstance(error, NotFoundError) and "finetunejobs" in error.message and '"' not in error.message:
+    if isinstance(error, NotFoundError) and '"' not in error.message:  # of a path, not of an object: they are quoted
         return "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"
     if error.status == 0 or isinstance(error, NotFoundError | ForbiddenError | InvalidError):
         return error.message

@@ -25,6 +25,8 @@ RESYNC = 600.0
 """Seconds between two looks at all jobs, whatever the watches said."""
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds between two tries to begin."""
+LASTED = 60.0
+"""Seconds after which what ends the informer is a new event, and not the old one again."""
 
 
 async def operate(
@@ -68,14 +70,17 @@ async def _inform(
 ) -> None:
     """Until the informer ends without an error. It starts when FineTuneJobs can be listed: kopf waits in silence where
     the kind is not known yet, or may not be read."""
+    loop = asyncio.get_running_loop()
     waits = chain(pauses, repeat(pauses[-1]))
     while True:
+        began = loop.time()
         try:
             await _keys(cluster, namespaces)
-            waits = chain(pauses, repeat(pauses[-1]))
             health.not_ready = None
             return await inform()
         except ApiError as error:
+            if loop.time() - began > LASTED:
+                waits, health.told = chain(pauses, repeat(pauses[-1])), None
             health.blocked(sentence_of(error))
         await asyncio.sleep(next(waits))
 

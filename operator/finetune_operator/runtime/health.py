@@ -35,11 +35,14 @@ class Health:
     longest: Callable[[], tuple[object, float] | None] = lambda: None
     """The job whose reconcile has been running longest, and for how many seconds; None: no reconcile is running."""
 
+    told: str | None = None
+    """The sentence that was logged last."""
+
     def blocked(self, sentence: str) -> None:
         """Something stands in the way; it is logged when it is new."""
-        if sentence != self.not_ready:
+        if sentence != self.told:
             logger.error(sentence)
-        self.not_ready = sentence
+        self.not_ready = self.told = sentence
 
     @property
     def stuck(self) -> str | None:

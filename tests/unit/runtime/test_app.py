@@ -56,7 +56,7 @@ async def test_an_api_server_that_is_away_when_everything_is_looked_at_does_not_
         await cluster.close()
 
 
-NO_KIND = NotFoundError(404, "NotFound", "the server could not find finetunejobs")
+NO_KIND = NotFoundError(404, "", "404 page not found")
 NO_RIGHT = ForbiddenError(403, "Forbidden", 'finetunejobs.finetune.dev is forbidden: User "x" cannot list resource')
 AWAY = ApiError(0, "Unreachable", "the API server was not reached: no route to host")
 
