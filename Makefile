@@ -8,12 +8,17 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 OPERATOR_IMAGE ?= finetune-operator:$(VERSION)
 TRAINER_IMAGE ?= finetune-trainer:$(VERSION)
 BUILD_FLAGS ?=
+HELM ?= helm
+DIST ?= dist
+ARCHIVES ?=
+KIND_CLUSTER ?= finetune
+KIND_IMAGE ?=
 IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate test-slow test-cluster test-docs images test-images clean
+.PHONY: help setup demo test check audit generate record test-slow test-cluster test-docs images test-images kind e2e picture release clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; set PYTHON to a newer one"; exit 2; }
@@ -29,10 +34,10 @@ demo: $(READY)  ## Train the contracts example on this machine and show what it 
 	$(BIN)/finetune run examples/contracts/job.yaml --workspace $(WORKSPACE)
 
 test: $(READY)  ## All tests that need no cluster, in minutes
-	$(BIN)/pytest -m "not slow and not cluster and not images"
+	$(BIN)/pytest -m "not slow and not cluster and not images and not e2e"
 
 test-slow: $(READY)  ## The tests that take longer
-	$(BIN)/pytest -m "slow and not cluster and not images"
+	$(BIN)/pytest -m "slow and not cluster and not images and not e2e"
 
 test-cluster: $(READY)  ## The tests on a real cluster; needs KUBECONFIG and kubectl
 	@test -n "$$KUBECONFIG" || { echo "make test-cluster: set KUBECONFIG to a cluster whose namespaces you may create"; exit 2; }
@@ -46,6 +51,18 @@ images:  ## Build both images with Docker; docs/images.md has the variables
 test-images: $(READY)  ## The tests of what `make images` has built; needs Docker
 	OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) $(BIN)/pytest -m images
 
+kind: images  ## A cluster of kind with both images and a folder for all nodes; see docs/quickstart.md
+	mkdir -p $(WORKSPACE)/kind && chmod 777 $(WORKSPACE)/kind
+	kind get clusters | grep -qx $(KIND_CLUSTER) || sed 's|workspace/kind|$(WORKSPACE)/kind|' tests/e2e/kind.yaml \
+	  | kind create cluster --name $(KIND_CLUSTER) $(if $(KIND_IMAGE),--image $(KIND_IMAGE)) --wait 120s --config -
+	kind load docker-image $(OPERATOR_IMAGE) $(TRAINER_IMAGE) --name $(KIND_CLUSTER) \
+	  --nodes $(KIND_CLUSTER)-worker,$(KIND_CLUSTER)-worker2
+	kubectl --context kind-$(KIND_CLUSTER) apply -f tests/e2e/storage.yaml
+
+e2e: $(READY)  ## Everything on a kind cluster of its own; needs Docker, kind, kubectl and helm
+	KIND_CLUSTER=$(KIND_CLUSTER)-e2e KIND_IMAGE=$(KIND_IMAGE) BUILD_FLAGS="$(BUILD_FLAGS)" \
+	  $(BIN)/pytest --capture=no -m e2e tests/e2e
+
 test-docs: $(READY)  ## The commands in README and docs
 	$(BIN)/pytest tests/docs
 
@@ -55,10 +72,40 @@ check: $(READY)  ## Lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-generate: $(READY)  ## Write the definition, for kubectl and the chart, and the tables of values
+generate: $(READY)  ## Write the definition, for kubectl and the chart, the chart's version, and the tables in docs
 	$(BIN)/finetune crd > crds/finetunejobs.yaml
 	cp crds/finetunejobs.yaml charts/finetune-operator/files/crds/
+	sed -i 's/^version: .*/version: $(VERSION)/; s/^appVersion: .*/appVersion: "$(VERSION)"/' charts/finetune-operator/Chart.yaml
 	$(BIN)/python tests/chart/values_table.py
+	$(BIN)/python docs/generate_api.py
+	$(BIN)/python docs/generate_licences.py
+
+audit: $(READY)  ## Licences of the dependencies, and known vulnerabilities of their versions
+	$(BIN)/python docs/generate_licences.py --check
+	@report=$$($(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off 2>&1); \
+	  code=$$?; echo "$$report" | grep -v '^WARNING'; \
+	  case "$$report" in *"nown vulnerabilit"*) exit $$code;; esac; \
+	  echo "make audit: pypi.org's list of vulnerabilities cannot be read here, so none was checked; try where it can"; exit 2
+
+record: $(READY)  ## Record FineTuneJobs in every phase for the tests of GitOps; with KUBECONFIG, real ones too
+	PYTHONPATH=tests $(BIN)/python -m gitops.record
+	test -z "$$KUBECONFIG" || FINETUNE_RECORD=1 $(BIN)/pytest -m cluster tests/cluster/test_gitops.py -k every_phase
+
+picture: $(READY)  ## Record the README's picture: the contracts example in a terminal
+	$(BIN)/python docs/pictures/record.py
+
+release: $(READY)  ## Wheel, sources, chart, images and checksums into dist/; publishes nothing. ARCHIVES=1: images as files too
+	@command -v $(HELM) >/dev/null || { echo "make release: $(HELM) is not there; install it (https://helm.sh) or set HELM to the program"; exit 2; }
+	@docker version >/dev/null 2>&1 || { echo "make release: no Docker engine answers; start one (https://docs.docker.com/engine/install)"; exit 2; }
+	rm -rf $(DIST) && mkdir -p $(DIST)
+	$(BIN)/python -m hatchling build -d $(DIST)
+	$(HELM) package charts/finetune-operator --destination $(DIST)
+	$(MAKE) images
+	for image in $(OPERATOR_IMAGE) $(TRAINER_IMAGE); do \
+	  id=$$(docker image inspect --format '{{.Id}}' $$image) && echo "$$image $$id" >> $(DIST)/images.txt || exit 2; done
+	$(if $(ARCHIVES),docker save --output $(DIST)/images-$(VERSION).tar $(OPERATOR_IMAGE) $(TRAINER_IMAGE))
+	cd $(DIST) && sha256sum -- * > SHA256SUMS
+	@echo "$(DIST):" && ls $(DIST)
 
 clean:  ## Remove what make has made
-	rm -rf $(VENV) $(WORKSPACE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(WORKSPACE) $(DIST) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,26 @@
+"""The documents, and the fenced blocks in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")])
+TUTORIALS = tuple(sorted(page for page in ROOT.glob("docs/tutorials/*.md") if page.name != "cluster.md"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The text of each fenced block that is marked with the language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    """Each command of the page's blocks that are marked sh, without its comment."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    stripped = (line.split("  #")[0].strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def needs_cluster(command: str) -> bool:
+    return command.startswith(("kubectl", "helm", "finetune watch", "finetune logs", "finetune submit"))

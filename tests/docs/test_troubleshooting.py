@@ -1,0 +1,72 @@
+"""docs/troubleshooting.md is complete: each reason and each class of failure has an entry, with what the user reads."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from docs.pages import ROOT
+
+from finetune_operator import constants
+from finetune_operator.constants import Reason
+from finetune_trainer.contract import CLASS_OF_EXIT_CODE, FailureClass
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+REASONS = [value for value in vars(constants).values() if isinstance(value, Reason)]
+CODES = {failure: code for code, failure in CLASS_OF_EXIT_CODE.items()}
+ENOUGH = 12
+"""Characters of a message's template that tell it from others."""
+
+
+def part(name: str) -> str:
+    """The text under a heading of second rank."""
+    return PAGE.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
+def sections(name: str) -> dict[str, str]:
+    """The text under each heading of third rank, by heading."""
+    pieces = re.split(r"^### (.*)\n", part(name), flags=re.MULTILINE)
+    return dict(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+def rows(name: str) -> dict[str, str]:
+    """The rest of each row of the table in a part, by what is in its first cell."""
+    return dict(re.findall(r"^\| `(\w+)` \|(.*)$", part(name), re.MULTILINE))
+
+
+def literal(template: str) -> str:
+    """The longest clause of a message, or part of one, that is the same for every job."""
+    return max(re.split(r"\{\w+\}|;", template), key=len).strip()
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=lambda reason: reason.name)
+def test_a_reason_has_an_entry_that_quotes_its_message(reason: Reason) -> None:
+    entry = rows("Reasons").get(reason.name) or sections("Reasons").get(reason.name)
+    assert entry, f"docs/troubleshooting.md: add '### {reason.name}' with Seen, Cause and Remedy under Reasons"
+    fragment = literal(reason.message)
+    if len(fragment) >= ENOUGH:
+        assert fragment in " ".join(entry.split()), f"the entry of {reason.name} does not quote: {fragment}"
+
+
+def test_no_entry_is_left_of_a_reason_that_is_gone() -> None:
+    assert {*rows("Reasons"), *sections("Reasons")} == {reason.name for reason in REASONS}
+
+
+@pytest.mark.parametrize("failure", FailureClass)
+def test_a_class_of_failure_has_an_entry_with_its_exit_code(failure: FailureClass) -> None:
+    entry = sections("Classes of failure").get(failure)
+    assert entry, f"docs/troubleshooting.md: add '### {failure}' with Seen, Cause and Remedy under Classes of failure"
+    expected = f"Exit code {CODES[failure]}." if failure in CODES else "exit code"
+    assert expected in entry.partition("- **Seen:**")[0]
+
+
+def test_no_entry_is_left_of_a_class_that_is_gone() -> None:
+    assert set(sections("Classes of failure")) == set(FailureClass)
+
+
+@pytest.mark.parametrize("name", ["Reasons", "Classes of failure", "Situations"])
+def test_every_entry_has_a_remedy(name: str) -> None:
+    assert sections(name)
+    for heading, entry in sections(name).items():
+        assert "- **Remedy:** " in entry, heading
+        assert "- **Cause:** " in entry or "- **Seen:** " in entry, heading

@@ -1,0 +1,264 @@
+"""The life of an installation on kind, from nothing to nothing left, by the commands of docs/quickstart.md.
+
+`make e2e` runs it. Each step is a function below, named in STEPS; a new one goes to its place in the list.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.conftest import RESTRICTED
+from cluster.test_training import CONTRACTS, assert_loadable, children, conditions, until
+from e2e.kind import NAMESPACE, SYSTEM, Kind, explained, timed
+from e2e.quickstart import blocks
+from support.manifests import changed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+
+NAME = "contract-clauses"
+LABEL_OF_RUN = f"finetune.dev/job={NAME},finetune.dev/run"
+OPERATOR = "finetune-finetune-operator"
+DEFINITION = "crd/finetunejobs.finetune.dev"
+METRICS = f"/api/v1/namespaces/{SYSTEM}/services/{OPERATOR}:http/proxy/metrics"
+FINISHED = {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Complete": "True", "Failed": "False"}
+TRANSIENT = {"events", "events.events.k8s.io", "leases.coordination.k8s.io"}
+"""Resources that come and go by themselves."""
+
+
+def the_programs_and_the_data_are_made(kind: Kind) -> None:
+    for command in quickstart(kind, "python3 -m venv", "make_data.py"):
+        kind.shell(command)
+
+
+def the_images_are_built(kind: Kind) -> None:
+    """Also done by `make kind`, which comes next and then finds them; here to know how long it takes."""
+    (command,) = quickstart(kind, "make kind")
+    kind.shell(command.replace("make kind", "make images"))
+
+
+def the_cluster_is_made_and_gets_the_images(kind: Kind) -> None:
+    for command in quickstart(kind, "make kind"):
+        kind.shell(command)
+    kind.kubectl.run("label", "namespace", NAMESPACE, *(f"{key}={value}" for key, value in RESTRICTED.items()))
+    kind.kubectl.run("wait", "nodes", "--all", "--for=condition=Ready", "--timeout=120s")
+    kind.notes["before"] = objects(kind)
+
+
+def the_chart_is_installed(kind: Kind) -> None:
+    for command in quickstart(kind, "helm install"):
+        kind.shell(command)
+    until_rolled_out(kind)
+
+
+def the_example_trains_to_its_end_as_a_user_sees_it(kind: Kind) -> None:
+    output = ""
+    for command in quickstart(kind, "kubectl apply", "finetune watch"):
+        output = kind.shell(command)
+    assert "Training: step " in output
+    assert "accuracy" in output
+    (model,) = [line for line in output.splitlines() if line.startswith("Model: ")]
+    status = assert_complete(kind, number=1)
+    assert model == f"Model: pvc://finetune/{status['result']['path']}"
+    assert status["run"]["world"] == 2
+    pods = kind.kubectl.get("pods", "-l", f"finetune.dev/job={NAME}")
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == 2
+
+
+def there_is_something_to_look_at(kind: Kind) -> None:
+    _, look, _ = blocks(kind)
+    output = "".join(kind.shell(command) for command in look)
+    assert "Complete" in output
+    reasons = {event["reason"] for event in kind.kubectl.get("events", f"--field-selector=involvedObject.name={NAME}")}
+    assert {"AllRanksAttested", "Training", "Complete"} <= reasons
+    samples = metrics(kind)
+    assert samples['finetune_jobs{phase="Complete"}'] == 1
+    assert samples['finetune_attempts_total{class="Success"}'] == 1
+    assert samples["finetune_world_ready_seconds_count"] == 1
+
+
+def a_claim_for_one_node_is_refused_to_a_job_on_two(kind: Kind) -> None:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    metadata = {"name": "one-node"}
+    kind.kubectl.apply(
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": claim}
+    )  # of kind's own storage class
+    kind.kubectl.apply(changed(example(), {"metadata": metadata, "spec.storage": {"claimName": "one-node"}}))
+    kind.kubectl.run("wait", "ftj/one-node", "--for=condition=Stalled", "--timeout=60s")
+    (stalled,) = [c for c in kind.kubectl.get("ftj", "one-node")["status"]["conditions"] if c["type"] == "Stalled"]
+    assert stalled["reason"] == "VolumeNotShared"
+    assert "claim one-node is ReadWriteOnce" in stalled["message"]
+    assert children(kind.kubectl, "one-node") == []
+    kind.kubectl.run("delete", "ftj,pvc", "one-node", "--timeout=60s")
+
+
+def another_run_with_stage_3_is_asked_for_by_an_edit(kind: Kind) -> None:
+    edited = changed(example(), {"spec.training.seed": 18, "spec.training.epochs": 2, "spec.deepspeed.zeroStage": 3})
+    kind.kubectl.run("apply", "-f", "-", stdin=json.dumps(edited))
+    training = until(kind.kubectl, NAME, lambda s: of_run(s, 2) and s.get("progress", {}).get("step", 0) > 0)
+    assert (training["run"]["zeroStage"], training["run"]["world"]) == (3, 2)
+    kind.notes["run"] = training["run"]
+    kind.notes["pods"] = pods_of(kind, training["run"])
+
+
+def the_chart_is_upgraded_while_it_trains(kind: Kind) -> None:
+    other = ["--set", "trainer.image.repository=another-trainer", "--set", "podAnnotations.example\\.com/upgraded=yes"]
+    chart = ["charts/finetune-operator", "--namespace", SYSTEM]
+    kind.shell(" ".join(["helm", "upgrade", "finetune", *chart, *(f"'{word}'" for word in other)]))
+    until_rolled_out(kind)
+    assert_undisturbed(kind)
+
+
+def the_operator_is_restarted_while_it_trains(kind: Kind) -> None:
+    kind.kubectl.run("delete", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=finetune-operator", "--wait")
+    until_rolled_out(kind)
+    assert_undisturbed(kind)
+
+
+def the_second_run_trains_to_its_end(kind: Kind) -> None:
+    (watch,) = quickstart(kind, "finetune watch")
+    assert "Model: " in kind.shell(watch)
+    status = assert_complete(kind, number=2)
+    run = kind.notes["run"]
+    assert status["run"].items() >= run.items()
+    (job,) = kind.kubectl.get("jobs", "-l", f"{LABEL_OF_RUN}={run['number']}")
+    assert job["metadata"]["uid"] == run["jobUid"]
+    assert pods_of(kind, run) == kind.notes["pods"]
+
+
+def the_release_is_uninstalled_and_its_jobs_stay(kind: Kind) -> None:
+    _, _, undo = blocks(kind)
+    kind.shell(undo[0])
+    assert kind.kubectl.get("ftj", NAME)["status"]["phase"] == "Complete"
+    kind.kubectl.run("get", DEFINITION)
+
+
+def jobs_are_deleted_without_an_operator_and_nothing_is_left(kind: Kind) -> None:
+    kind.kubectl.run("delete", "ftj", "--all", "--timeout=30s")
+    kind.kubectl.run("delete", DEFINITION, "--timeout=30s")
+    kind.kubectl.run("delete", "namespace", SYSTEM, "--timeout=60s")
+    deadline = time.monotonic() + 120
+    while left := objects(kind) - kind.notes["before"]:
+        assert time.monotonic() < deadline, f"left in the cluster: {sorted(left)}"
+        time.sleep(1)
+    assert (kind.workspace / kind.notes["results"][-1]).is_dir(), "results belong to the user"
+
+
+def the_cluster_is_deleted(kind: Kind) -> None:
+    _, _, undo = blocks(kind)
+    kind.empty_workspace()
+    for command in undo[1:]:
+        kind.shell(command)
+
+
+STEPS: list[Callable[[Kind], None]] = [
+    the_programs_and_the_data_are_made,
+    the_images_are_built,
+    the_cluster_is_made_and_gets_the_images,
+    the_chart_is_installed,
+    the_example_trains_to_its_end_as_a_user_sees_it,
+    there_is_something_to_look_at,
+    a_claim_for_one_node_is_refused_to_a_job_on_two,
+    another_run_with_stage_3_is_asked_for_by_an_edit,
+    the_chart_is_upgraded_while_it_trains,
+    the_operator_is_restarted_while_it_trains,
+    the_second_run_trains_to_its_end,
+    the_release_is_uninstalled_and_its_jobs_stay,
+    jobs_are_deleted_without_an_operator_and_nothing_is_left,
+    the_cluster_is_deleted,
+]
+
+
+def test_an_installation_on_kind_trains_is_upgraded_and_leaves_nothing_behind(kind: Kind) -> None:
+    with explained():
+        for step in STEPS:
+            with timed(step.__name__.replace("_", " ")):
+                step(kind)
+
+
+# ---- what the steps are made of -------------------------------------------------------------------------------------
+
+
+def quickstart(kind: Kind, *words: str) -> list[str]:
+    """The commands of the page's first block that have one of these words in them, one for each, in their order."""
+    found = [command for command in blocks(kind)[0] if any(word in command for word in words)]
+    assert len(found) == len(words), f"docs/quickstart.md: {found}"
+    return found
+
+
+def example() -> dict[str, Any]:
+    manifest: dict[str, Any] = yaml.safe_load((CONTRACTS / "job.yaml").read_text())
+    return manifest
+
+
+def of_run(status: dict[str, Any], number: int) -> bool:
+    return bool(status.get("run", {}).get("number") == number)
+
+
+def until_rolled_out(kind: Kind) -> None:
+    kind.kubectl.run("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, "--timeout=100s")
+
+
+def pods_of(kind: Kind, run: dict[str, Any]) -> set[tuple[str, int]]:
+    """UID and restarts of each pod of a run."""
+    pods = kind.kubectl.get("pods", "-l", f"{LABEL_OF_RUN}={run['number']}")
+    return {(pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]) for pod in pods}
+
+
+def metrics(kind: Kind) -> dict[str, float]:
+    """The operator's own samples, as a Prometheus reads them."""
+    text = kind.kubectl.run("get", "--raw", METRICS).stdout
+    samples = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in samples}
+
+
+def assert_undisturbed(kind: Kind) -> None:
+    """The same pods train on, and the operator of now reports their progress."""
+    run = kind.notes["run"]
+    at = kind.kubectl.get("ftj", NAME)["status"]["progress"]["step"]
+    status = until(kind.kubectl, NAME, lambda s: s["progress"]["step"] > at or s["phase"] == "Complete", seconds=120)
+    assert status["phase"] == "Training", "the run was over before this step; give it more to do"
+    assert (status["run"]["number"], status["run"]["attempt"], status["run"]["image"]) == (2, 1, run["image"])
+    assert pods_of(kind, run) == kind.notes["pods"]
+
+
+def assert_complete(kind: Kind, number: int) -> dict[str, Any]:
+    """The run's end in status and on the storage; returns the status."""
+    job = kind.kubectl.get("ftj", NAME)
+    status: dict[str, Any] = job["status"]
+    assert status["phase"] == "Complete"
+    assert conditions(status).items() >= FINISHED.items()
+    assert status["observedGeneration"] == job["metadata"]["generation"]
+    assert {c["observedGeneration"] for c in status["conditions"]} == {job["metadata"]["generation"]}
+    assert (status["run"]["number"], status["run"]["attempt"]) == (number, 1)
+    assert status["progress"]["step"] == status["progress"]["totalSteps"]
+    assert status["evaluation"]["final"]["accuracy"] > status["evaluation"]["base"]["accuracy"] + 0.3
+    output = kind.workspace / status["result"]["path"]
+    assert_artefacts(output)
+    kind.notes.setdefault("results", []).append(status["result"]["path"])
+    return status
+
+
+def assert_artefacts(output: Path) -> None:
+    assert (output / "README.md").read_text().count("accuracy")
+    rows = [json.loads(line) for line in (output.parent / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) > 1
+    assert_loadable(output)
+
+
+def objects(kind: Kind) -> set[str]:
+    """kind/namespace/name of everything in the cluster that is there to stay."""
+    listed = kind.kubectl.run("api-resources", "--verbs=list", "-o", "name").stdout.split()
+    resources = ",".join(sorted(set(listed) - TRANSIENT))
+    columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"
+    done = subprocess.run(
+        ["kubectl", "get", resources, "--all-namespaces", "--no-headers", "-o", columns],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return {"/".join(line.split()) for line in done.stdout.splitlines()}
