@@ -15,7 +15,7 @@ KIND_CLUSTER ?= finetune
 KIND_IMAGE ?=
 IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check audit generate record test-slow test-cluster test-docs images test-images kind e2e picture release clean
+.PHONY: help setup demo test check audit generate record test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,7 +41,11 @@ test-slow: $(READY)  ## The tests that take longer
 
 test-cluster: $(READY)  ## The tests on a real cluster; needs KUBECONFIG and kubectl
 	@test -n "$$KUBECONFIG" || { echo "make test-cluster: set KUBECONFIG to a cluster whose namespaces you may create"; exit 2; }
-	$(BIN)/pytest -m cluster tests/cluster tests/contract
+	$(BIN)/pytest -m "cluster and not slow" tests/cluster tests/contract
+
+test-cluster-slow: $(READY)  ## The tests on a real cluster that take longer
+	@test -n "$$KUBECONFIG" || { echo "make test-cluster-slow: set KUBECONFIG to a cluster whose namespaces you may create"; exit 2; }
+	$(BIN)/pytest -m "cluster and slow" tests/cluster
 
 images: export DOCKER_BUILDKIT = 1
 images:  ## Build both images with Docker; docs/images.md has the variables

@@ -44,6 +44,7 @@ def checkout(folder: Path) -> None:
     claim.write_text(text.replace("image: debian:bookworm-slim", f"image: {COPYING_IMAGE}"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", TUTORIALS, ids=by_name)
 def test_a_tutorial_leads_to_a_model_on_a_cluster(
