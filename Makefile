@@ -18,7 +18,7 @@ IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git r
 .PHONY: help setup demo test check audit generate record test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; set PYTHON to a newer one"; exit 2; }

@@ -61,9 +61,10 @@ def _is_result(result: Result) -> bool:
 
 
 def _is_path(path: str) -> bool:
-    """Below the workspace, and shown as it is."""
+    """Below the workspace, and of names that a reader sees as they are."""
     parts = PurePosixPath(path).parts
-    return bool(parts) and parts[0] != "/" and ".." not in parts and shortened(path) == path
+    short = len(path) <= MAX_LINE_BYTES and path.isascii() and path.isprintable()
+    return bool(parts) and parts[0] != "/" and ".." not in parts and short
 
 
 def _are_metrics(metrics: Mapping[str, float]) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 import aiohttp
 
 from finetune_operator.kube import watching
-from finetune_operator.kube.errors import ConfigurationError
+from finetune_operator.kube.errors import ConfigurationError, not_kubernetes
 from finetune_operator.kube.pod_http import PodHttp, pod_url
 from finetune_operator.kube.transport import Query, Transport
 from finetune_operator.protocol import PODS, ApiError, Event, InvalidError, Object, Resource
@@ -144,6 +144,8 @@ class KubeCluster:
             page_query = [*query, ("limit", str(PAGE)), *([("continue", following)] if following else [])]
             page = await self._transport.request("GET", _path(resource, namespace), page_query)
             # Items of a list of a built-in kind do not say what they are.
+            if not isinstance(page.get("items"), builtins.list):
+                raise not_kubernetes(self._transport.host)
             objects += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
             following = page["metadata"].get("continue", "")
             if not following:

@@ -43,6 +43,11 @@ def unreachable(error: Exception) -> ApiError:
     return ApiError(0, "Unreachable", f"the API server was not reached: {str(error) or type(error).__name__}")
 
 
+def not_kubernetes(host: str) -> ApiError:
+    """There was an answer of success, and it is not an API server's."""
+    return ApiError(0, "NotKubernetes", f"what answers at {host} is no API server; correct `server` in the kubeconfig")
+
+
 def sentence_of(error: ApiError) -> str:
     """What went wrong and, where it is known, what to do."""
     if isinstance(error, NotFoundError) and '"' not in error.message:  # of a path, not of an object: they are quoted

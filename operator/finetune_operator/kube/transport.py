@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import aiohttp
 import yaml
 from kubernetes.aio import client, config
 
-from finetune_operator.kube.errors import ConfigurationError, error_of, unreachable
+from finetune_operator.kube.errors import ConfigurationError, error_of, not_kubernetes, unreachable
 from finetune_operator.protocol import Object
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -35,34 +36,48 @@ Query = Sequence[tuple[str, str]]
 class Transport:
     """A connection to one API server."""
 
-    def __init__(self, configuration: Any, namespace: str, refresh: asyncio.Task[None] | None = None) -> None:
+    def __init__(self, configuration: Any, namespace: str) -> None:
         self.namespace = namespace
         """What the context, or the service account, has as its own namespace."""
         self._api = client.ApiClient(configuration)
-        self._refresh = refresh
+        self._refresh: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Transport:
         """From the file given, $KUBECONFIG, the pod's service account, or ~/.kube/config, whichever is first.
 
         Raises ConfigurationError when none of them is there, or the one chosen cannot be read."""
-        configuration = client.Configuration()
         chosen = kubeconfig or os.environ.get("KUBECONFIG")
+        inside = not chosen and not context and "KUBERNETES_SERVICE_HOST" in os.environ
+        path = "the service account" if inside else _kubeconfig(chosen)
         try:
-            if not chosen and not context and "KUBERNETES_SERVICE_HOST" in os.environ:
-                config.load_incluster_config(client_configuration=configuration)
-                return cls(configuration, _own_namespace())
-            path = _kubeconfig(chosen)
-            loader = await config.load_kube_config(path, context, configuration, persist_config=False)
-        except OSError as error:
-            raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+            return _of_the_pod() if inside else await cls._of_kubeconfig(path, context)
         except config.ConfigException as error:
             raise ConfigurationError(str(error)) from error
         except yaml.YAMLError as error:
             raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        namespace = loader.current_context["context"].get("namespace", "default")
-        refresh = asyncio.create_task(config.refresh_token(loader, configuration))
-        return cls(configuration, namespace, refresh)
+        except (TypeError, KeyError, AttributeError) as error:  # the library takes the file for sound
+            raise ConfigurationError(f"{path} does not look like a kubeconfig") from error
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigurationError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
+        except OSError as error:
+            raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    @classmethod
+    async def _of_kubeconfig(cls, path: str, context: str | None) -> Transport:
+        configuration = client.Configuration()
+        unnamed = configuration.host
+        loader = await config.load_kube_config(path, context, configuration, persist_config=False)
+        if configuration.host == unnamed:
+            raise ConfigurationError(f"{path} names no server for its context")
+        transport = cls(configuration, loader.current_context["context"].get("namespace", "default"))
+        transport._refresh = asyncio.create_task(config.refresh_token(loader, configuration))
+        return transport
+
+    @property
+    def host(self) -> str:
+        """URL of the API server."""
+        return str(self._api.configuration.host)
 
     async def close(self) -> None:
         """End all connections."""
@@ -81,11 +96,10 @@ class Transport:
             try:
                 response = await self._send(method, path, query, body, content_type, REQUEST_TIMEOUT)
                 content = await response.read()
-            except (OSError, aiohttp.ClientError) as error:
+            except (OSError, aiohttp.ClientError, ValueError) as error:  # ValueError: credentials that no header holds
                 raise unreachable(error) from error
             if response.status < 300:
-                answer: Object = json.loads(content)
-                return answer
+                return _object(content, self.host)
             delay = next(delays, None)
             if response.status not in retried or delay is None:
                 raise error_of(response.status, content)
@@ -135,15 +149,25 @@ class Transport:
         return response
 
 
+def _of_the_pod() -> Transport:
+    configuration = client.Configuration()
+    config.load_incluster_config(client_configuration=configuration)
+    return Transport(configuration, SERVICE_ACCOUNT_NAMESPACE.read_text().strip())
+
+
+def _object(content: bytes, host: str) -> Object:
+    """A proxy or a page for logging in may answer 200 as well."""
+    with contextlib.suppress(ValueError):
+        if isinstance(answer := json.loads(content), dict):
+            return answer
+    raise not_kubernetes(host)
+
+
 def _kubeconfig(chosen: str | None) -> str:
     path = chosen or str(Path("~/.kube/config").expanduser())
     if not any(Path(part).is_file() for part in path.split(os.pathsep)):
         raise ConfigurationError(f"there is no kubeconfig at {path}")
     return path
-
-
-def _own_namespace() -> str:
-    return SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

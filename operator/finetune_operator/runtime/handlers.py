@@ -61,6 +61,7 @@ async def inform(intake: Intake, namespaces: list[str] | None) -> None:
             namespaces=namespaces or [],
         )
     except Exception as error:
-        # kopf has taken the signal for itself; until it is started again nobody would listen.
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        # kopf has taken the signals for itself; until it is started again nobody would listen.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
         raise ApiError(0, "WatchesEnded", f"the watches have ended: {error}") from error

@@ -36,6 +36,16 @@ def with_result(**changes: Any) -> str:
     return said(result=json.loads(RESULT.to_json()) | changes)
 
 
+@pytest.mark.parametrize("job", ["bert-sk-sentiment-classification", "sk-learn-comparison-baseline-1"])
+def test_a_result_is_believed_whatever_its_job_is_called(job: str) -> None:
+    """`sk-` is how some tokens begin."""
+    path = f"default/{job}/runs/1-2a27535b/output"
+    word = last_word(with_result(path=path))
+    assert word is not None
+    assert word.result is not None
+    assert word.result.path == path
+
+
 def test_an_honest_word_is_believed() -> None:
     word = last_word(said(error="The data is bad.", log=["one", "two"], failingRank=3))
     assert word is not None

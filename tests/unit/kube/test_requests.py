@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientTimeout
@@ -148,3 +150,52 @@ async def test_a_context_that_is_not_there_is_said(tmp_path: object, monkeypatch
     monkeypatch.setenv("KUBECONFIG", file)
     with pytest.raises(ConfigurationError, match="elsewhere"):
         await KubeCluster.connect(context="elsewhere")
+
+
+@pytest.mark.parametrize("body", ["<html>log in</html>", "[]", "3", "{}", '{"items": 3}'])
+async def test_a_success_that_is_not_the_api_servers_is_told(server: FakeServer, body: str) -> None:
+    server.says(text(200, body))
+    with pytest.raises(ApiError, match="is no API server; correct `server` in the kubeconfig"):
+        await server.cluster.list(CONFIGMAPS, "lab")
+
+
+CLUSTER = {"server": "https://127.0.0.1:1"}
+
+
+def kubeconfig(cluster: object = CLUSTER, user: object = None) -> str:
+    contexts = [{"name": "a", "context": {"cluster": "a", "user": "a"}}]
+    users = [{"name": "a", "user": user or {"token": "t"}}]
+    top = {"contexts": contexts, "clusters": [{"name": "a", "cluster": cluster}], "users": users}
+    return json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "a", **top})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\x00",
+        b"- a",
+        b"",
+        b"text",
+        kubeconfig({**CLUSTER, "certificate-authority-data": "no base 64!"}).encode(),
+        kubeconfig({**CLUSTER, "certificate-authority-data": "bm8gUEVN"}).encode(),
+        kubeconfig(user={"client-certificate-data": "bm8gUEVN", "client-key-data": "bm8gUEVN"}).encode(),
+        kubeconfig("a name").encode(),
+    ],
+    ids=["binary", "a list", "empty", "text", "bad base 64", "no PEM", "no certificate", "no cluster"],
+)
+async def test_a_kubeconfig_that_cannot_be_used_is_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        await KubeCluster.connect(str(path))
+    assert "\n" not in str(caught.value)
+    assert "None" not in str(caught.value)
+
+
+async def test_a_token_that_no_header_holds_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(kubeconfig(user={"token": "two\nlines"}))
+    cluster = await KubeCluster.connect(str(path))
+    with pytest.raises(ApiError, match="the API server was not reached"):
+        await cluster.list(CONFIGMAPS, "lab")
+    await cluster.close()
