@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.contract import MAX_LOG_LINES
-from finetune_trainer.redaction import Redact
+from finetune_trainer.redaction import KeyBlocks, Redact
 
 READ_BYTES = 64 * 1024
 MAX_LINE_BYTES = 64 * 1024
@@ -54,13 +54,14 @@ class Tail:
 class Stream:
     """One pipe: its bytes become lines."""
 
-    def __init__(self, path: Path, target: BinaryIO, name: str, prefix: bytes) -> None:
+    def __init__(self, path: Path, target: BinaryIO, name: str, prefix: bytes, redact: Redact) -> None:
         os.mkfifo(path)
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self.writer = os.open(path, os.O_WRONLY)
         self.target = target
         self.name = name
         self.prefix = prefix
+        self.redact = KeyBlocks(redact)
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -94,7 +95,7 @@ class RankOutput:
     def _add(self, folder: Path, stem: str, name: str, prefix: bytes) -> None:
         self._last[name] = deque(maxlen=MAX_LAUNCHER_LINES if name == self.LAUNCHER else MAX_LOG_LINES)
         for kind, target in (("stdout", sys.stdout.buffer), ("stderr", sys.stderr.buffer)):
-            self._streams.append(Stream(folder / f"{stem}.{kind}", target, name, prefix))
+            self._streams.append(Stream(folder / f"{stem}.{kind}", target, name, prefix, self._redact))
 
     def close(self, timeout: float) -> None:
         """Pass on what is still in the pipes; at most so many seconds, for a process that lives on may hold one."""
@@ -129,7 +130,7 @@ class RankOutput:
     def _pass_on(self, stream: Stream, lines: Iterable[bytes]) -> None:
         for line in lines:
             # Bytes that are no UTF-8 survive the way there and back.
-            line = self._redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            line = stream.redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")
             # The pod's log may be gone (a closed terminal); the ranks must not be blocked by that.
             with contextlib.suppress(OSError, ValueError):
                 stream.target.write(stream.prefix + line + b"\n")

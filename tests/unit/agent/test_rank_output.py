@@ -69,3 +69,13 @@ def test_credentials_are_neither_passed_on_nor_kept(tmp_path: Path, capfdbinary:
     passed_on = capfdbinary.readouterr()
     assert passed_on.out == b"with *** \xff\n"
     assert sorted(passed_on.err.splitlines()) == [b"***", b"password=***"]
+
+
+def test_no_line_of_a_private_key_is_passed_on_whatever_other_streams_say(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    key = b"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\nbm90IGEga2V5\n-----END PRIVATE KEY-----\ndone\n"
+    output = printed(tmp_path, ("0.stdout", key), ("0.stderr", b"word\n"), ("1.stdout", b"MIIEvQ\n"), local_ranks=2)
+    assert sorted(output.last_lines(0)) == ["***", "***", "***", "***", "done", "word"]
+    assert output.last_lines(1) == ("MIIEvQ",)
+    assert b"bm90" not in capfdbinary.readouterr().out
