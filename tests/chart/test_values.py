@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import yaml
 from chart.values_table import DOCUMENTS, filled, rows
-from support.helm import CHART, VERSION, Helm, HelmError
+from support.helm import CHART, VERSION, Helm, HelmError, only
 
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -52,6 +53,56 @@ def test_a_wrong_value_is_refused_with_its_name(helm: Helm, values: dict[str, An
     with pytest.raises(HelmError) as refused:
         helm.render(values)
     assert sentence in str(refused.value)
+
+
+def changed(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Values with another one at a dotted path."""
+    copied = deepcopy(values)
+    *within, name = path.split(".")
+    inner = copied
+    for part in within:
+        inner = inner.setdefault(part, {})
+    inner[name] = value
+    return copied
+
+
+def parts(path: str) -> Iterator[str]:
+    """A dotted path and those of the objects that it is in."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+DESCRIBED = {row.name: row.default for row in rows((CHART / "values.yaml").read_text())}
+LISTS_AND_TEXTS = sorted(
+    {path for path, default in DESCRIBED.items() if default in ("", [], {})} | {"jobNetworkPolicy.egress"}
+)
+NEEDED = sorted({part for path in DESCRIBED for part in parts(path)} - {*LISTS_AND_TEXTS, "resources"})
+ENABLED: dict[str, Any] = {
+    "networkPolicy": {"enabled": True},
+    "podDisruptionBudget": {"enabled": True},
+    "serviceMonitor": {"enabled": True},
+}
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_null_for_a_value_that_is_needed_is_refused_with_its_name(helm: Helm, path: str) -> None:
+    within, _, name = path.rpartition(".")
+    with pytest.raises(HelmError) as refused:
+        helm.render(changed({}, path, None))
+    pointer = "/" + within.replace(".", "/") if within else ""
+    assert f"at '{pointer}': missing property '{name}'" in str(refused.value)
+
+
+@pytest.mark.parametrize("path", LISTS_AND_TEXTS)
+def test_null_for_a_list_or_a_text_is_an_empty_one(helm: Helm, path: str) -> None:
+    empty = type(DESCRIBED[path])()
+    assert helm.render(changed(ENABLED, path, None)) == helm.render(changed(ENABLED, path, empty))
+
+
+def test_null_for_the_resources_sets_none(helm: Helm) -> None:
+    (container,) = only(helm.render({"resources": None}), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert "resources" not in container
 
 
 def test_helm_finds_nothing_to_complain_about(helm: Helm) -> None:

@@ -7,13 +7,14 @@ allowPickleWeights: {{ .Values.trust.pickleWeights }}
 {{- if .Values.jobNetworkPolicy.enabled }}
 networkPolicy:
   egress:
-    {{- toYaml .Values.jobNetworkPolicy.egress | nindent 4 }}
+    {{- toYaml (.Values.jobNetworkPolicy.egress | default list) | nindent 4 }}
   operator:
     namespaceSelector:
       matchLabels:
-        kubernetes.io/metadata.name: {{ .Release.Namespace }}
+        kubernetes.io/metadata.name: {{ .Release.Namespace | quote }}
+    # Of any release: policies are never changed, and a job may outlive the release that it has begun under.
     podSelector:
       matchLabels:
-        {{- include "finetune-operator.selectorLabels" . | nindent 8 }}
+        app.kubernetes.io/name: {{ .Chart.Name | quote }}
 {{- end }}
 {{- end -}}

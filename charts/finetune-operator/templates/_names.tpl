@@ -1,17 +1,21 @@
-{{/* The name of all objects within the release's namespace. */}}
+{{/* The name of all objects within the release's namespace. A Service's has no dots and begins with a letter, which a
+release's need not. */}}
 {{- define "finetune-operator.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
-{{- else if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- $name = replace "." "-" $name -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- $name = printf "r%s" $name -}}
+{{- end -}}
+{{- trunc 50 $name | trimAll "-" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The name of objects outside of namespaces, where releases of the same name in two namespaces must not meet. */}}
+{{/* The name of objects outside of namespaces, where releases in two namespaces must not meet: neither part has a dot. */}}
 {{- define "finetune-operator.clusterName" -}}
-{{- printf "%s-%s" .Release.Namespace (include "finetune-operator.fullname" .) -}}
+{{- printf "%s.%s" .Release.Namespace (include "finetune-operator.fullname" .) -}}
 {{- end -}}
 
 {{- define "finetune-operator.serviceAccountName" -}}
@@ -24,15 +28,15 @@
 
 {{/* By what the Deployment, the Service and the others find the operator's pod. */}}
 {{- define "finetune-operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "finetune-operator.labels" -}}
 {{ include "finetune-operator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
 {{/* Of (list $ .Values.image): repository:tag, or repository@digest. */}}
