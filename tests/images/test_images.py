@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from images.conftest import LOCKED_DOWN, docker
 from support.clusters import NOW
 from support.manifests import manifest
 
@@ -112,11 +114,21 @@ def test_the_operators_image_prints_the_definition(operator_image: str, run: Run
     assert done.stdout == (ROOT / "crds" / "finetunejobs.yaml").read_text(), done.stderr
 
 
-def test_the_operator_is_what_its_image_runs_and_it_misses_a_cluster(operator_image: str, run: Run) -> None:
-    done = run(operator_image)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("finetune: there is no cluster to talk to")
-    assert done.stderr.count("\n") == 1, done.stderr
+def test_the_operator_is_what_its_image_runs_and_it_waits_for_a_cluster_until_it_is_stopped(
+    operator_image: str,
+) -> None:
+    container = docker("run", "--detach", *LOCKED_DOWN, operator_image).stdout.strip()
+    try:
+        deadline = time.monotonic() + 60
+        while not (log := docker("logs", container).stderr):
+            assert time.monotonic() < deadline, "it says nothing"
+            time.sleep(0.2)
+        assert "there is no cluster to talk to" in log
+        assert log.count("\n") == 1, log
+        docker("stop", "--time", "20", container)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", container).stdout.strip() == "0"
+    finally:
+        docker("rm", "--force", container)
 
 
 def test_the_operators_image_holds_no_torch(operator_image: str, run: Run) -> None:
