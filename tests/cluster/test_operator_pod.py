@@ -13,7 +13,7 @@ from cluster.conftest import CRD, FROM_KUBECTL, OWNER, TEST_IMAGE
 from cluster.operator_pod import OperatorPod, operator_values
 from cluster.test_training import assert_nothing_left, conditions, until
 from support.kubectl import Kubectl
-from support.manifests import manifest
+from support.manifests import TINY_CLASSIFIER, manifest
 from support.releases import Releases
 from trainer import tiny
 
@@ -31,12 +31,7 @@ def job(kubectl: Kubectl, workspace: Path) -> dict[str, Any]:
         JOB,
         **{
             "metadata.namespace": kubectl.namespace,
-            "spec.model.uri": "workspace://models/bert",
-            "spec.dataset": {
-                "uri": "workspace://data/rows.jsonl",
-                "columns": {"text": "text", "label": "label"},
-                "evaluation": {"fraction": 0.2},
-            },
+            **TINY_CLASSIFIER,
             "spec.training": {"maxSteps": 1000, "globalBatchSize": 8, "sequenceLength": 32},
             "spec.resources": {"gpusPerNode": 0, "cpu": "1", "memory": "3Gi", "sharedMemory": "64Mi"},
         },

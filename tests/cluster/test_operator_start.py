@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from support.helm import Helm, only
+from support.http import get
 from support.kubectl import Kubectl
 
 from finetune_operator.local.processes import free_port
@@ -37,13 +36,7 @@ class Operator:
 
     def readyz(self) -> tuple[int, str] | None:
         """None: it does not listen yet."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
-                return answer.status, answer.read().decode().strip()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode().strip()
-        except urllib.error.URLError:
-            return None
+        return get(self.port, "/readyz")
 
     def until(self, what: Callable[[str], bool], status: int) -> str:
         """What /readyz says, as soon as something is true of it. The process has not ended before."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.manifests import changed, manifest
+from support.manifests import TINY_CLASSIFIER, changed, manifest
 from trainer import tiny
 
 MARK = "FINETUNE_TEST_MARK"
@@ -29,12 +29,7 @@ pytestmark = [
 ONE_RANK = manifest(
     **{
         "metadata": {"name": "tiny"},
-        "spec.model.uri": "workspace://models/bert",
-        "spec.dataset": {
-            "uri": "workspace://data/rows.jsonl",
-            "columns": {"text": "text", "label": "label"},
-            "evaluation": {"fraction": 0.2},
-        },
+        **TINY_CLASSIFIER,
         "spec.training": {"epochs": 2, "globalBatchSize": 8, "sequenceLength": 32},
     }
 )

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.manifests import manifest
+from support.manifests import TINY_CLASSIFIER, manifest
 from trainer import tiny
 
 LISTENING_IN = """
@@ -32,12 +32,7 @@ sys.addaudithook(note)
 JOB = manifest(
     **{
         "metadata": {"name": "tiny"},
-        "spec.model.uri": "workspace://models/bert",
-        "spec.dataset": {
-            "uri": "workspace://data/rows.jsonl",
-            "columns": {"text": "text", "label": "label"},
-            "evaluation": {"fraction": 0.2},
-        },
+        **TINY_CLASSIFIER,
         "spec.training": {"maxSteps": 2, "globalBatchSize": 8, "sequenceLength": 32},
     }
 )

@@ -9,6 +9,17 @@ ABSENT = object()
 """As a value: remove the field."""
 
 
+TINY_CLASSIFIER: dict[str, Any] = {
+    "spec.model.uri": "workspace://models/bert",
+    "spec.dataset": {
+        "uri": "workspace://data/rows.jsonl",
+        "columns": {"text": "text", "label": "label"},
+        "evaluation": {"fraction": 0.2},
+    },
+}
+"""Changes for a job that trains `trainer.tiny`'s BERT on its rows."""
+
+
 def manifest(name: str = "clauses", **changes: Any) -> dict[str, Any]:
     """A valid job for a CPU, with changes such as `{"spec.training.epochs": 2}` given as `**{...}`."""
     base: dict[str, Any] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune_operator.api.v1alpha1 import FineTuneJobSpec
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.constants import DEFAULT_CLAIM, HUB_TOKEN_KEY
-from finetune_operator.core.resolve import uris_of
+from finetune_operator.core.resolve import storage_claim, uris_of
 
 Folders = dict[str, Path]
 """By the name of the claim for which a folder stands."""
@@ -73,7 +73,7 @@ def _unreadable(field: str, uri: str, spec: FineTuneJobSpec, folders: Folders) -
         return None
     path = Path(rest)
     if scheme == "workspace":
-        path = folders[spec.storage.claim_name or DEFAULT_CLAIM] / rest
+        path = folders[storage_claim(spec, DEFAULT_CLAIM)] / rest
     if scheme == "pvc":
         claim, _, below = rest.partition("/")
         if claim not in folders:

@@ -23,7 +23,7 @@ from finetune_operator.cli.exit_codes import DONE, INTERRUPTED
 from finetune_operator.cli.follow import follow
 from finetune_operator.cli.jobs import read_job
 from finetune_operator.constants import DEFAULT_CLAIM, HUB_TOKEN_KEY
-from finetune_operator.core.resolve import refusals
+from finetune_operator.core.resolve import refusals, storage_claim
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
@@ -46,16 +46,12 @@ def main(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("deepspeed") is None:
         raise UsageError("the trainer is not installed; run: pip install 'finetune-operator[trainer]'")
     workspace = machine.workspace_folder(options.workspace)
-    folders = {**machine.claim_folders(options.claim), _claim(job): workspace}
+    folders = {**machine.claim_folders(options.claim), storage_claim(job.spec, DEFAULT_CLAIM): workspace}
     if faults := machine.faults(job.spec, folders):
         raise UsageError(*(f"{options.file}: {fault}" for fault in faults))
     machine.make_writable(workspace)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return asyncio.run(_run(manifest, job, folders))
-
-
-def _claim(job: FineTuneJob) -> str:
-    return job.spec.storage.claim_name or DEFAULT_CLAIM
 
 
 async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Folders) -> int:
@@ -100,7 +96,7 @@ async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Fold
             return INTERRUPTED
         code, status = following.result()
         if code == DONE:
-            show_result(console, status, f"{folders[_claim(job)]}/")
+            show_result(console, status, f"{folders[storage_claim(job.spec, DEFAULT_CLAIM)]}/")
         else:
             show_failure(Console(stderr=True, highlight=False), status)
         return code

@@ -25,7 +25,7 @@ from finetune_operator.core import conditions, progress
 from finetune_operator.core.cause import Cause, cause_of
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.observed import Observed, PodView
-from finetune_operator.core.resolve import refusals, run_config
+from finetune_operator.core.resolve import refusals, run_config, storage_claim
 from finetune_operator.core.retrain import next_run, run_is_needed
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.success import judge
@@ -90,7 +90,7 @@ def _start(observed: Observed, settings: Settings, number: int) -> Decision:
         return _stall_job(
             observed,
             constants.VOLUME_NOT_SHARED,
-            claim=job.spec.storage.claim_name or settings.claim,
+            claim=storage_claim(job.spec, settings.claim),
             modes=", ".join(observed.claim_modes),
             nodes=nodes,
         )

@@ -12,12 +12,12 @@ from finetune_operator import constants
 
 def child_name(job: str, uid: str, run: int, attempt: int) -> str:
     """Of an attempt's ConfigMap, Service and Job: at most 57 characters for a job's name of 40."""
-    return f"{job}-{uid.replace('-', '')[:5]}-{run}-{attempt}"
+    return f"{job}-{_digits(uid, 5)}-{run}-{attempt}"
 
 
 def policy_name(job: str, uid: str, content: str) -> str:
     """Of a job's NetworkPolicy: another content has another name, as children are never changed."""
-    return f"{job}-{uid.replace('-', '')[:5]}-{hashlib.sha256(content.encode()).hexdigest()[:5]}"
+    return f"{job}-{_digits(uid, 5)}-{hashlib.sha256(content.encode()).hexdigest()[:5]}"
 
 
 def rendezvous_host(child: str, namespace: str) -> str:
@@ -27,7 +27,7 @@ def rendezvous_host(child: str, namespace: str) -> str:
 
 def run_folder(namespace: str, job: str, uid: str, run: int) -> str:
     """Of a run, relative to the workspace."""
-    return f"{namespace}/{job}/runs/{run}-{uid.replace('-', '')[:8]}"
+    return f"{namespace}/{job}/runs/{run}-{_digits(uid, 8)}"
 
 
 def labels(job: str, run: int, attempt: int) -> dict[str, str]:
@@ -38,3 +38,7 @@ def labels(job: str, run: int, attempt: int) -> dict[str, str]:
         constants.LABEL_RUN: str(run),
         constants.LABEL_ATTEMPT: str(attempt),
     }
+
+
+def _digits(uid: str, count: int) -> str:
+    return uid.replace("-", "")[:count]

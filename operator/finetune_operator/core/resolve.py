@@ -84,6 +84,11 @@ def claims_of(spec: FineTuneJobSpec) -> list[str]:
     return sorted({uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")})
 
 
+def storage_claim(spec: FineTuneJobSpec, default: str) -> str:
+    """The claim of the job's storage; `default` is the operator's."""
+    return spec.storage.claim_name or default
+
+
 def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfig:
     """The complete run.json of a run's attempt; the same for the same job, run and settings, wherever it is made."""
     spec, metadata = job.spec, job.metadata

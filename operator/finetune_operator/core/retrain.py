@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from finetune_operator.api.v1alpha1 import FineTuneJob, RunStatus
-from finetune_operator.core.resolve import recipe_digest, run_config, world_of
+from finetune_operator.core.resolve import recipe_digest, run_config, storage_claim, world_of
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.times import to_text
 
@@ -32,7 +32,7 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
         attempt=1,
         nonce=nonce,
         image=job.spec.image or settings.image,
-        claim_name=job.spec.storage.claim_name or settings.claim,
+        claim_name=storage_claim(job.spec, settings.claim),
         generation=job.metadata.generation,
         recipe=recipe_digest(job.spec),
         start_time=to_text(now),

@@ -19,6 +19,7 @@ from finetune_operator.core.conditions import is_true
 from finetune_operator.core.decide import Decision, decide, decide_invalid, stall
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.observed import JobView, Observed, PodView
+from finetune_operator.core.resolve import storage_claim
 from finetune_operator.core.retrain import run_is_needed
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.transitions import notes
@@ -154,7 +155,7 @@ class Reconciler:
         return await ask(self.cluster, run, running, self.settings.agent_port)
 
     async def _claim_modes(self, job: FineTuneJob) -> tuple[str, ...] | None:
-        name = job.spec.storage.claim_name or self.settings.claim
+        name = storage_claim(job.spec, self.settings.claim)
         with suppress(NotFoundError):
             claim = await self.cluster.get(CLAIMS, job.metadata.namespace, name)
             return tuple(claim["spec"].get("accessModes", ()))

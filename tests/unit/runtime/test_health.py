@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from support.clusters import SETTINGS, operated
+from support.http import get
 
 from finetune_operator.cli.exit_codes import INVALID
 from finetune_operator.cli.main import main
@@ -171,17 +170,6 @@ def silent_api_server(tmp_path: Path) -> Iterator[Path]:
         file = tmp_path / "kubeconfig"
         file.write_text(json.dumps(config))
         yield file
-
-
-def get(port: int, path: str) -> tuple[int, str] | None:
-    """None: nothing listens there yet."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
-            return response.status, response.read().decode().strip()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode().strip()
-    except urllib.error.URLError:
-        return None
 
 
 def test_the_endpoints_answer_before_the_api_server_does(
