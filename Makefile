@@ -11,11 +11,13 @@ BUILD_FLAGS ?=
 HELM ?= helm
 DIST ?= dist
 ARCHIVES ?=
+MEASURE ?=
 KIND_CLUSTER ?= finetune
 KIND_IMAGE ?=
+QUICK := not slow and not cluster and not images and not e2e
 IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check audit generate record test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
+.PHONY: help setup demo test test-operator test-trainer sim check audit generate record benchmark-operator test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -33,8 +35,16 @@ demo: $(READY)  ## Train the contracts example on this machine and show what it 
 	$(BIN)/python examples/contracts/make_data.py --workspace $(WORKSPACE)
 	$(BIN)/finetune run examples/contracts/job.yaml --workspace $(WORKSPACE)
 
-test: $(READY)  ## All tests that need no cluster, in minutes
-	$(BIN)/pytest -m "not slow and not cluster and not images and not e2e"
+test: test-operator test-trainer  ## All tests that need no cluster, in minutes; with -j2 in half the time
+
+test-operator: $(READY)  ## The part of them that runs no training
+	$(BIN)/pytest -m "$(QUICK)" --ignore tests/trainer --ignore tests/local
+
+test-trainer: $(READY)  ## The part of them that trains
+	$(BIN)/pytest -m "$(QUICK)" tests/trainer tests/local
+
+sim: $(READY)  ## Simulate the operator: N=10000 schedules of faults, or the one of SEED with its trace
+	cd tests && ../$(BIN)/python -m sim $(if $(SEED),--seed $(SEED),--schedules $(or $(N),10000))
 
 test-slow: $(READY)  ## The tests that take longer
 	$(BIN)/pytest -m "slow and not cluster and not images and not e2e"
@@ -82,6 +92,7 @@ generate: $(READY)  ## Write the definition, for kubectl and the chart, the char
 	sed -i 's/^version: .*/version: $(VERSION)/; s/^appVersion: .*/appVersion: "$(VERSION)"/' charts/finetune-operator/Chart.yaml
 	$(BIN)/python tests/chart/values_table.py
 	$(BIN)/python docs/generate_api.py
+	$(BIN)/python docs/generate_status.py
 	$(BIN)/python docs/generate_licences.py
 
 audit: $(READY)  ## Licences of the dependencies, and known vulnerabilities of their versions
@@ -94,6 +105,10 @@ audit: $(READY)  ## Licences of the dependencies, and known vulnerabilities of t
 record: $(READY)  ## Record FineTuneJobs in every phase for the tests of GitOps; with KUBECONFIG, real ones too
 	PYTHONPATH=tests $(BIN)/python -m gitops.record
 	test -z "$$KUBECONFIG" || FINETUNE_RECORD=1 $(BIN)/pytest -m cluster tests/cluster/test_gitops.py -k every_phase
+
+benchmark-operator: $(READY)  ## What the operator costs, on fake nodes; benchmarks/operator/README.md has the variables
+	@test -n "$$KUBECONFIG" || { echo "make benchmark-operator: set KUBECONFIG to a cluster with fake nodes"; exit 2; }
+	$(BIN)/python benchmarks/operator/measure.py $(MEASURE)
 
 picture: $(READY)  ## Record the README's picture: the contracts example in a terminal
 	$(BIN)/python docs/pictures/record.py

@@ -38,6 +38,7 @@ SCRATCH_PATH = "/scratch"
 CONFIG_PATH = "/etc/finetune"
 SHARED_MEMORY_PATH = "/dev/shm"
 RUN_CONFIG_KEY = "run.json"
+SPEC_KEY = "spec.json"
 HUB_TOKEN_KEY = "HF_TOKEN"
 """Key of the secret that `model.secretName` names."""
 
@@ -49,6 +50,9 @@ class Phase(StrEnum):
     STARTING = "Starting"
     TRAINING = "Training"
     EXPORTING = "Exporting"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -63,6 +67,7 @@ class ConditionType(StrEnum):
     TRAINING = "Training"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    SUSPENDED = "Suspended"
 
 
 class Reason(NamedTuple):
@@ -73,13 +78,27 @@ class Reason(NamedTuple):
 
 
 PENDING = Reason("Pending", "No pod is scheduled yet{detail}")
-STARTING = Reason("Starting", "{ready} of {world} ranks have reported{detail}")
+VOLUME_ATTACHED_ELSEWHERE = Reason(
+    "VolumeAttachedElsewhere",
+    "Attempt {attempt} of run {run} waits: claim {claim} is {modes}, and pod {pod} of an earlier attempt holds it on "
+    "node {node}; it goes on when that pod is gone (if the node is lost for good, delete the pod with --force)",
+)
+STARTING = Reason("Starting", "{running} of {pods} pods run{detail}")
+PODS_RUNNING = Reason("PodsRunning", "All {pods} pods run; {ready} of {world} ranks have reported{detail}")
 TRAINING = Reason("Training", "Run {run} trains")
 EXPORTING = Reason("Exporting", "Run {run} saves and checks its result")
 WORLD_READY = Reason("AllRanksAttested", "All {world} ranks attested world size {world} and configuration {digest}")
+RESTARTING = Reason(
+    "Restarting", "Attempt {attempt} of run {run} starts{when}, from the beginning; the one before ended as {detail}"
+)
+SUSPENDING = Reason("Suspending", "Run {run} is being stopped; {pods} of its pods are still there")
+SUSPENDED = Reason("Suspended", "spec.suspend is true; {detail}")
+RESUMED = Reason("Resumed", "The job is no longer suspended; attempt {attempt} of run {run} starts")
+"""Of an event alone: the conditions then say how far the attempt is."""
 COMPLETE = Reason("Complete", "Run {run} is complete; the model is at {path}")
 FAILED = Reason("Failed", "Run {run} failed: {detail}")
 INVALID_SPEC = Reason("InvalidSpec", "{detail}")
+INVALID_STATUS = Reason("InvalidStatus", "{detail}")
 NAME_CONFLICT = Reason("NameConflict", "{kind} {name} exists and is not ours; delete it or rename the FineTuneJob")
 VOLUME_NOT_SHARED = Reason(
     "VolumeNotShared",

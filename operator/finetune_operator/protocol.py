@@ -1,4 +1,4 @@
-"""How the operator talks to a cluster: seven verbs on plain dictionaries.
+"""How the operator talks to a cluster: eight verbs on plain dictionaries.
 
 `kube/` implements them on the real API server, `local/` in memory; one contract suite runs against both. Objects are
 JSON dictionaries as the API has them. Every error is an `ApiError` with the status code that the API server uses.
@@ -39,6 +39,7 @@ CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 NETWORKPOLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 CORE_EVENTS = Resource("", "v1", "events", "Event")
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 _ALL = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS, CLAIMS, NETWORKPOLICIES, EVENTS)
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in _ALL}
@@ -83,16 +84,21 @@ class Event:
 
 
 class Cluster(Protocol):
-    """Seven verbs. Names are of namespaced objects; `labels` selects by equality."""
+    """Eight verbs. Names are of namespaced objects; `labels` selects by equality."""
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """Raises NotFoundError."""
         ...
 
     async def list(
-        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
-        """All objects of a namespace, or of all namespaces when None. The order is by name."""
+        """All objects of a namespace, or of all namespaces when None. The order is by name. `fields` selects by
+        equality too, by dotted paths that the kind can be selected by."""
         ...
 
     def watch(
@@ -108,6 +114,11 @@ class Cluster(Protocol):
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
         """In the background: children follow by their owner references. With a uid, only that very object
         (ConflictError otherwise). Raises NotFoundError."""
+        ...
+
+    async def put(self, resource: Resource, manifest: Object) -> Object:
+        """Write all but the status of an object as it was read; ConflictError if it has changed since; for
+        a Lease that was deleted, too. Raises NotFoundError, InvalidError and ForbiddenError."""
         ...
 
     async def put_status(self, resource: Resource, manifest: Object) -> Object:

@@ -48,6 +48,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "own namespace": {"scope": "namespaced"},
     "one other namespace": {"scope": "namespaced", "watchNamespaces": ["legal"]},
     "stopped": {"replicas": 0},
+    "several": {"replicas": 3},
     "without the definition": {"crds": {"install": False}},
     "with a definition that goes": {"crds": {"keep": False}},
     "an account of the user's": {"serviceAccount": {"create": False, "name": "mine"}},

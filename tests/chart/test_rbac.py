@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import yaml
 from chart.matrix import MATRIX
 from support.helm import Helm, Object, of_kind, only
 
@@ -12,9 +15,14 @@ NAMESPACED = [name for name, values in MATRIX.items() if values.get("scope") == 
 
 
 def own(objects: list[Object]) -> list[Object]:
-    """The operator's roles."""
+    """The operator's roles for its work."""
     roles = of_kind(objects, "Role") + of_kind(objects, "ClusterRole")
-    return [role for role in roles if not aggregated(role)]
+    return [role for role in roles if not aggregated(role) and not for_leading(role)]
+
+
+def for_leading(found: Object) -> bool:
+    """Whether a role, or a binding, is for the Lease: those have the name that the release's own objects have."""
+    return bool("." not in found["metadata"]["name"])
 
 
 def aggregated(role: Object) -> set[str]:
@@ -37,10 +45,13 @@ def test_an_operator_of_namespaces_has_a_role_in_each_and_none_of_the_cluster(he
     namespaces = values.get("watchNamespaces") or ["ops"]
     assert all(aggregated(role) for role in of_kind(objects, "ClusterRole"))
     assert of_kind(objects, "ClusterRoleBinding") == []
-    assert [role["metadata"]["namespace"] for role in of_kind(objects, "Role")] == namespaces
+    assert [role["metadata"]["namespace"] for role in own(objects)] == namespaces
     for binding in of_kind(objects, "RoleBinding"):
-        role = next(
-            r for r in of_kind(objects, "Role") if r["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        namespace = binding["metadata"]["namespace"]
+        (role,) = (
+            role
+            for role in of_kind(objects, "Role")
+            if (role["metadata"]["namespace"], for_leading(role)) == (namespace, for_leading(binding))
         )
         assert binding["roleRef"]["name"] == role["metadata"]["name"]
     (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -56,6 +67,40 @@ def test_an_operator_of_namespaces_has_a_role_in_each_and_none_of_the_cluster(he
 def test_network_policies_are_granted_only_where_they_are_made(helm: Helm, enabled: bool) -> None:
     (role,) = own(helm.render({"jobNetworkPolicy": {"enabled": enabled}}))
     assert any("networkpolicies" in rule["resources"] for rule in role["rules"]) == enabled
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [({}, "finetune-operator.cluster"), ({"scope": "namespaced"}, "rel-finetune-operator")],
+    ids=["cluster", "namespaced"],
+)
+def test_a_lease_is_granted_by_its_name_in_the_release_s_namespace_alone(
+    helm: Helm, values: dict[str, Any], name: str
+) -> None:
+    objects = helm.render({**values, "rbac": {"aggregate": False}})
+    (role,) = (role for role in of_kind(objects, "Role") if for_leading(role))
+    assert role["metadata"]["namespace"] == "ops"
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    assert role["rules"] == [
+        {**leases, "verbs": ["create"]},
+        {**leases, "resourceNames": [name], "verbs": ["get", "update"]},
+    ]
+    assert lease_of(objects) == name
+    assert not any("leases" in rule["resources"] for role in own(objects) for rule in role["rules"])
+
+
+def lease_of(objects: list[Object]) -> str:
+    """What the operator's configuration names."""
+    return str(yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"])["leaseName"])
+
+
+def test_releases_share_a_lease_only_if_both_watch_all_namespaces(helm: Helm) -> None:
+    def lease(release: str, scope: str) -> str:
+        return lease_of(helm.render({"scope": scope}, release=release))
+
+    assert lease("a", "cluster") == lease("b", "cluster")
+    others = [lease("a", "namespaced"), lease("b", "namespaced"), lease("finetune-operator", "namespaced")]
+    assert len({*others, lease("a", "cluster")}) == 4
 
 
 def test_the_two_scopes_grant_the_same(helm: Helm) -> None:

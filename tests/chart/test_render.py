@@ -170,8 +170,17 @@ def test_the_images_are_of_the_chart_s_version(helm: Helm) -> None:
     assert settings(helm.render()).image == f"finetune-trainer:{VERSION}"
 
 
-def test_two_operators_never_overlap(helm: Helm) -> None:
-    assert only(helm.render(), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_the_new_operator_is_ready_before_the_old_one_goes(helm: Helm, replicas: int) -> None:
+    spec = only(helm.render({"replicas": replicas}), "Deployment")["spec"]
+    assert spec["replicas"] == replicas
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_the_lease_s_holder_is_the_pod(helm: Helm) -> None:
+    assert container(helm.render())["env"] == [
+        {"name": "POD_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    ]
 
 
 @pytest.mark.parametrize(

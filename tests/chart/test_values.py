@@ -30,7 +30,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"trust": {"remoteCode": "yes"}}, "at '/trust/remoteCode': got string, want boolean"),
     ({"imagePullSecrets": ["registry"]}, "at '/imagePullSecrets/0': got string, want object"),
-    ({"replicas": 2}, "at '/replicas': maximum: got 2, want 1"),
+    ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
     ({"scope": "global"}, "at '/scope': value must be one of 'cluster', 'namespaced'"),
     ({"scope": "namespaced", "watchNamespaces": ["Legal_1"]}, "at '/watchNamespaces/0': 'Legal_1' does not match"),
     ({"watchNamespaces": ["legal"]}, "watchNamespaces: is set, but scope is cluster"),

@@ -1,4 +1,4 @@
-"""Objects: what get, list, create, delete and put_status promise, and what they refuse."""
+"""Objects: what get, list, create, delete, put and put_status promise, and what they refuse."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from finetune_operator.protocol import (
     CONFIGMAPS,
     FINETUNEJOBS,
     JOBS,
+    LEASES,
     SERVICES,
     AlreadyExistsError,
     ConflictError,
@@ -171,7 +172,7 @@ async def test_delete_with_a_uid_spares_another_object_of_that_name(subject: Sub
 async def test_create_fills_in_the_schemas_defaults_and_drops_the_status(subject: Subject) -> None:
     made = finetunejob(subject) | {"status": {"phase": "Complete"}}
     created = await subject.cluster.create(FINETUNEJOBS, made)
-    assert created["status"] == {"observedGeneration": -1}
+    assert created["status"] == {"observedGeneration": -1, "ledgerDropped": 0}
     assert created["spec"]["deepspeed"] == {"zeroStage": 2, "config": {}}
     assert created["metadata"]["generation"] == 1
 
@@ -184,12 +185,85 @@ async def test_a_finetunejob_that_breaks_the_schema_is_invalid(subject: Subject)
     assert "Divination" in caught.value.message
 
 
+async def test_put_writes_all_but_the_status(subject: Subject) -> None:
+    read = await subject.cluster.create(FINETUNEJOBS, finetunejob(subject))
+    changed = {**read, "spec": {**read["spec"], "suspend": True}, "status": {"phase": "Training"}}
+    changed["metadata"] = {**read["metadata"], "labels": {"new": "label"}}
+    written = await subject.cluster.put(FINETUNEJOBS, changed)
+    assert written["spec"]["suspend"] is True
+    assert written["metadata"]["labels"] == {"new": "label"}
+    assert written["status"] == read["status"]
+    assert (written["metadata"]["generation"], written["metadata"]["uid"]) == (2, read["metadata"]["uid"])
+    assert written["metadata"]["resourceVersion"] != read["metadata"]["resourceVersion"]
+    assert await subject.cluster.get(FINETUNEJOBS, subject.namespace, "clauses") == written
+
+
+async def test_the_same_object_again_is_no_write(subject: Subject) -> None:
+    read = await subject.cluster.create(CONFIGMAPS, config_map("settings", subject.namespace, key="value"))
+    assert await subject.cluster.put(CONFIGMAPS, read) == read
+
+
+def lease(namespace: str, holder: str) -> Object:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "leader", "namespace": namespace},
+        "spec": {"holderIdentity": holder, "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 15},
+    }
+
+
+async def test_of_two_who_put_what_they_have_read_the_second_meets_a_conflict(subject: Subject) -> None:
+    read = await subject.cluster.create(LEASES, lease(subject.namespace, ""))
+    taken = await subject.cluster.put(LEASES, {**read, "spec": {**read["spec"], "holderIdentity": "one"}})
+    assert taken["spec"] == lease(subject.namespace, "one")["spec"]
+    with pytest.raises(ConflictError) as caught:
+        await subject.cluster.put(LEASES, {**read, "spec": {**read["spec"], "holderIdentity": "other"}})
+    assert (caught.value.status, caught.value.reason) == (409, "Conflict")
+    assert await subject.cluster.get(LEASES, subject.namespace, "leader") == taken
+
+
+async def test_a_lease_without_a_holder_has_an_empty_one(subject: Subject) -> None:
+    assert (await subject.cluster.create(LEASES, lease(subject.namespace, "")))["spec"]["holderIdentity"] == ""
+
+
+async def test_put_of_an_object_that_breaks_the_rules_is_invalid(subject: Subject) -> None:
+    read = await subject.cluster.create(FINETUNEJOBS, finetunejob(subject))
+    read["spec"]["task"] = "Divination"
+    with pytest.raises(InvalidError):
+        await subject.cluster.put(FINETUNEJOBS, read)
+
+
+async def test_put_needs_the_resource_version(subject: Subject) -> None:
+    read = await subject.cluster.create(LEASES, lease(subject.namespace, "one"))
+    del read["metadata"]["resourceVersion"]
+    with pytest.raises(InvalidError):
+        await subject.cluster.put(LEASES, read)
+
+
+async def test_put_of_a_deleted_object_is_not_found_and_of_its_successor_a_conflict(subject: Subject) -> None:
+    read = await subject.cluster.create(CONFIGMAPS, config_map("settings", subject.namespace))
+    await subject.cluster.delete(CONFIGMAPS, subject.namespace, "settings")
+    with pytest.raises(NotFoundError):
+        await subject.cluster.put(CONFIGMAPS, read)
+    await subject.cluster.create(CONFIGMAPS, config_map("settings", subject.namespace))
+    with pytest.raises(ConflictError):
+        await subject.cluster.put(CONFIGMAPS, read)
+
+
+async def test_put_of_a_deleted_lease_is_a_conflict(subject: Subject) -> None:
+    """Leases are of the few kinds that a put may create, and then the server tells it by the UID."""
+    read = await subject.cluster.create(LEASES, lease(subject.namespace, "one"))
+    await subject.cluster.delete(LEASES, subject.namespace, "leader")
+    with pytest.raises(ConflictError):
+        await subject.cluster.put(LEASES, read)
+
+
 async def test_put_status_writes_the_status_alone(subject: Subject) -> None:
     read = await subject.cluster.create(FINETUNEJOBS, finetunejob(subject))
     changed = {**read, "spec": {**read["spec"], "task": "CausalLM"}, "status": {"phase": "Training"}}
     changed["metadata"] = {**read["metadata"], "labels": {"new": "label"}}
     written = await subject.cluster.put_status(FINETUNEJOBS, changed)
-    assert written["status"] == {"phase": "Training", "observedGeneration": -1}
+    assert written["status"] == {"phase": "Training", "observedGeneration": -1, "ledgerDropped": 0}
     assert written["spec"] == read["spec"]
     assert "labels" not in written["metadata"]
     assert written["metadata"]["generation"] == 1

@@ -77,6 +77,15 @@ async def test_a_pod_whose_secret_is_missing_waits_and_names_it(subject: Subject
 
 
 @pytest.mark.parametrize("subject", ["scripted", REAL], indirect=True)
+async def test_a_container_that_takes_too_much_memory_is_killed_and_says_why(subject: Subject) -> None:
+    await subject.run_out_of_memory("task")
+    await subject.job_has("task", "Failed")
+    (pod,) = await subject.cluster.list(PODS, subject.namespace)
+    assert (terminated(pod)["exitCode"], terminated(pod)["reason"]) == (137, "OOMKilled")
+    assert "message" not in terminated(pod)
+
+
+@pytest.mark.parametrize("subject", ["scripted", REAL], indirect=True)
 async def test_an_evicted_pod_is_marked_before_it_goes_and_its_siblings_are_not(subject: Subject) -> None:
     await subject.start_job("task", STAYS, STAYS)
     first, second = await subject.running(2)

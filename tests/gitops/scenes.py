@@ -1,17 +1,18 @@
 """FineTuneJobs in every phase, one scene each: the real operator over the in-memory cluster, pods scripted.
 
-A scene's name is the recording's (`tests/support/recorded/<name>.yaml`). To add one, write it here, give its verdict in
-`test_health.py`, and run `make record`.
+A scene's name is the recording's (`tests/support/recorded/memory/<name>.yaml`). To add one, write it here, give its
+verdict in `verdicts.py`, and run `make record`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
 from support.clusters import World, condition, last_words, operated, run_of
-from support.manifests import manifest
+from support.manifests import changed, manifest
 
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.constants import Phase
@@ -19,6 +20,7 @@ from finetune_operator.protocol import (
     CLAIMS,
     CONFIGMAPS,
     FINETUNEJOBS,
+    JOBS,
     ForbiddenError,
     Object,
     Resource,
@@ -30,6 +32,7 @@ SCENES: dict[str, Scene] = {}
 TWO_NODES = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
 UNREADABLE = {"spec.model.uri": "file:///srv/model"}
 """What the schema lets pass and the operator refuses."""
+LONG_AGO = "2026-01-01T00:00:00Z"
 
 
 class Running(NamedTuple):
@@ -39,13 +42,13 @@ class Running(NamedTuple):
     run: RunStatus
 
 
-def scene(automatic: bool = True) -> Callable[[Callable[[World], Awaitable[Object]]], Scene]:
-    """The function under its name in SCENES, with a cluster of its own."""
+def scene(**how: Any) -> Callable[[Callable[[World], Awaitable[Object]]], Scene]:
+    """The function under its name in SCENES, with a cluster of its own; `how` as `operated` takes it."""
 
     def register(play: Callable[[World], Awaitable[Object]]) -> Scene:
         @wraps(play)
         async def played() -> Object:
-            async with operated(automatic=automatic) as world:
+            async with operated(**how) as world:
                 return await play(world)
 
         SCENES[play.__name__.replace("_", "-")] = played
@@ -86,7 +89,29 @@ async def edited(world: World, field: str, **values: Any) -> Object:
     """The job as the edit leaves it, before the operator has seen it."""
     job = await world.job()
     job["spec"][field] = {**job["spec"].get(field, {}), **values}
-    return await world.cluster.replace(FINETUNEJOBS, job)
+    return await world.cluster.put(FINETUNEJOBS, job)
+
+
+async def passing(world: World, phase: Phase, act: Awaitable[Object]) -> Object:
+    """The job as it was in a phase that nothing holds, after somebody has acted."""
+
+    async def first() -> Object:
+        async for event in world.cluster.watch(FINETUNEJOBS, "default"):
+            if event.object.get("status", {}).get("phase") == phase:
+                return event.object
+        raise AssertionError("a watch does not end")
+
+    seen = asyncio.create_task(first())
+    await act
+    async with asyncio.timeout(10):
+        return await seen
+
+
+def claim(mode: str) -> Object:
+    """The claim of jobs that name none, with this access mode."""
+    metadata = {"name": "finetune", "namespace": "default"}
+    spec = {"accessModes": [mode]}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------
@@ -106,8 +131,20 @@ async def pending(world: World) -> Object:
     return await world.job()
 
 
-@scene()
+@scene(automatic=False)
 async def starting(world: World) -> Object:
+    """The pod has a node and waits for its image."""
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    (pod,) = await world.pods(1)
+    world.driver.schedule(pod)
+    world.driver.wait(pod, "ErrImagePull", "trainer:test: not found")
+    await world.until(lambda s: s.phase == Phase.STARTING and "ErrImagePull" in s.conditions[0].message)
+    return await world.job()
+
+
+@scene()
+async def pods_running(world: World) -> Object:
+    """The ranks load."""
     await running(world)
     return await world.job()
 
@@ -142,6 +179,129 @@ async def failed(world: World) -> Object:
     return await world.job()
 
 
+# ---- several attempts ------------------------------------------------------------------------------------------------
+
+
+@scene()
+async def restarting(world: World) -> Object:
+    """From the second counted failure on the next attempt waits a little."""
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    for attempt in (1, 2):
+        (pod,) = await world.pods_of_attempt(attempt, 1)
+        world.driver.finish(pod, 79, last_words(pod, run_of(await world.status()), 79, error="no step for 10 minutes"))
+    await world.until(lambda s: s.phase == Phase.RESTARTING and run_of(s).not_before)
+    return await world.job()
+
+
+@scene()
+async def second_attempt(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    (pod,) = await world.pods_of_attempt(1, 1)
+    world.driver.evict(pod)
+    (pod,) = await world.pods_of_attempt(2, 1)
+    world.say(pod, run_of(await world.status()), step=3)
+    await world.until(lambda s: s.phase == Phase.TRAINING)
+    return await world.job()
+
+
+@scene()
+async def volume_attached_elsewhere(world: World) -> Object:
+    """The node is lost, and with it the only one that has the claim."""
+    await world.cluster.create(CLAIMS, claim("ReadWriteOnce"))
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    (pod,) = await world.pods_of_attempt(1, 1)
+    world.driver.lose_node(pod["spec"]["nodeName"])
+    await world.until(lambda s: s.conditions and condition(s, "Reconciling") == ("True", "VolumeAttachedElsewhere"))
+    return await world.job()
+
+
+@scene()
+async def failed_after_restarts(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"maxRestarts": 1}}))
+    for attempt in (1, 2):
+        (pod,) = await world.pods_of_attempt(attempt, 1)
+        world.driver.finish(pod, 1)
+    await world.until(lambda s: s.phase == Phase.FAILED)
+    return await world.job()
+
+
+@scene(automatic=False)
+async def failed_by_deadline(world: World) -> Object:
+    """As if it had waited for a node since long."""
+    await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"queueMinutes": 1}}))
+    await world.pods_of_attempt(1, 1)
+    with_time = {"status.run.startTime": LONG_AGO, "status.run.attemptTime": LONG_AGO}
+    await world.cluster.put_status(FINETUNEJOBS, changed(await world.job(), with_time))
+    await world.until(lambda s: s.phase == Phase.FAILED)
+    return await world.job()
+
+
+@scene()
+async def retried(world: World) -> Object:
+    """A failed job whose retrain.request was changed."""
+    job = await running(world)
+    world.driver.finish(job.pod, 77)
+    await world.until(lambda s: s.phase == Phase.FAILED)
+    await world.edit(**{"spec.retrain.request": "with mended data"})
+    await world.until(lambda s: s.run and s.run.number == 2 and s.phase == Phase.STARTING)
+    return await world.job()
+
+
+@scene()
+async def replaced(world: World) -> Object:
+    """The moment at which an edit has ended the run, and the next one has not begun."""
+    await trained(world)
+    edit = {"spec.training.epochs": 2, "spec.retrain.whileRunning": "Replace"}
+    return await passing(world, Phase.FAILED, world.edit(**edit))
+
+
+# ---- suspended -------------------------------------------------------------------------------------------------------
+
+
+@scene()
+async def suspending(world: World) -> Object:
+    """The pod takes its grace period to end."""
+    world.driver.sigterm_exit_code = None
+    await trained(world)
+    await world.edit(**{"spec.suspend": True})
+    await world.until(lambda s: s.phase == Phase.SUSPENDING)
+    return await world.job()
+
+
+@scene()
+async def suspended(world: World) -> Object:
+    await trained(world)
+    await world.edit(**{"spec.suspend": True})
+    await world.until(lambda s: s.phase == Phase.SUSPENDED)
+    return await world.job()
+
+
+@scene()
+async def suspended_from_the_beginning(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.suspend": True}))
+    await world.until(lambda s: s.phase == Phase.SUSPENDED)
+    return await world.job()
+
+
+@scene()
+async def suspended_when_complete(world: World) -> Object:
+    """There is nothing to suspend, and the model is there."""
+    await completed(world)
+    await world.edit(**{"spec.suspend": True})
+    await world.until(lambda s: s.observed_generation == 2)
+    return await world.job()
+
+
+@scene()
+async def resumed(world: World) -> Object:
+    await trained(world)
+    await world.edit(**{"spec.suspend": True})
+    await world.until(lambda s: s.phase == Phase.SUSPENDED)
+    await world.edit(**{"spec.suspend": False})
+    await world.until(lambda s: s.phase == Phase.STARTING)
+    return await world.job()
+
+
 # ---- nothing goes on until somebody acts -----------------------------------------------------------------------------
 
 
@@ -149,6 +309,14 @@ async def failed(world: World) -> Object:
 async def invalid_spec(world: World) -> Object:
     await world.cluster.create(FINETUNEJOBS, manifest(**UNREADABLE))
     return await stalled(world, "InvalidSpec")
+
+
+@scene(admission=None)
+async def invalid_status(world: World) -> Object:
+    """Somebody wrote there what the schema lets pass."""
+    await running(world)
+    await world.cluster.put_status(FINETUNEJOBS, changed(await world.job(), {"status.run.startTime": "yesterday"}))
+    return await stalled(world, "InvalidStatus")
 
 
 @scene(automatic=False)
@@ -162,10 +330,7 @@ async def name_conflict(world: World) -> Object:
 
 @scene()
 async def volume_not_shared(world: World) -> Object:
-    metadata = {"name": "finetune", "namespace": "default"}
-    spec = {"accessModes": ["ReadWriteOnce"]}
-    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
-    await world.cluster.create(CLAIMS, claim)
+    await world.cluster.create(CLAIMS, claim("ReadWriteOnce"))
     await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
     return await stalled(world, "VolumeNotShared")
 
@@ -211,6 +376,18 @@ async def edited_to_the_same_recipe(world: World) -> Object:
     await completed(world)
     await edited(world, "resources", memory="8Gi")
     await world.until(lambda s: s.observed_generation == 2)
+    return await world.job()
+
+
+@scene()
+async def complete_after_its_time(world: World) -> Object:
+    """`ttlSecondsAfterFinished` has freed the children."""
+    await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.ttlSecondsAfterFinished": 0}))
+    await world.succeed(await world.pods_of_attempt(1, 1))
+    await world.until(lambda s: s.phase == Phase.COMPLETE)
+    async with asyncio.timeout(10):
+        while await world.cluster.list(JOBS, "default"):
+            await asyncio.sleep(0.005)
     return await world.job()
 
 

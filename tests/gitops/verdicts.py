@@ -20,16 +20,33 @@ class Verdict(NamedTuple):
 WORKING = Verdict("InProgress", "Progressing", "InProgress")
 DONE = Verdict("Current", "Healthy", "Current")
 STUCK = Verdict("Failed", "Degraded", "Failed")
+PAUSED = Verdict("InProgress", "Suspended", "InProgress")
+"""Only Argo CD has a word for it."""
 GOING = Verdict("Terminating", "Progressing", "InProgress")
 VERDICTS = {
     "created": WORKING,
     "pending": WORKING,
     "starting": WORKING,
+    "pods-running": WORKING,
     "training": WORKING,
     "exporting": WORKING,
     "complete": DONE,
     "failed": STUCK,
+    "restarting": WORKING,
+    "second-attempt": WORKING,
+    "volume-attached-elsewhere": WORKING,
+    "failed-after-restarts": STUCK,
+    "failed-by-deadline": STUCK,
+    "retried": WORKING,
+    "replaced": WORKING,
+    "suspending": WORKING,
+    "suspended": PAUSED,
+    "suspended-from-the-beginning": PAUSED,
+    "suspended-when-complete": DONE,
+    "resumed": WORKING,
+    "complete-after-its-time": DONE,
     "invalid-spec": STUCK,
+    "invalid-status": STUCK,
     "name-conflict": STUCK,
     "volume-not-shared": STUCK,
     "refused": STUCK,

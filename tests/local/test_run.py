@@ -218,14 +218,31 @@ def test_a_pod_template_that_this_machine_cannot_serve_ends_with_2(
     assert run.stderr == f"finetune: spec.podTemplate: {sentence}; remove what needs it for 'finetune run'\n"
 
 
-def test_a_rank_that_is_killed_ends_the_run_with_1_class_and_exit_code(start: Callable[[dict[str, Any]], Run]) -> None:
-    run = start(changed(TWO_NODES, WITHOUT_END))
+KILLED = r"Infrastructure \(exit code 137, node [\w.-]+\): Rank [01] was killed by signal 9 \(SIGKILL\)"
+
+
+def test_a_rank_that_is_killed_is_told_and_the_next_attempt_completes(start: Callable[[dict[str, Any]], Run]) -> None:
+    # Steps enough to be killed in the middle, and few enough to end.
+    run = start(changed(TWO_NODES, {"spec.training": {"maxSteps": 60, "globalBatchSize": 8, "sequenceLength": 32}}))
+    run.until(lambda: "Training: Run 1 trains" in run.stdout)
+    os.kill(run.ranks()[-1], signal.SIGKILL)
+    assert run.end() == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert re.findall(
+        rf"^Restarting: (Attempt 2 of run 1 starts now).*; the one before ended as {KILLED}", run.stdout, re.M
+    )
+    after = run.stdout.partition("\nRestarting: ")[2]
+    assert re.search(r"^Training: Run 1 trains$.*^Complete$", after, re.M | re.S), run.stdout
+    assert "Restarting" not in after
+
+
+def test_a_rank_that_is_killed_ends_a_run_without_restarts_with_1_class_and_exit_code(
+    start: Callable[[dict[str, Any]], Run],
+) -> None:
+    run = start(changed(TWO_NODES, {**WITHOUT_END, "spec.faultTolerance": {"maxRestarts": 0}}))
     run.until(lambda: "Training: step" in run.stdout)
-    victim = run.ranks()[-1]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(run.ranks()[-1], signal.SIGKILL)
     assert run.end() == 1
-    assert re.search(
-        r"^finetune: Infrastructure \(exit code 137\): Rank [01] was killed by signal 9 \(SIGKILL\)\.$",
-        run.stderr,
-        re.M,
-    ), run.stderr
+    assert "Restarting" not in run.stdout
+    why = r"; faultTolerance\.maxRestarts is 0 in 60 minutes"
+    assert re.search(rf"^finetune: {KILLED}{why}$", run.stderr, re.M), run.stderr

@@ -220,6 +220,12 @@ THIS_MACHINE = (
         command=RUN,
     ),
     Case(
+        "a job that is suspended",
+        "job.yaml: spec.suspend: is true, and on this machine nobody would resume the job; set it to false",
+        {"spec.suspend": True},
+        command=RUN,
+    ),
+    Case(
         "a workspace that is a file",
         "--workspace: job.yaml is a file; give a folder",
         command=("run", "job.yaml", "--workspace", "job.yaml"),

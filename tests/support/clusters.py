@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,10 +14,10 @@ from typing import Any
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.core.settings import Settings
-from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.cluster import Admit, LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.scripted import ScriptedDriver
-from finetune_operator.protocol import FINETUNEJOBS, PODS, Object
+from finetune_operator.protocol import FINETUNEJOBS, PODS, ConflictError, Object, Resource
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.health import Health
 from finetune_operator.runtime.metrics import Metrics
@@ -30,6 +30,7 @@ from finetune_trainer.contract import (
     Result,
     TerminationMessage,
 )
+from support.manifests import changed
 
 SETTINGS = Settings(
     image="trainer:test", starting_interval=0.01, progress_interval=0.01, peers_interval=0.01, settle=0.2
@@ -78,6 +79,33 @@ class World:
             while len(pods := await self.cluster.list(PODS, "default")) < count:
                 await asyncio.sleep(0.005)
         return sorted(pods, key=index_of)
+
+    async def pods_of_attempt(self, attempt: int, count: int) -> list[Object]:
+        """Those of the newest run's attempt, as soon as there are that many."""
+        run = run_of(await self.until(lambda s: s.run and s.run.attempt == attempt and s.run.job_uid))
+        labels = {constants.LABEL_RUN: str(run.number), constants.LABEL_ATTEMPT: str(attempt)}
+        async with asyncio.timeout(10):
+            while len(pods := await self.cluster.list(PODS, "default", labels)) < count:
+                await asyncio.sleep(0.005)
+        return sorted(pods, key=index_of)
+
+    async def succeed(self, pods: list[Object]) -> None:
+        """All pods of the newest attempt end well."""
+        run = run_of(await self.status())
+        for pod in pods:
+            self.driver.finish(pod, 0, last_words(pod, run))
+
+    async def edit(self, **changes: Any) -> Object:
+        """As kubectl does it: again, if the operator has written in between."""
+        while True:
+            with suppress(ConflictError):
+                return await self.cluster.put(FINETUNEJOBS, changed(await self.job(), changes))
+
+    async def gone(self, *resources: Resource) -> None:
+        """Return when none of these is left."""
+        async with asyncio.timeout(10):
+            while [obj for resource in resources for obj in await self.cluster.list(resource, "default")]:
+                await asyncio.sleep(0.005)
 
     def say(
         self, pod: Object, run: RunStatus, phase: RankPhase = RankPhase.TRAIN, step: int = 1, **changes: Any
@@ -132,11 +160,12 @@ async def operated(
     automatic: bool = True,
     metrics: Metrics | None = None,
     health: Health | None = None,
+    admission: Admit | None = admit,
 ) -> AsyncIterator[World]:
-    """A cluster with an operator; both end with the block."""
+    """A cluster with an operator; both end with the block. Without `admission` any FineTuneJob gets in."""
     answers: dict[str, bytes] = {}
     driver = ScriptedDriver(automatic=automatic, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
-    cluster = LocalCluster(driver, admit=admit)
+    cluster = LocalCluster(driver, admit=admission)
     cluster.add_namespace("default")
     await cluster.start()
     informing = partial(inform, cluster)

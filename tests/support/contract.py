@@ -112,9 +112,11 @@ class Subject(ABC):
     async def new_namespace(self) -> str:
         """A namespace that nobody else uses."""
 
-    @abstractmethod
     async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
         """Change an object as a user does."""
+        obj = await self.cluster.get(resource, self.namespace, name)
+        change(obj)
+        return await self.cluster.put(resource, obj)
 
     @abstractmethod
     async def log(self, pod: Object) -> str:
@@ -146,6 +148,13 @@ class Subject(ABC):
             **pod_spec,
         )
         return await self.cluster.create(JOBS, manifest)
+
+    async def run_out_of_memory(self, name: str) -> None:
+        """A Job whose pod takes more memory than it may."""
+        container = {"resources": {"limits": {"memory": "64Mi"}}}
+        command = ("python3", "-c", "b'x' * 10**9")
+        manifest = job(name, self.namespace, *command, pods=1, image=self.image, container=container)
+        await self.cluster.create(JOBS, manifest)
 
     async def running(self, count: int) -> list[Object]:
         """The namespace's pods, by index, when so many have started; each obeys signals by then."""
@@ -210,11 +219,6 @@ class Local(Subject):
         self.cluster.add_namespace(name)
         return name
 
-    async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
-        obj = await self.cluster.get(resource, self.namespace, name)
-        change(obj)
-        return await self.cluster.replace(resource, obj)
-
     async def start(self) -> None:
         await self.cluster.start()
         self.namespace = await self.new_namespace()
@@ -264,6 +268,11 @@ class Scripted(Local):
         (pod,) = await self.running(1)
         return pod
 
+    async def run_out_of_memory(self, name: str) -> None:
+        await self.start_job(name, STAYS)
+        (pod,) = await self.running(1)
+        self.driver.finish(pod, 137, reason="OOMKilled")
+
     async def evict(self, pod: Object) -> None:
         self.driver.evict(pod)
 
@@ -306,13 +315,6 @@ class Real(Subject):
         self._namespaces.append(name)
         await self.until(lambda: self._has_account(name))
         return name
-
-    async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
-        obj = await self.cluster.get(resource, self.namespace, name)
-        change(obj)
-        root = f"/apis/{resource.group}" if resource.group else "/api"
-        path = f"{root}/{resource.version}/namespaces/{self.namespace}/{resource.plural}/{name}"
-        return await self._admin.request("PUT", path, body=obj)
 
     async def log(self, pod: Object) -> str:
         try:

@@ -34,10 +34,20 @@ class Kubectl:
         """Server-side."""
         self.run("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
 
+    def own_kubeconfig(self, path: Path) -> Path:
+        """That of kubectl, with the namespace as the one that is meant where none is named."""
+        config = yaml.safe_load(self.run("config", "view", "--raw", "--minify", "--flatten").stdout)
+        (context,) = config["contexts"]
+        context["context"]["namespace"] = self.namespace
+        path.write_text(yaml.safe_dump(config))
+        return path
+
     def kubeconfig(self, account: str, path: Path) -> Path:
-        """The own one, with a token of a service account of the namespace in the place of the credentials."""
+        """As `own_kubeconfig`, with a token of a service account of the namespace in the place of the credentials."""
         config = yaml.safe_load(self.run("config", "view", "--raw", "--minify", "--flatten").stdout)
         (user,) = config["users"]
         user["user"] = {"token": self.run("create", "token", account).stdout.strip()}
+        (context,) = config["contexts"]
+        context["context"]["namespace"] = self.namespace
         path.write_text(yaml.safe_dump(config))
         return path

@@ -1,4 +1,4 @@
-"""PID 1 of a trainer pod: waits for rank 0, runs torchrun, answers for the pod, and says how it ended.
+"""First process of a trainer pod: waits for rank 0, runs torchrun, answers for the pod, and says how it ended.
 
     python3 -m finetune_trainer.agent
 

@@ -75,7 +75,17 @@ class FailureClass(StrEnum):
     SUPERSEDED = "Superseded"
     UNTRUSTED = "Untrusted"
     INFRASTRUCTURE = "Infrastructure"
+    STARTUP_TIMEOUT = "StartupTimeout"
+    """All pods had a node, but not all ranks reported in time."""
     UNKNOWN = "Unknown"
+    GANG_TIMEOUT = "GangTimeout"
+    """Some pods had a node and others found none: all gave way."""
+    DEADLINE = "DeadlineExceeded"
+    """Of the queue, or of the run."""
+    SUSPENDED = "Suspended"
+    """By spec.suspend, or by whoever suspended the Job."""
+    REPLACED = "Replaced"
+    """The spec was edited, and the run was not to be finished."""
 
 
 CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {

@@ -1,5 +1,6 @@
 {{/* The operator's configuration file. */}}
 {{- define "finetune-operator.configuration" -}}
+leaseName: {{ include "finetune-operator.leaseName" . | quote }}
 trainerImage: {{ include "finetune-operator.image" (list . .Values.trainer.image) | quote }}
 storageClaimName: {{ .Values.storage.claimName | quote }}
 allowRemoteCode: {{ .Values.trust.remoteCode }}

@@ -18,6 +18,12 @@ release's need not. */}}
 {{- printf "%s.%s" .Release.Namespace (include "finetune-operator.fullname" .) -}}
 {{- end -}}
 
+{{/* Of the Lease in the release's namespace: operators of one release never work at once. No full name has a dot, so the
+releases in one namespace that watch all namespaces share one, and no other does. */}}
+{{- define "finetune-operator.leaseName" -}}
+{{- eq .Values.scope "cluster" | ternary "finetune-operator.cluster" (include "finetune-operator.fullname" .) -}}
+{{- end -}}
+
 {{- define "finetune-operator.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- .Values.serviceAccount.name | default (include "finetune-operator.fullname" .) -}}

@@ -7,13 +7,14 @@
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
   verbs: [update]
-# Children are made and never changed; the garbage collector deletes them by their owner.
+# Children are made and never changed. A Job goes before the next attempt; all go after ttlSecondsAfterFinished, or by
+# the garbage collector with their owner.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, create]
+  verbs: [get, create, delete]
 {{- if .Values.jobNetworkPolicy.enabled }}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
@@ -33,4 +34,15 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
+{{- end -}}
+
+{{/* Of the Lease by which one operator leads. Who may create objects may not be limited to a name. */}}
+{{- define "finetune-operator.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "finetune-operator.leaseName" . | quote }}]
+  verbs: [get, update]
 {{- end -}}

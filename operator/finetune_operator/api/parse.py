@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import json
+import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic.alias_generators import to_camel
 
-from finetune_operator.api.v1alpha1 import FineTuneJob
+from finetune_operator.api.shown import MAX_SHOWN, cut, shown
+from finetune_operator.api.v1alpha1 import READ_BACK, FineTuneJob, FineTuneJobStatus
 from finetune_operator.api.validation import broken_rules
 from finetune_operator.constants import API_VERSION, KIND
 
 URI_FORMS = "hf://owner/name, workspace://path, pvc://claim/path or file:///path"
+MAX_DEPTH = 32
+"""Of objects and lists in each other. An API server takes thousands; no field of a pod's or DeepSpeed's needs so many,
+and what is deeper cannot be written out."""
+MAX_SENTENCES = 20
+MAX_PATH = 160
+"""Characters of the place that a sentence names."""
+_TOLD = frozenset({"observedGeneration", "phase", "conditions", "progress", "evaluation"})
+"""Fields of the status that the operator only tells; on the others it stands."""
 
 
 class InvalidManifestError(Exception):
@@ -26,34 +34,82 @@ class InvalidManifestError(Exception):
         self.sentences = tuple(sentences)
 
 
+class InvalidStatusError(InvalidManifestError):
+    """The spec is right, but what the operator wrote of the job's run cannot be read any more."""
+
+
 def parse(manifest: Mapping[str, Any]) -> FineTuneJob:
-    """The job in a manifest. Raises InvalidManifestError with every fault that was found."""
+    """The job in a manifest. Raises InvalidManifestError with the faults that were found, 20 at most."""
+    if unreadable := list(_unreadable(manifest)):
+        raise InvalidManifestError(unreadable[:MAX_SENTENCES])
     if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != KIND:
-        found = f"{_shown(manifest.get('apiVersion'))}, {_shown(manifest.get('kind'))}"
+        found = f"{shown(manifest.get('apiVersion'))}, {shown(manifest.get('kind'))}"
         raise InvalidManifestError([f"apiVersion, kind: {found} is not a FineTuneJob; write {API_VERSION} and {KIND}"])
+    fields = {key: value for key, value in manifest.items() if key != "status"}
     try:
-        job = FineTuneJob.model_validate(manifest)
+        job = FineTuneJob.model_validate(fields, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidManifestError(_sentences(error)) from None
     if broken := broken_rules(job.metadata.name, job.spec):
         raise InvalidManifestError(broken)
-    return job
+    status, faults = read_status(manifest.get("status"))
+    if sentences := [sentence for field, sentence in faults if field not in _TOLD]:
+        raise InvalidStatusError(sentences[:MAX_SENTENCES])
+    return job.model_copy(update={"status": status})
+
+
+def read_status(status: Any) -> tuple[FineTuneJobStatus, list[tuple[str, str]]]:
+    """What can be read of a status, and the faults of the rest: the field, and a sentence. A fault in a field of it
+    makes that whole field worthless."""
+    if not isinstance(status, Mapping):  # says nothing, as one that nobody has written yet
+        return FineTuneJobStatus(), []
+    try:
+        return FineTuneJobStatus.model_validate(status, by_alias=True, by_name=False, context=READ_BACK), []
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = [(str(fault["loc"][0]), f"{_path(('status', *fault['loc']))}: {fault['msg']}") for fault in found]
+    bad = {field for field, _ in faults}
+    readable = {key: value for key, value in status.items() if key not in bad}
+    return FineTuneJobStatus.model_validate(readable), [(f, f"{text}; {_STATUS_REMEDY}") for f, text in faults]
+
+
+_STATUS_REMEDY = "restore the status, or delete the FineTuneJob and create it again"
+
+
+def _unreadable(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Of values that no JSON has, or that are too deep to be looked at further. Without recursion, of course."""
+    looked_at = {key: value for key, value in manifest.items() if key != "status"}
+    if isinstance(metadata := manifest.get("metadata"), Mapping):
+        looked_at["metadata"] = {key: value for key, value in metadata.items() if key != "managedFields"}
+    places: list[tuple[tuple[int | str, ...], Any]] = [((), looked_at)]
+    while places:
+        path, value = places.pop()
+        if isinstance(value, Mapping | list) and len(path) > MAX_DEPTH:
+            yield f"{_path(path[:3])}: is nested more than {MAX_DEPTH} deep; make it flatter"
+        elif isinstance(value, Mapping):
+            places += [((*path, str(key)), below) for key, below in value.items()]
+        elif isinstance(value, list):
+            places += [((*path, number), below) for number, below in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{_path(path)}: {value} is not a finite number; write one"
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield f"{_path(path)}: is beyond the whole numbers of 64 bits; write a smaller one"
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    return list(dict.fromkeys(_sentence(dict(fault)) for fault in error.errors()))
+    return list(dict.fromkeys(_sentence(dict(fault)) for fault in error.errors()[:MAX_SENTENCES]))
 
 
 def _sentence(fault: dict[str, Any]) -> str:
     where = _path(fault["loc"])
     context = fault.get("ctx", {})
-    value = _shown(fault["input"])
+    value = shown(fault["input"])
     match fault["type"]:
         case "missing":
             return f"{where}: is missing; add it"
         case kind if fault["input"] is None and kind != "extra_forbidden":
             return f"{where}: is empty; give it a value"
-        case _ if fault["loc"][-1] in ("int", "str"):  # pydantic's names for the branches of int | str
+        case _ if _is_branch(fault["loc"]):
             return f"{where}: {value} is neither a whole number nor text; put it in quotes"
         case "extra_forbidden":
             return _unknown_field(fault["loc"], where)
@@ -96,19 +152,19 @@ def _sentence(fault: dict[str, Any]) -> str:
     return f"{where}: {value} is not valid: {fault['msg']}"
 
 
+def _is_branch(location: Sequence[int | str]) -> bool:
+    """Whether the last part is pydantic's name for a branch of int | str, which the amounts in resources are."""
+    return len(location) == 4 and tuple(location[:2]) == ("spec", "resources") and location[-1] in ("int", "str")
+
+
 def _path(location: Sequence[int | str]) -> str:
-    parts: list[str] = []
-    for part in location:
+    path = ""
+    for part in location[:-1] if _is_branch(location) else location:
         if isinstance(part, int):
-            parts[-1] += f"[{part}]"
-        elif part not in ("int", "str"):
-            parts.append(to_camel(part))
-    return ".".join(parts)
-
-
-def _shown(value: Any) -> str:
-    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+            path += f"[{part}]"
+        else:
+            path += ("." if path else "") + (cut(part, MAX_SHOWN) or "''")
+    return cut(path, MAX_PATH)
 
 
 def _number(bound: float) -> str:

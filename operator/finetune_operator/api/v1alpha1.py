@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.times import from_text
 from finetune_operator.constants import API_VERSION, DEFAULT_CLAIM, KIND
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
@@ -198,6 +199,42 @@ class Output(Model):
     merge: bool = Field(False, description="LoRA only: save also a copy with the adapter merged in.")
 
 
+class FaultTolerance(Model):
+    """How often an attempt that failed is followed by another, and how long is waited for what."""
+
+    max_restarts: int = Field(
+        3, ge=0, le=50, description="Counted failures within windowMinutes that are followed by another attempt."
+    )
+    window_minutes: int = Field(60, ge=1, le=10_080, description="Older failures do not count any more.")
+    queue_minutes: int | None = Field(
+        None, ge=1, le=525_600, description="Until the first pod has a node; then the run fails. Default: for ever."
+    )
+    gang_minutes: int = Field(
+        5,
+        ge=1,
+        le=1440,
+        description="With a node for some pods only; then all give way, uncounted, and try again.",
+    )
+    startup_minutes: int = Field(
+        20, ge=1, le=1440, description="From a node for every pod to a word from every rank; then it counts as failed."
+    )
+    active_minutes: int | None = Field(
+        None, ge=1, le=525_600, description="Of a run's attempts in all, nodes held; then it fails. Default: no limit."
+    )
+
+
+class Retrain(Model):
+    """When a run is asked for, besides by an edit that changes the model."""
+
+    request: Annotated[str, StringConstraints(max_length=256)] = Field(
+        "", description="Any text; a changed one asks for a run, and so starts a failed job again."
+    )
+    while_running: Literal["Finish", "Replace"] = Field(
+        "Finish",
+        description="What an edit means for the run that goes on, unless it holds at once (suspend, ttl, budgets).",
+    )
+
+
 class FineTuneJobSpec(Model):
     """What model is wanted."""
 
@@ -215,9 +252,34 @@ class FineTuneJobSpec(Model):
     storage: Storage = Field(Storage())
     evaluate: Evaluate = Field(Evaluate())
     output: Output = Field(Output())
+    fault_tolerance: FaultTolerance = Field(FaultTolerance())
+    retrain: Retrain = Field(Retrain())
+    suspend: bool = Field(False, description="True: the run is stopped, its pods go; false: it goes on.")
+    ttl_seconds_after_finished: int | None = Field(
+        None,
+        ge=0,
+        le=31_536_000,
+        description="After the end the pods and what belongs to them go; the FineTuneJob and its files stay. "
+        "Default: they stay too.",
+    )
 
 
 # ---- status ---------------------------------------------------------------------------------------------------------
+
+
+def _checked(time: str, info: ValidationInfo) -> str:
+    if info.context == READ_BACK:
+        from_text(time)
+    return time
+
+
+READ_BACK = "read back"
+"""Validation context of a status that comes from a cluster: whoever may write statuses may write anything there."""
+Time = Annotated[str, AfterValidator(_checked)]
+"""RFC 3339; read back, it is one that can be reckoned with."""
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Number = Annotated[int, Field(ge=1, le=100_000)]
+"""Of a run or an attempt; when the children of a run go, all its attempts are gone through."""
 
 
 class StatusModel(BaseModel):
@@ -233,28 +295,37 @@ class Condition(StatusModel):
     status: Literal["True", "False", "Unknown"]
     reason: str = Field(max_length=1024)
     message: str = Field(max_length=32768)
-    last_transition_time: str
+    last_transition_time: Time
     observed_generation: int
 
 
 class RunStatus(StatusModel):
     """The newest run and its attempt."""
 
-    number: int
-    attempt: int
+    number: Number
+    attempt: Number
     nonce: str = Field(description="Tells this attempt's pods from all others.")
     image: str | None = None
     image_id: str | None = Field(None, description="What the image was, by digest, where the first pod runs.")
     claim_name: str = Field(DEFAULT_CLAIM, description="Of the storage, as it was when the run started.")
     generation: int = Field(description="Of the spec that this run trains.")
     recipe: str = Field(description="Digest of what is trained; another one asks for another run.")
+    wanted: str = Field("", description="Digest of all that asks for another run if this one fails.")
     job_uid: str | None = Field(None, description="Of the attempt's Job, once it was seen.")
     config_digest: str | None = Field(None, description="Of run.json, as every rank must attest it.")
-    start_time: str
-    completion_time: str | None = None
-    nodes: int
-    world: int = Field(description="Number of ranks.")
-    zero_stage: int
+    start_time: Time
+    attempt_time: Time | None = Field(None, description="When this attempt was decided.")
+    not_before: Time | None = Field(None, description="When this attempt starts, if it waits.")
+    completion_time: Time | None = None
+    release: bool = Field(False, description="The pods were not done at the end, and are to go.")
+    failure_times: list[Time] = Field(default_factory=list, description="Of the counted failures in the window.")
+    uncounted_in_row: Count = Field(0, description="Attempts in a row that ended uncounted.")
+    avoid_nodes: list[str] = Field(default_factory=list, description="They failed twice in the window.")
+    micro_batch_size: int | None = Field(None, ge=1, description="Smaller than planned, after memory ran out.")
+    active_seconds: int = Field(0, ge=0, le=10**10, description="In which earlier attempts held their nodes.")
+    nodes: int = Field(ge=1, le=1000)
+    world: int = Field(ge=1, le=64_000, description="Number of ranks.")
+    zero_stage: int = Field(ge=0, le=3)
 
 
 class ProgressStatus(StatusModel):
@@ -291,19 +362,20 @@ class ResultStatus(StatusModel):
 
 
 class LedgerEntry(StatusModel):
-    """An attempt that ended without success."""
+    """An attempt that has ended."""
 
     run: int
     attempt: int
-    failure: str = Field(description="Class of the failure.")
+    class_: str = Field(alias="class", description="Success, or the class of the failure.")
+    counted: bool = Field(False, description="Towards maxRestarts.")
     message: str
     exit_code: int | None = None
     rank: int | None = None
     node: str | None = None
     pod: str | None = None
     step: int | None = None
-    start_time: str
-    end_time: str
+    start_time: Time
+    end_time: Time
     log: list[str] = Field(default_factory=list, description="Last lines of the rank that failed first.")
 
 
@@ -321,6 +393,7 @@ class FineTuneJobStatus(StatusModel):
     evaluation: EvaluationStatus | None = None
     result: ResultStatus | None = None
     ledger: list[LedgerEntry] = Field(default_factory=list)
+    ledger_dropped: Count = Field(0, description="Entries older than those of the ledger.")
 
 
 class ObjectMeta(BaseModel):

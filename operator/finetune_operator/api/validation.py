@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_operator.api.quantity import is_quantity, parse_quantity
+from finetune_operator.api.shown import cut
 from finetune_operator.api.v1alpha1 import Columns, FineTuneJobSpec
 from finetune_operator.constants import MAX_NAME_LENGTH
 
@@ -30,8 +31,8 @@ class Rule:
     value: Callable[[FineTuneJobSpec], object] | None = None
 
     def sentence(self, spec: FineTuneJobSpec) -> str:
-        """The message, with the value filled in."""
-        text = self.message if self.value is None else self.message.replace("{value}", str(self.value(spec)))
+        """The message, with the value filled in; a long one is cut, so that the remedy stays in sight."""
+        text = self.message if self.value is None else self.message.replace("{value}", cut(str(self.value(spec))))
         return f"spec.{self.field}: {text}"
 
     @property
@@ -227,5 +228,5 @@ def name_fits(name: str) -> bool:
 
 def broken_rules(name: str, spec: FineTuneJobSpec) -> list[str]:
     """The sentences of all rules that do not hold."""
-    sentences = [] if name_fits(name) else [NAME_MESSAGE.replace("{value}", name)]
+    sentences = [] if name_fits(name) else [NAME_MESSAGE.replace("{value}", cut(name))]
     return sentences + [rule.sentence(spec) for rule in RULES if not rule.holds(spec)]

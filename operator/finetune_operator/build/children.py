@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator import constants
-from finetune_operator.api.v1alpha1 import FineTuneJob, RunStatus
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.build.job import job_manifest
 from finetune_operator.build.network_policy import network_policy
 from finetune_operator.build.owner import owner_of
@@ -23,7 +23,7 @@ def children(job: FineTuneJob, run: RunStatus, settings: Settings) -> list[tuple
     policy = network_policy(job, settings)
     return [
         *([(NETWORKPOLICIES, policy)] if policy else []),
-        (CONFIGMAPS, config_map(metadata, run_config(job, run, settings).to_json())),
+        (CONFIGMAPS, config_map(metadata, job.spec, run_config(job, run, settings).to_json())),
         (SERVICES, service(metadata, settings)),
         (JOBS, job_manifest(metadata, job.spec, run, settings, policy["metadata"]["name"] if policy else None)),
     ]
@@ -39,14 +39,18 @@ def child_metadata(job: FineTuneJob, run: RunStatus) -> Object:
     }
 
 
-def config_map(metadata: Object, run_json: str) -> Object:
-    """run.json, immutable: an attempt's configuration never changes."""
+def config_map(metadata: Object, spec: FineTuneJobSpec, run_json: str) -> Object:
+    """run.json, immutable: an attempt's configuration never changes. The spec is beside it, for the next attempts of a
+    run that goes on while the spec is edited."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata,
         "immutable": True,
-        "data": {constants.RUN_CONFIG_KEY: run_json},
+        "data": {
+            constants.RUN_CONFIG_KEY: run_json,
+            constants.SPEC_KEY: spec.model_dump_json(by_alias=True, exclude_none=True),
+        },
     }
 
 

@@ -1,20 +1,27 @@
-"""An event of events.k8s.io/v1 about a FineTuneJob."""
+"""An event of events.k8s.io/v1 about a FineTuneJob.
+
+Its name follows from what it says of which attempt, so the API server keeps one of those that say the same, for as
+long as it keeps events (an hour, by default): a job that goes to and fro between two states, a reconcile that is done
+again, and two operators at once make no more. Of the next attempt the same is told again.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import datetime
 from typing import Any
 
 from finetune_operator import constants
+from finetune_operator.core.foreign import fields
 from finetune_operator.core.text import shortened
 from finetune_operator.core.transitions import Note
 
 
 def event(job: dict[str, Any], note: Note, now: datetime) -> dict[str, Any]:
-    """The name follows from what it says, so that saying it twice makes one event."""
-    metadata = job["metadata"]
-    said = f"{metadata['uid']}/{metadata['resourceVersion']}/{note.reason}/{note.message}"
+    """Of the job as it was written with the status that is told."""
+    metadata, run = job["metadata"], fields(fields(job.get("status")).get("run"))  # which may be unreadable
+    said = json.dumps([metadata["uid"], run.get("number"), run.get("attempt"), note.reason, note.message])
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -6,6 +6,7 @@ restricted Pod Security Standard: no privilege, no service-account token, a read
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from finetune_operator import constants
@@ -60,6 +61,9 @@ def _pod_template(
         "subdomain": metadata["name"],
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # As PID 1 the agent would be deaf until Python is up: a pod that is deleted while it starts would train on for
+        # its whole grace period. As any other process it ends.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": settings.grace,
         "securityContext": {
             "runAsNonRoot": True,
@@ -78,10 +82,11 @@ def _pod_template(
         "volumes": _volumes(metadata, spec, run) + (user.volumes or []),
         "containers": [_container(metadata, spec, run, settings)],
     }
+    affinity = _affinity(user.affinity, run.avoid_nodes)
     for name, value in {
         "nodeSelector": user.node_selector,
         "tolerations": user.tolerations,
-        "affinity": user.affinity,
+        "affinity": affinity,
         "serviceAccountName": user.service_account_name,
         "priorityClassName": user.priority_class_name,
         "initContainers": user.init_containers,
@@ -99,6 +104,17 @@ def _pod_template(
         },
         "spec": pod,
     }
+
+
+def _affinity(given: Object | None, avoid: list[str]) -> Object:
+    """The user's, and away from nodes that failed: preferred, so that a cluster that has no others goes on."""
+    affinity = copy.deepcopy(given or {})
+    if avoid:
+        others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
+        nodes = affinity.setdefault("nodeAffinity", {})
+        preferred = nodes.setdefault("preferredDuringSchedulingIgnoredDuringExecution", [])
+        preferred.append({"weight": 100, "preference": {"matchFields": others}})
+    return affinity
 
 
 def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings) -> Object:

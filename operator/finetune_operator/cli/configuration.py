@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.constants import DEFAULT_CLAIM
+from finetune_operator.constants import DEFAULT_CLAIM, MANAGER
 from finetune_operator.core.settings import Network, Settings
 
 DEFAULT_IMAGE = "finetune-trainer:latest"
@@ -35,6 +36,16 @@ class OperatorConfiguration(_Part):
     network_policy: NetworkPolicyConfiguration | None = None
     allow_remote_code: bool = False
     allow_pickle_weights: bool = False
+    lease_name: str | None = Field(None, min_length=1, max_length=253)
+
+
+def lease_name(path: str | None, namespaces: list[str] | None) -> str:
+    """Of the Lease by which one of several operators leads: from the file, or one for each set of namespaces that may
+    be watched. Raises UsageError as `read_settings` does."""
+    name = (_read(path) if path else OperatorConfiguration()).lease_name
+    if name or not namespaces:
+        return name or MANAGER
+    return f"{MANAGER}.{sha256(' '.join(sorted(set(namespaces))).encode()).hexdigest()[:8]}"
 
 
 def read_settings(path: str | None, image: str | None) -> Settings:

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, ProgressStatus
 from finetune_operator.constants import ConditionType, Phase
+from finetune_operator.core.ledger import described
 from finetune_trainer.contract import FailureClass
 
 PLAIN_INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
+LASTING = (Phase.RESTARTING, Phase.SUSPENDED)
+"""Phases whose sentence stays on a terminal, above the bar that the next phase draws over."""
 
 
 class Display:
@@ -31,7 +34,7 @@ class Display:
     def __enter__(self) -> Display:
         if self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("[bold]{task.description:<9}"),
+                TextColumn("[bold]{task.description:<10}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[figures]}", markup=False),
                 TimeElapsedColumn(),
@@ -55,8 +58,11 @@ class Display:
             progress = status.progress
             total = progress.total_steps if progress else None
             done = progress.step if progress else 0
-            text = figures(progress) if progress else message
+            lasting = phase in LASTING
+            text = "" if lasting else figures(progress) if progress else message
             self._bar.update(self._task, description=phase, total=total, completed=done, figures=text)
+            if lasting and message != self._message:
+                self._print(f"{phase}: {message}")
         elif phase != self._phase or message != self._message:
             self._print(f"{phase}: {message}" if message else phase)
         elif status.progress and time.monotonic() - self._plain_at > PLAIN_INTERVAL:
@@ -105,8 +111,8 @@ def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
 
 
 def show_failure(console: Console, status: FineTuneJobStatus) -> None:
-    """Why it ended. Where that is nothing that the user can mend in the manifest: also class, exit code, and the last
-    lines of the rank that failed first."""
+    """Why it ended. Where that is nothing that the user can mend in the manifest: also class, exit code, node, and the
+    last lines of the rank that failed first."""
     stalled = next((c for c in status.conditions if c.type == ConditionType.STALLED and c.status == "True"), None)
     newest = status.ledger[-1] if status.phase == Phase.FAILED and status.ledger else None
     if newest is None:
@@ -115,9 +121,8 @@ def show_failure(console: Console, status: FineTuneJobStatus) -> None:
         )
         return
     sentence = newest.message
-    if newest.failure != FailureClass.INVALID:
+    if newest.class_ != FailureClass.INVALID:
         for line in newest.log:
             console.print(f"  {line}", soft_wrap=True, markup=False)
-        code = "" if newest.exit_code is None else f" (exit code {newest.exit_code})"
-        sentence = f"{newest.failure}{code}: {sentence}"
+        sentence = described(newest)
     console.print(f"finetune: {sentence}", soft_wrap=True, markup=False)

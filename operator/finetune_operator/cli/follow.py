@@ -11,7 +11,8 @@ from finetune_trainer.contract import FailureClass
 
 
 async def follow(cluster: Cluster, namespace: str, name: str, display: Display) -> tuple[int, FineTuneJobStatus]:
-    """Show each change until the newest generation has ended; returns the exit code and the last status."""
+    """Show each change until the newest generation has ended, through restarts and suspension; returns the exit code
+    and the last status."""
     async for event in cluster.watch(FINETUNEJOBS, namespace):
         metadata = event.object["metadata"]
         if metadata["name"] != name:
@@ -35,5 +36,5 @@ def exit_code(status: FineTuneJobStatus) -> int | None:
     if status.phase == Phase.COMPLETE:
         return DONE
     if status.phase == Phase.FAILED:
-        return INVALID if status.ledger and status.ledger[-1].failure == FailureClass.INVALID else FAILED
+        return INVALID if status.ledger and status.ledger[-1].class_ == FailureClass.INVALID else FAILED
     return None

@@ -64,6 +64,8 @@ def faults(spec: FineTuneJobSpec, folders: Folders) -> list[str]:
             f"spec.model.secretName: on this machine the token of '{spec.model.secret_name}' is the variable "
             f"{HUB_TOKEN_KEY}, which is not set; export it or remove the field"
         )
+    if spec.suspend:
+        found.append("spec.suspend: is true, and on this machine nobody would resume the job; set it to false")
     return found + _too_few_gpus(spec)
 
 

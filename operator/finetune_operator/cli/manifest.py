@@ -22,6 +22,7 @@ from yaml.parser import Parser
 from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
+from yaml.tokens import Token
 
 PLAIN = "plain"
 """Tag of a scalar without quotes and without a tag: its text tells what it is."""
@@ -46,6 +47,12 @@ INTEGERS = (
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 INTEGER_BITS = 63
 """JSON numbers beyond a signed 64-bit integer are floats in the API server."""
+LONGEST_INTEGER = 67
+"""Characters: 64 bits in binary, with prefix and sign. What is longer is a float if it can be one, or else a text."""
+
+MAX_FLOW_LEVEL = 200
+MAX_VALUES = 1_000_000
+"""Of a document, aliases written out: a few lines of aliases to aliases would fill the memory."""
 
 TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -69,6 +76,12 @@ class Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         BaseResolver.__init__(self)
+
+    def fetch_flow_collection_start(self, kind: type[Token]) -> None:
+        """Of a list or an object in brackets. PyYAML looks at all that are open with each token."""
+        if self.flow_level >= MAX_FLOW_LEVEL:
+            raise RecursionError
+        super().fetch_flow_collection_start(kind)
 
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
         """The tag of a node that has none of its own; that of a collection is never looked at."""
@@ -122,10 +135,12 @@ def plain_value(text: str) -> str | int | float | bool | None:
         return text
     digits = text.replace("_", "")
     for pattern, base in INTEGERS:
-        if text[0] != "." and pattern.fullmatch(digits):
-            return int(digits.lower().replace("0o", "0") if base == 8 else digits, base)
-    if FLOAT.fullmatch(digits) and math.isfinite(number := float(digits)):
-        return number
+        if text[0] != "." and len(digits) <= LONGEST_INTEGER and pattern.fullmatch(digits):
+            number = int(digits.lower().replace("0o", "0") if base == 8 else digits, base)
+            if -(2**INTEGER_BITS) <= number < 2 ** (INTEGER_BITS + 1):
+                return number
+    if FLOAT.fullmatch(digits) and math.isfinite(fraction := float(digits)):
+        return fraction
     return text
 
 
@@ -134,11 +149,15 @@ class Document:
 
     def __init__(self, source: str) -> None:
         self._source = source
+        self._values = 0
         self._open: set[int] = set()
         """Nodes (by id) whose value is being made: an alias to one of them would never end."""
 
     def value(self, node: Node) -> Any:
         """The JSON value of a node. Raises ManifestError."""
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise self._error(node, f"with its aliases written out, the document has more than {MAX_VALUES} values")
         if isinstance(node, ScalarNode):
             return self._json(node, self._scalar(node))
         if id(node) in self._open:
@@ -191,7 +210,7 @@ class Document:
             return plain_value(text)
         name = node.tag.removeprefix(TAG_PREFIX)
         if name in ("str", "timestamp"):
-            return text
+            return self._text(node, text)
         if name == "binary":
             try:
                 return base64.b64decode("".join(text.split()), validate=True).decode(errors="replace")
@@ -203,6 +222,15 @@ class Document:
         if not isinstance(value, TYPES[name]) or (isinstance(value, bool) and name != "bool"):
             raise self._error(node, f"{text!r:.40} is not of type {name}")
         return value
+
+    def _text(self, node: ScalarNode, text: str) -> str:
+        """With the halves of surrogate pairs, as JSON escapes what is beyond 16 bits, put together."""
+        if text.isascii():
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self._error(node, f"{text!r:.40} has half of a surrogate pair") from None
 
     def _json(self, node: Node, value: str | int | float | bool | None) -> str | int | float | bool | None:
         """The value after a way through JSON: numbers without a fraction are integers, if 64 bits hold them."""

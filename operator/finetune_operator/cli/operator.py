@@ -6,17 +6,21 @@ import argparse
 import asyncio
 import logging
 import os
+import secrets
 import signal
+import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
-from finetune_operator.cli.configuration import read_settings
+from finetune_operator.cli.configuration import lease_name, read_settings
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.core.settings import Settings
 from finetune_operator.kube.client import AgentAccess, ConfigurationError, KubeCluster
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.handlers import inform
 from finetune_operator.runtime.health import Health, application, serve
+from finetune_operator.runtime.leader import Candidate
 from finetune_operator.runtime.metrics import Metrics
 
 HIGHEST_PORT = 65535
@@ -27,9 +31,10 @@ TRY_AGAIN = 5.0
 def main(options: argparse.Namespace) -> int:
     port = _port(options.http_port)
     settings = read_settings(options.config, options.trainer_image)
+    lease = lease_name(options.config, options.namespace)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with suppress(asyncio.CancelledError):  # SIGTERM
-        asyncio.run(_operate(options, settings, port))
+        asyncio.run(_operate(options, settings, lease, port))
     return 0
 
 
@@ -39,12 +44,11 @@ def _port(text: str) -> int:
     return int(text)
 
 
-async def _operate(options: argparse.Namespace, settings: Settings, port: int) -> None:
+async def _operate(options: argparse.Namespace, settings: Settings, lease: str, port: int) -> None:
     metrics, health = Metrics(), Health()
     task = asyncio.current_task()
     assert task is not None
-    # As the first process of a container nobody else would: without a handler the signal is lost.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    _on_signals(task.cancel)
     async with AsyncExitStack() as stack:
         if port:
             try:
@@ -55,8 +59,30 @@ async def _operate(options: argparse.Namespace, settings: Settings, port: int) -
                 raise UsageError(sentence) from None
         cluster = await _connect(options.agent_access, health)
         stack.push_async_callback(cluster.close)
-        informing = partial(inform, namespaces=options.namespace)
-        await operate(cluster, settings, informing, options.namespace, metrics=metrics, health=health)
+        stop = asyncio.Event()
+        take_signals = partial(_on_signals, stop.set)
+        take_signals()
+        await operate(
+            cluster,
+            settings,
+            partial(inform, namespaces=options.namespace, take_signals=take_signals),
+            options.namespace,
+            metrics=metrics,
+            health=health,
+            candidate=Candidate(cluster.namespace, lease, _identity()),
+            stop=stop,
+        )
+
+
+def _on_signals(act: Callable[[], object]) -> None:
+    """As the first process of a container nobody else would: without a handler a signal is lost."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, act)
+
+
+def _identity() -> str:
+    """In a pod its name: when its container starts again, the one before is dead, and no lease need expire."""
+    return os.environ.get("POD_ID") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 async def _connect(agent_access: AgentAccess, health: Health) -> KubeCluster:

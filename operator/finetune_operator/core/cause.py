@@ -33,6 +33,32 @@ class Cause:
     log: tuple[str, ...] = ()
 
 
+def has_failed(child: JobView, pods: tuple[PodView, ...]) -> bool:
+    """Whether an attempt is lost: its Job says so or is being deleted, or a pod has failed, which the Job will say
+    within a second or two. While pods are being deleted only the Job can tell whether its controller does so.
+    """
+    if child.failure or child.deleted:
+        return True
+    return any(pod.failed for pod in pods) and not any(pod.deleted for pod in pods)
+
+
+def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, settle: float) -> float:
+    """For the words of pods that are about to end: the one who says why may be last. 0 or less: not any more.
+
+    A pod that is gone says no more, but how it went may be told only now: watches do not wait for each other. One that
+    failed without a word was killed with all that was in it: what others could say is what it did to them.
+    """
+    if child.deleted:
+        return 0
+    if child.failure is None and any(pod.failed and pod.exit_code and pod.message is None for pod in pods):
+        return 0
+    untold = (pod for pod in pods if pod.exit_code is None and not pod.disrupted)
+    if not any(pod.present or (pod.scheduled and pod.deleted is None) for pod in untold):
+        return 0
+    began = [time for time in (child.failure, *(pod.ended for pod in pods if pod.failed)) if time]
+    return settle - (now - min(began)).total_seconds() if began else 0
+
+
 def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
     """The cause of a failed attempt."""
     pods = list(pods)
@@ -44,7 +70,7 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
         return _taken(first_taken)
     if first_failed:
         return _failed(first_failed)
-    stopped = next((p for p in pods if _code(p) == ExitCode.PREEMPTED or p.deleted), None)
+    stopped = min((p for p in pods if _code(p) == ExitCode.PREEMPTED or p.deleted), key=_stopped_at, default=None)
     if stopped:
         return Cause(
             FailureClass.PREEMPTED,
@@ -68,6 +94,11 @@ def _failed_at(pod: PodView) -> datetime:
 
 def _taken_at(pod: PodView) -> datetime:
     return pod.deleted or pod.ended or _LATE
+
+
+def _stopped_at(pod: PodView) -> tuple[datetime, int]:
+    """The controller answers a deletion with others within the same second."""
+    return _taken_at(pod), pod.deletion_version
 
 
 def _whole_second(time: datetime) -> datetime:

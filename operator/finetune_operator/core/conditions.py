@@ -13,11 +13,12 @@ Truth = Literal["True", "False", "Unknown"]
 
 _TRUE_IN: dict[ConditionType, frozenset[Phase]] = {
     ConditionType.READY: frozenset({Phase.COMPLETE}),
-    ConditionType.RECONCILING: frozenset({Phase.PENDING, Phase.STARTING, Phase.TRAINING, Phase.EXPORTING}),
+    ConditionType.RECONCILING: frozenset(set(Phase) - {Phase.COMPLETE, Phase.FAILED, Phase.SUSPENDED}),
     ConditionType.STALLED: frozenset({Phase.FAILED}),
     ConditionType.TRAINING: frozenset({Phase.TRAINING}),
     ConditionType.COMPLETE: frozenset({Phase.COMPLETE}),
     ConditionType.FAILED: frozenset({Phase.FAILED}),
+    ConditionType.SUSPENDED: frozenset({Phase.SUSPENDED}),
 }
 
 

@@ -1,50 +1,43 @@
-"""decide(observed) -> what to write or to make. Reads as a table of contents; each rule is in a file of its own.
+"""decide(observed) -> what to write, to make or to delete. Reads as a table of contents; each rule is in its own file.
 
-A decision is either a change of the status or the creation of children, never both: what starts or ends an attempt is
-written first and ends the reconcile, and the next one acts on it. A crash in between loses nothing.
+A decision is a change of the status, the creation of children or a deletion, never two of them: what starts or ends an
+attempt is written first and ends the reconcile, and the next one acts on it. A crash in between loses nothing.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from finetune_operator import constants
-from finetune_operator.api.v1alpha1 import (
-    EvaluationStatus,
-    FineTuneJobStatus,
-    LedgerEntry,
-    ProgressStatus,
-    ResultStatus,
-    RunStatus,
-)
+from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core import conditions, progress
-from finetune_operator.core.cause import Cause, cause_of
+from finetune_operator.core import conditions, ledger, progress, status, suspend, volume
+from finetune_operator.core.cause import Cause, cause_of, has_failed, seconds_to_wait
+from finetune_operator.core.deadline import Late, active_seconds, overdue
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.observed import Observed, PodView
-from finetune_operator.core.resolve import refusals, run_config, storage_claim
-from finetune_operator.core.retrain import next_run, run_is_needed
+from finetune_operator.core.resolve import micro_batch_of, refusals, run_config, storage_claim
+from finetune_operator.core.restart import GiveUp, Restart, after_failure, bad_nodes
+from finetune_operator.core.retrain import next_attempt, next_run, run_is_needed
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.success import judge
-from finetune_operator.core.text import shortened
-from finetune_operator.core.times import to_text
-from finetune_trainer.contract import Result
-
-MAX_LEDGER_ENTRIES = 20
-MAX_LEDGER_BYTES = 20 * 1024
-"""With this, a status stays below 32 KiB."""
-ENTRIES_WITH_LOG = 3
+from finetune_operator.core.times import duration, from_text, to_text
+from finetune_operator.core.ttl import seconds_left
+from finetune_trainer.contract import FailureClass, Result
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reconcile does: write the status if it differs, or make the children of the attempt in the status."""
+    """What a reconcile does: write the status if it differs, or make or delete children."""
 
     status: FineTuneJobStatus | None = None
     create_children: bool = False
+    delete_job: str | None = None
+    """Name of an attempt's Job, whose pods are to go."""
+    delete_children: bool = False
+    """All children of the newest run."""
     look_again: float | None = None
     """Seconds; None: when something changes."""
 
@@ -54,31 +47,83 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     job = observed.job
     run = job.status.run
     if run is None or run.completion_time:
-        if not run_is_needed(job):
-            return _settled(observed)
-        return _start(observed, settings, number=run.number + 1 if run else 1)
-    if observed.child is None:
-        if run.job_uid is None:
-            return _create(observed, run, settings)
-        return _end_as_failure(observed, run, cause_of(None, observed.pods))
-    if observed.child.owner_uid != job.metadata.uid:
-        name = child_name(job.metadata.name, job.metadata.uid, run.number, run.attempt)
-        return _stall_job(observed, constants.NAME_CONFLICT, kind="Job", name=name)
-    if verdict := judge(run, observed.child, observed.pods):
+        return _at_rest(observed, run, settings)
+    if observed.previous and not observed.previous.deleted:
+        return Decision(delete_job=_name(observed, run.model_copy(update={"attempt": run.attempt - 1})), look_again=0)
+    if observed.child and observed.child.owner_uid != job.metadata.uid:
+        return _stall_job(observed, constants.NAME_CONFLICT, kind="Job", name=_name(observed, run))
+    if observed.child and (verdict := judge(run, observed.child, observed.pods)):
         if verdict.result:
             return _end_as_success(observed, run, verdict.result)
-        return _end_as_failure(observed, run, Cause(verdict.failure, verdict.fault))
-    if observed.child.failure or observed.child.deleted:
+        return _end_as_failure(observed, run, Cause(verdict.failure, verdict.fault), settings)
+    if observed.child and has_failed(observed.child, observed.pods):
         return _failing(observed, run, settings)
+    if observed.edited and job.spec.retrain.while_running == "Replace":
+        message = "the spec was edited, and retrain.whileRunning is Replace"
+        return _end_as_failure(observed, run, Cause(FailureClass.REPLACED, message), settings)
+    if observed.child is None:
+        if run.job_uid is not None:
+            return _end_as_failure(observed, run, cause_of(None, observed.pods), settings)
+        if observed.spec_lost:
+            message = "the spec was edited, and the one that the run began with was deleted with its ConfigMaps"
+            return _end_as_failure(observed, run, Cause(FailureClass.REPLACED, message), settings)
+        return _suspended(observed, run) if job.spec.suspend else _create(observed, run, settings)
+    if job.spec.suspend:
+        return _end_as_failure(observed, run, suspend.by_user(run), settings)
+    if stopped := suspend.by_another(observed.child, observed.pods):
+        return _end_as_failure(observed, run, stopped, settings)
     return _report(observed, run, settings)
 
 
-def decide_invalid(status: FineTuneJobStatus, generation: int, sentences: tuple[str, ...], now: datetime) -> Decision:
-    """The next step of a job whose spec cannot be read: say so, and wait for another generation."""
-    return stall(status, generation, now, constants.INVALID_SPEC, detail="; ".join(sentences))
+def decide_invalid(before: FineTuneJobStatus, generation: int, error: InvalidManifestError, now: datetime) -> Decision:
+    """The next step of a job that cannot be read: say so. `before` is what can be read of its status."""
+    reason = constants.INVALID_STATUS if isinstance(error, InvalidStatusError) else constants.INVALID_SPEC
+    return stall(before, generation, now, reason, detail="; ".join(error.sentences))
 
 
-# ---- the beginning --------------------------------------------------------------------------------------------------
+def stall(before: FineTuneJobStatus, generation: int, now: datetime, reason: Reason, **words: object) -> Decision:
+    """Nothing goes on until somebody acts: say why. It is tried again in a minute."""
+    return Decision(status.stalled(before, generation, now, reason, **words), look_again=60)
+
+
+def _stall_job(observed: Observed, reason: Reason, **words: object) -> Decision:
+    return stall(observed.job.status, observed.job.metadata.generation, observed.now, reason, **words)
+
+
+def _name(observed: Observed, run: RunStatus) -> str:
+    return child_name(observed.job.metadata.name, observed.job.metadata.uid, run.number, run.attempt)
+
+
+# ---- between runs ---------------------------------------------------------------------------------------------------
+
+
+def _at_rest(observed: Observed, run: RunStatus | None, settings: Settings) -> Decision:
+    job = observed.job
+    child = observed.child if observed.child and observed.child.owner_uid == job.metadata.uid else None
+    if run and run.release and child and not child.deleted:
+        return Decision(delete_job=_name(observed, run), look_again=0)
+    left = seconds_left(run, job.spec.ttl_seconds_after_finished, observed.now) if run else None
+    if observed.leftover and left is not None and left <= 0:
+        return Decision(delete_children=True, look_again=0)
+    later = left if left is not None and left > 0 else None
+    if run_is_needed(job):
+        if job.spec.suspend and run and observed.remaining:
+            return _suspending(observed, run)
+        if job.spec.suspend:
+            return Decision(_as_suspended(observed, job.status, "nothing runs"), look_again=later)
+        return _start(observed, settings, number=run.number + 1 if run else 1)
+    assert run is not None
+    return Decision(_settled(observed, run), look_again=later)
+
+
+def _settled(observed: Observed, run: RunStatus) -> FineTuneJobStatus | None:
+    """Nothing to train: the newest run's end, which may have been overlaid by a fault, speaks for this generation."""
+    run = run.model_copy(update={"generation": observed.job.metadata.generation})
+    now = observed.job.status.model_copy(update={"run": run})
+    if now.result:
+        return status.as_complete(observed, now, run, now.result.path)
+    entry = ledger.last_failure(now)
+    return status.as_failed(observed, now, entry) if entry else None
 
 
 def _start(observed: Observed, settings: Settings, number: int) -> Decision:
@@ -86,33 +131,89 @@ def _start(observed: Observed, settings: Settings, number: int) -> Decision:
     if sentences := refusals(job.spec, settings):
         return _stall_job(observed, constants.INVALID_SPEC, detail="; ".join(sentences))
     nodes = job.spec.resources.nodes
-    if nodes > 1 and observed.claim_modes is not None and not _shared(observed.claim_modes):
+    if nodes > 1 and not volume.is_shared(observed.claim_modes):
         return _stall_job(
             observed,
             constants.VOLUME_NOT_SHARED,
             claim=storage_claim(job.spec, settings.claim),
-            modes=", ".join(observed.claim_modes),
+            modes=", ".join(observed.claim_modes or ()),
             nodes=nodes,
         )
+    if observed.leftover:
+        # Their names cannot be told any more when there is another run.
+        return Decision(delete_children=True, look_again=0)
     run = next_run(job, number, settings, observed.nonce, observed.now)
-    status = job.status.model_copy(update={"run": run, "progress": None, "evaluation": None, "result": None})
-    status = _in_phase(observed, status, Phase.PENDING, constants.PENDING, detail="")
-    return Decision(_world_not_ready(observed, status), look_again=0)
+    now = job.status.model_copy(update={"run": run, "progress": None, "evaluation": None, "result": None})
+    now = status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail="")
+    return Decision(status.world_not_ready(observed, now), look_again=0)
 
 
-def _shared(modes: tuple[str, ...]) -> bool:
-    return "ReadWriteMany" in modes
+# ---- between attempts -----------------------------------------------------------------------------------------------
+
+
+def _suspended(observed: Observed, run: RunStatus) -> Decision:
+    before = observed.job.status
+    if observed.remaining:
+        return _suspending(observed, run)
+    before = before.model_copy(update={"run": run.model_copy(update={"not_before": None})})
+    return Decision(
+        _as_suspended(observed, before, f"attempt {run.attempt} of run {run.number} starts when it is false")
+    )
+
+
+def _suspending(observed: Observed, run: RunStatus) -> Decision:
+    words = {"run": run.number, "pods": len(observed.remaining)}
+    stopping = status.in_phase(observed, observed.job.status, Phase.SUSPENDING, constants.SUSPENDING, **words)
+    return Decision(stopping, look_again=1)
+
+
+def _as_suspended(observed: Observed, before: FineTuneJobStatus, detail: str) -> FineTuneJobStatus:
+    return status.in_phase(observed, before, Phase.SUSPENDED, constants.SUSPENDED, detail=detail)
 
 
 def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    if (
-        run.generation != observed.job.metadata.generation
-        or run_config(observed.job, run, settings).digest != run.config_digest
-    ):
-        # The spec was changed between the decision to start and the start (or the operator was, and the defaults with
-        # it). Another number: some of this run's children may be there, and they are never changed.
+    if run.attempt == 1 and observed.edited and observed.leftover:
+        return _never_begun(observed, run)
+    if run.attempt == 1 and observed.edited:
+        # The spec was changed between the decision to start and the start. Another number: some of this run's children
+        # may be there, and they are never changed.
         return _start(observed, settings, number=run.number + 1)
-    return Decision(create_children=True, look_again=settings.starting_interval)
+    if run_config(observed.job, run, settings).digest != run.config_digest:  # the operator, and its defaults, changed
+        if run.attempt == 1:
+            return _start(observed, settings, number=run.number + 1)
+        again = run.model_copy(update={"attempt": run.attempt + 1, "nonce": observed.nonce})
+        return Decision(_with_attempt(observed, again, settings), look_again=0)
+    if run.not_before and (wait := (from_text(run.not_before) - observed.now).total_seconds()) > 0:
+        return Decision(look_again=wait)
+    if holder := volume.holder(observed.remaining, observed.claim_modes):
+        return _volume_attached(observed, run, holder)
+    return Decision(create_children=True, look_again=settings.waiting_interval)
+
+
+def _volume_attached(observed: Observed, run: RunStatus, holder: PodView) -> Decision:
+    words = {
+        "attempt": run.attempt,
+        "run": run.number,
+        "claim": run.claim_name,
+        "modes": ", ".join(observed.claim_modes or ()),
+        "pod": holder.name,
+        "node": holder.node,
+    }
+    reason = constants.VOLUME_ATTACHED_ELSEWHERE
+    phase = Phase.PENDING if run.attempt == 1 else Phase.RESTARTING
+    return Decision(status.in_phase(observed, observed.job.status, phase, reason, **words), look_again=5)
+
+
+def _never_begun(observed: Observed, run: RunStatus) -> Decision:
+    """Its end is written before its children go, as any end is. Whatever the spec becomes, another run is needed."""
+    ended = run.model_copy(update={"completion_time": to_text(observed.now), "wanted": ""})
+    before = observed.job.status.model_copy(update={"run": ended})
+    return Decision(status.in_phase(observed, before, Phase.PENDING, constants.PENDING, detail=""), look_again=0)
+
+
+def _with_attempt(observed: Observed, run: RunStatus, settings: Settings) -> FineTuneJobStatus:
+    run = run.model_copy(update={"config_digest": run_config(observed.job, run, settings).digest})
+    return observed.job.status.model_copy(update={"run": run})
 
 
 # ---- the way --------------------------------------------------------------------------------------------------------
@@ -120,179 +221,105 @@ def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
 
 def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     assert observed.child is not None
+    before = observed.job.status
+    reported = conditions.is_true(before.conditions, ConditionType.WORLD_READY)
+    tolerance = observed.job.spec.fault_tolerance
+    late = overdue(run, tolerance, observed.pods, reported, observed.refused, observed.now)
+    if isinstance(late, Late):
+        cause = Cause(late.failure, late.message, node=late.node, pod=late.pod)
+        return _end_as_failure(observed, run, cause, settings)
     seen = {"job_uid": observed.child.uid, "image_id": run.image_id or _image_id(observed.pods)}
-    status = observed.job.status.model_copy(update={"run": run.model_copy(update=seen)})
+    now = before.model_copy(update={"run": run.model_copy(update=seen)})
     answers = list(observed.answers.values())
-    if not conditions.is_true(status.conditions, ConditionType.WORLD_READY):
+    if not reported:
         if not progress.world_complete(run, answers):
-            return Decision(_waiting(observed, status, run), look_again=settings.starting_interval)
-        status = _world_ready(observed, status, run)
-    phase = progress.phase_of(answers, Phase(status.phase or Phase.STARTING))
-    status = status.model_copy(update={"progress": progress.progress_of(answers, status.progress)})
-    reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(phase, constants.STARTING)
-    words = {"run": run.number, "ready": run.world, "world": run.world, "detail": ""}
-    return Decision(_in_phase(observed, status, phase, reason, **words), look_again=settings.progress_interval)
+            interval = progress.seconds_to_next_look(run, observed.pods, observed.now, settings)
+            return Decision(_waiting(observed, now, run), look_again=min(interval, late.seconds or interval))
+        now = status.world_ready(observed, now, run)
+    phase = progress.phase_of(answers, Phase(now.phase) if now.phase in set(Phase) else Phase.STARTING)
+    now = now.model_copy(update={"progress": progress.progress_of(answers, now.progress)})
+    reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(
+        phase, constants.PODS_RUNNING
+    )
+    words = {"run": run.number, "pods": run.nodes, "ready": run.world, "world": run.world, "detail": ""}
+    return Decision(status.in_phase(observed, now, phase, reason, **words), look_again=settings.progress_interval)
 
 
 def _image_id(pods: tuple[PodView, ...]) -> str | None:
     return next((pod.image_id for pod in pods if pod.image_id), None)
 
 
-def _waiting(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    stuck = next((f"pod {p.name}: {p.waiting}" for p in observed.pods if p.waiting), observed.refused)
+def _waiting(observed: Observed, now: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
+    before = observed.job.status
+    queued = "its Job is suspended" if observed.child and observed.child.suspended else None
+    stuck = next(
+        (f"pod {p.name}: {p.waiting}" for p in observed.pods if p.waiting and p.present), observed.refused or queued
+    )
     detail = f"; {stuck}" if stuck else ""
     if any(pod.scheduled for pod in observed.pods):
+        running = sum(pod.running for pod in observed.pods)
+        if running < run.nodes and not stuck and progress.starts_now(observed.pods, observed.now):
+            return before
         ready = len(progress.attested(run, observed.answers.values()))
-        return _in_phase(
-            observed, status, Phase.STARTING, constants.STARTING, ready=ready, world=run.world, detail=detail
-        )
-    return _in_phase(observed, status, Phase.PENDING, constants.PENDING, detail=detail)
-
-
-def _world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    text = constants.WORLD_READY.message.format(world=run.world, digest=(run.config_digest or "")[:12])
-    return _with_world(observed, status, "True", constants.WORLD_READY.name, text)
-
-
-def _world_not_ready(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:
-    return _with_world(observed, status, "False", constants.NOT_YET.name, constants.NOT_YET.message)
-
-
-def _with_world(
-    observed: Observed, status: FineTuneJobStatus, truth: conditions.Truth, reason: str, message: str
-) -> FineTuneJobStatus:
-    changed = conditions.set_condition(
-        status.conditions, ConditionType.WORLD_READY, truth, reason, message, _generation(status), observed.now
-    )
-    return status.model_copy(update={"conditions": changed})
+        words = {"running": running, "pods": run.nodes, "ready": ready, "world": run.world, "detail": detail}
+        reason = constants.STARTING if running < run.nodes else constants.PODS_RUNNING
+        return status.in_phase(observed, now, Phase.STARTING, reason, **words)
+    return status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=detail)
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------
 
 
 def _failing(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """Wait a moment for the other pods' words: the one who says why may be last."""
+    """Wait a moment for the other pods' words: the one who says why may be last. A pod that is gone says no more."""
     assert observed.child is not None
-    failure = observed.child.failure
-    open_ends = [pod for pod in observed.pods if pod.exit_code is None and not pod.disrupted]
-    if failure and open_ends and observed.now < failure + timedelta(seconds=settings.settle):
-        return Decision(None, look_again=1)
-    return _end_as_failure(observed, run, cause_of(observed.child, observed.pods))
+    if (wait := seconds_to_wait(observed.child, observed.pods, observed.now, settings.settle)) > 0:
+        return Decision(None, look_again=min(1.0, wait))
+    return _end_as_failure(observed, run, cause_of(observed.child, observed.pods), settings)
 
 
-def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause) -> Decision:
-    entry = LedgerEntry(
-        run=run.number,
-        attempt=run.attempt,
-        failure=cause.failure,
-        message=shortened(cause.message),
-        exit_code=cause.exit_code,
-        rank=cause.rank,
-        node=cause.node,
-        pod=cause.pod,
-        step=cause.step,
-        start_time=run.start_time,
-        end_time=to_text(observed.now),
-        log=list(cause.log),
-    )
-    ledger = _within_bounds([*observed.job.status.ledger, entry])
-    status = _ended(observed, run).model_copy(update={"ledger": ledger})
-    return Decision(_as_failed(observed, status, entry), look_again=0)
-
-
-def _within_bounds(ledger: list[LedgerEntry]) -> list[LedgerEntry]:
-    """The newest entries, only the last few of them with their log lines."""
-    ledger = ledger[-MAX_LEDGER_ENTRIES:]
-    without_log = [entry.model_copy(update={"log": []}) for entry in ledger[:-ENTRIES_WITH_LOG]]
-    ledger = without_log + ledger[-ENTRIES_WITH_LOG:]
-    while sum(len(entry.model_dump_json(by_alias=True).encode()) for entry in ledger) > MAX_LEDGER_BYTES:
-        ledger = ledger[1:]
-    return ledger
-
-
-def _as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
-    where = f" (exit code {entry.exit_code}, node {entry.node})" if entry.exit_code is not None else ""
-    detail = f"{entry.failure}{where}: {entry.message}"
-    return _in_phase(observed, status, Phase.FAILED, constants.FAILED, run=entry.run, detail=detail)
+def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: Settings) -> Decision:
+    """The attempt ends; another one follows, or the run ends with it."""
+    spec, before, now = observed.job.spec, observed.job.status, observed.now
+    rows = micro_batch_of(spec, run)
+    follows = after_failure(cause.failure, run, rows, spec.fault_tolerance, now, observed.jitter)
+    step = before.progress.step if before.progress else None
+    why = follows.why if isinstance(follows, GiveUp) else ""
+    entry = ledger.failure(run, cause, follows.counted, why, step, now)
+    after = status.world_not_ready(observed, ledger.entered(before, entry))
+    if isinstance(follows, Restart):
+        avoid = bad_nodes(after.ledger, run.number, spec.fault_tolerance, now)
+        active = active_seconds(run, observed.pods, now)
+        following = next_attempt(run, follows, avoid, active, observed.nonce, now)
+        digest = run_config(observed.job, following, settings).digest
+        following = following.model_copy(update={"config_digest": digest})
+        after = after.model_copy(update={"run": following, "progress": None})
+        if spec.suspend and cause.failure is FailureClass.SUSPENDED:
+            pods = sum(pod.present for pod in observed.pods)
+            stopping = status.in_phase(
+                observed, after, Phase.SUSPENDING, constants.SUSPENDING, run=run.number, pods=pods
+            )
+            return Decision(stopping, look_again=0)
+        when = f" in {duration(follows.delay)}" if follows.delay else " now"
+        when = " when spec.suspend is false" if spec.suspend else when
+        words = {"attempt": following.attempt, "run": run.number, "when": when, "detail": ledger.described(entry)}
+        return Decision(status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words), look_again=0)
+    after = after.model_copy(update={"run": _ended(observed, run, release=True)})
+    return Decision(status.as_failed(observed, after, entry), look_again=0)
 
 
 def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
-    status = _ended(observed, run).model_copy(
-        update={
-            "progress": _finished(observed.job.status.progress, result),
-            "evaluation": EvaluationStatus(base=_finite(result.base_metrics), final=_finite(result.metrics)),
-            "result": ResultStatus(
-                path=result.path,
-                uri=f"workspace://{result.merged_path or result.path}",
-                digest=result.digest,
-                merged_path=result.merged_path,
-                trainable_parameters=result.trainable_parameters,
-                parameters=result.parameters,
-            ),
-        }
-    )
-    return Decision(_as_complete(observed, status, run, result.path), look_again=0)
+    entry = ledger.success(run, result.step, observed.now)
+    after = status.with_result(ledger.entered(observed.job.status, entry), result)
+    after = status.world_not_ready(observed, after.model_copy(update={"run": _ended(observed, run, release=False)}))
+    return Decision(status.as_complete(observed, after, run, result.path), look_again=0)
 
 
-def _as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus, path: str) -> FineTuneJobStatus:
-    return _in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=path)
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """JSON has no infinity: the API server would refuse the status, and the run would never end."""
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _ended(observed: Observed, run: RunStatus) -> FineTuneJobStatus:
+def _ended(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
+    """`release`: pods that are still alive must go; those that have ended stay for their logs."""
     job_uid = observed.child.uid if observed.child else run.job_uid
-    ended = run.model_copy(update={"completion_time": to_text(observed.now), "job_uid": job_uid})
-    return observed.job.status.model_copy(update={"run": ended})
-
-
-def _finished(so_far: ProgressStatus | None, result: Result) -> ProgressStatus | None:
-    if so_far is None:
-        return ProgressStatus(step=result.step, total_steps=result.step, epoch=0, eta_seconds=0, eta="0s")
-    return so_far.model_copy(update={"step": result.step, "total_steps": result.step, "eta_seconds": 0, "eta": "0s"})
-
-
-# ---- the status -----------------------------------------------------------------------------------------------------
-
-
-def _generation(status: FineTuneJobStatus) -> int:
-    """The run's: after an edit, what is said of the run is not said of the edited spec."""
-    assert status.run is not None
-    return status.run.generation
-
-
-def _in_phase(
-    observed: Observed, status: FineTuneJobStatus, phase: Phase, reason: Reason, **words: object
-) -> FineTuneJobStatus:
-    generation = _generation(status)
-    message = shortened(reason.message.format(**words))
-    changed = conditions.for_phase(status.conditions, phase, reason.name, message, generation, observed.now)
-    return status.model_copy(update={"phase": phase, "conditions": changed, "observed_generation": generation})
-
-
-def _stall_job(observed: Observed, reason: Reason, **words: object) -> Decision:
-    return stall(observed.job.status, observed.job.metadata.generation, observed.now, reason, **words)
-
-
-def stall(status: FineTuneJobStatus, generation: int, now: datetime, reason: Reason, **words: object) -> Decision:
-    """Nothing goes on until somebody acts: say why. It is tried again in a minute."""
-    text = shortened(reason.message.format(**words))
-    changed = conditions.stalled(status.conditions, reason.name, text, generation, now)
-    update = {"phase": status.phase or Phase.PENDING, "conditions": changed, "observed_generation": generation}
-    return Decision(status.model_copy(update=update), look_again=60)
-
-
-def _settled(observed: Observed) -> Decision:
-    """Nothing to train: the newest run's end, which may have been overlaid by a fault, speaks for this generation."""
-    status, run = observed.job.status, observed.job.status.run
-    assert run is not None
-    run = run.model_copy(update={"generation": observed.job.metadata.generation})
-    status = status.model_copy(update={"run": run})
-    if status.result:
-        return Decision(_as_complete(observed, status, run, status.result.path))
-    if status.ledger and status.ledger[-1].run == run.number:
-        return Decision(_as_failed(observed, status, status.ledger[-1]))
-    return Decision()
+    alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
+    # If it is not `edited`, what was changed in the spec meanwhile held at once.
+    generation = run.generation if observed.edited else observed.job.metadata.generation
+    update = {"job_uid": job_uid, "release": release and alive, "generation": generation}
+    return run.model_copy(update={"completion_time": to_text(observed.now), **update})

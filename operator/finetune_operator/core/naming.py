@@ -25,9 +25,11 @@ def rendezvous_host(child: str, namespace: str) -> str:
     return f"{child}-0.{child}.{namespace}.svc"
 
 
-def run_folder(namespace: str, job: str, uid: str, run: int) -> str:
-    """Of a run, relative to the workspace."""
-    return f"{namespace}/{job}/runs/{run}-{_digits(uid, 8)}"
+def run_folder(namespace: str, job: str, uid: str, run: int, attempt: int) -> str:
+    """Where an attempt writes, relative to the workspace. Each has its own: pods of the one before may write on, on a
+    node that is cut off."""
+    later = f"-a{attempt}" if attempt > 1 else ""
+    return f"{namespace}/{job}/runs/{run}-{_digits(uid, 8)}{later}"
 
 
 def labels(job: str, run: int, attempt: int) -> dict[str, str]:

@@ -7,11 +7,17 @@ from datetime import UTC, datetime
 
 from finetune_operator.api.v1alpha1 import ProgressStatus, RunStatus
 from finetune_operator.constants import Phase
-from finetune_operator.core.times import LARGEST_SECONDS, duration, to_text
+from finetune_operator.core.observed import PodView
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.times import LARGEST_SECONDS, duration, from_text, to_text
 from finetune_trainer import contract
 from finetune_trainer.contract import PodStatus, RankStatus
 
 _TRAINING = (contract.Phase.TRAIN, contract.Phase.EVAL, contract.Phase.SAVE)
+
+
+MOMENT = 3.0
+"""Seconds. The API's times are whole ones."""
 
 
 def valid(run: RunStatus, answer: PodStatus, pod_uid: str, index: int | None) -> bool:
@@ -62,6 +68,21 @@ def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
 def world_complete(run: RunStatus, answers: Iterable[PodStatus]) -> bool:
     """Whether every rank has attested, each once."""
     return sorted(rank.rank for rank in attested(run, answers)) == list(range(run.world))
+
+
+def seconds_to_next_look(run: RunStatus, pods: Iterable[PodView], now: datetime, settings: Settings) -> float:
+    """While ranks are awaited: often at first, then in steps that are a quarter of the time waited. That a pod runs is
+    told by an event."""
+    if sum(pod.running for pod in pods) < run.nodes:
+        return settings.waiting_interval
+    waited = (now - from_text(run.attempt_time or run.start_time)).total_seconds()
+    return max(settings.starting_interval, min(waited / 4, settings.progress_interval))
+
+
+def starts_now(pods: Iterable[PodView], now: datetime) -> bool:
+    """Whether the first pod has got its node a moment ago. The others mostly follow, and it takes one word for all."""
+    first = min((pod.scheduled_at for pod in pods if pod.scheduled_at), default=None)
+    return first is not None and (now - first).total_seconds() < MOMENT
 
 
 def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:

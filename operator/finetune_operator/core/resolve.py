@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from finetune_operator.api.shown import shown
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.naming import run_folder
 from finetune_operator.core.settings import Settings
@@ -58,10 +59,15 @@ def micro_batch_size(global_batch_size: int, world_size: int) -> int:
     return math.ceil(share / math.ceil(share / MAX_MICRO_BATCH))
 
 
+def micro_batch_of(spec: FineTuneJobSpec, run: RunStatus) -> int:
+    """Rows of one forward pass of the run's attempt: as planned, or fewer after memory ran out."""
+    return run.micro_batch_size or micro_batch_size(spec.training.global_batch_size, world_of(spec).size)
+
+
 def refusals(spec: FineTuneJobSpec, settings: Settings) -> list[str]:
     """Sentences on what no schema can see: places that this cluster cannot read, raw keys that are planned."""
     sentences = [
-        f"spec.{field}: '{uri}' is read by 'finetune run' only; put it on the claim and write workspace://path"
+        f"spec.{field}: {shown(uri)} is read by 'finetune run' only; put it on the claim and write workspace://path"
         for field, uri in uris_of(spec).items()
         if uri.startswith("file://") and not settings.local
     ]
@@ -92,6 +98,9 @@ def storage_claim(spec: FineTuneJobSpec, default: str) -> str:
 def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfig:
     """The complete run.json of a run's attempt; the same for the same job, run and settings, wherever it is made."""
     spec, metadata = job.spec, job.metadata
+    recipe = _recipe(spec)
+    rows = {"micro_batch_size": micro_batch_of(spec, run)}
+    recipe["training"] = recipe["training"].model_copy(update=rows)
     return RunConfig(
         namespace=metadata.namespace,
         job=metadata.name,
@@ -99,12 +108,12 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
         run=run.number,
         attempt=run.attempt,
         nonce=run.nonce,
-        folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number),
+        folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number, run.attempt),
         world=world_of(spec),
         zero_stage=_stage(spec.deepspeed.zero_stage),
         allow_remote_code=settings.allow_remote_code,
         allow_pickle_weights=settings.allow_pickle_weights,
-        **_recipe(spec),
+        **recipe,
     )
 
 

@@ -37,7 +37,9 @@ class Settings:
     agent_port: int = 8471
     rendezvous_port: int = 29500
     starting_interval: float = 2
-    """Between two looks at an attempt whose ranks have not all reported."""
+    """Between two looks at an attempt whose pods run and whose ranks have not all reported."""
+    waiting_interval: float = 5
+    """Between two looks at an attempt whose pods do not all run."""
     progress_interval: float = 10
     """Between two looks at rank 0's progress, and so between two writes of it."""
     peers_interval: float = 60

@@ -25,7 +25,10 @@ def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> Verdict 
     """
     if child.succeeded != frozenset(range(run.nodes)):
         return None
-    words = {pod.index: pod.message for pod in pods if pod.exit_code == 0 and pod.message}
+    ended = [pod for pod in pods if pod.exit_code == 0]
+    if silent := next((pod for pod in ended if pod.message is None), None):
+        return Verdict(None, f"pod {silent.index} ended well without a word of what it did")
+    words = {pod.index: pod.message for pod in ended if pod.message}
     for index, word in sorted(words.items(), key=lambda item: item[0] or 0):
         if word.nonce != run.nonce or word.world != run.world or word.config_digest != run.config_digest:
             found = f"world {word.world} and configuration {(word.config_digest or 'none')[:12]}"

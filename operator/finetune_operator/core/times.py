@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from finetune_operator.api.times import from_text as from_text
+
 LARGEST_SECONDS = 10**11
 """In the year 5138."""
 
@@ -11,11 +13,6 @@ LARGEST_SECONDS = 10**11
 def to_text(time: datetime) -> str:
     """For status fields; microseconds are left out, so that equal moments compare equal."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def from_text(text: str) -> datetime:
-    """Of any RFC 3339 time. Raises ValueError otherwise."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def from_seconds(seconds: float) -> datetime | None:

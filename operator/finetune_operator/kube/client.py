@@ -60,9 +60,14 @@ class KubeCluster:
         return await self._transport.request("GET", _path(resource, namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
-        return (await self._list(resource, namespace, _selector(labels)))[0]
+        query = [*_selector(labels), *_selector(fields, "fieldSelector")]
+        return (await self._list(resource, namespace, query))[0]
 
     def watch(
         self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
@@ -81,14 +86,11 @@ class KubeCluster:
             options["preconditions"] = {"uid": uid}
         await self._transport.request("DELETE", _path(resource, namespace, name), body=options)
 
+    async def put(self, resource: Resource, manifest: Object) -> Object:
+        return await self._transport.request("PUT", _path_of_read(resource, manifest), _STRICT, manifest)
+
     async def put_status(self, resource: Resource, manifest: Object) -> Object:
-        meta = manifest["metadata"]
-        if not meta.get("resourceVersion"):
-            # For some kinds the server would write unconditionally.
-            message = f"{resource.kind} {meta['name']}: metadata.resourceVersion: must be specified for an update"
-            raise InvalidError(422, "Invalid", message)
-        path = _path(resource, _namespace(manifest), meta["name"]) + "/status"
-        return await self._transport.request("PUT", path, body=manifest)
+        return await self._transport.request("PUT", _path_of_read(resource, manifest) + "/status", body=manifest)
 
     async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
         if self._agent_access == "direct":
@@ -165,8 +167,17 @@ def _path(resource: Resource, namespace: str | None, name: str | None = None) ->
     return f"{root}/{resource.version}{within}/{resource.plural}" + (f"/{name}" if name is not None else "")
 
 
-def _selector(labels: Mapping[str, str] | None) -> Query:
-    return [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))] if labels else []
+def _path_of_read(resource: Resource, manifest: Object) -> str:
+    """The path of an object that was read. Without its version the server would write some kinds unconditionally."""
+    meta = manifest["metadata"]
+    if not meta.get("resourceVersion"):
+        message = f"{resource.kind} {meta['name']}: metadata.resourceVersion: must be specified for an update"
+        raise InvalidError(422, "Invalid", message)
+    return _path(resource, _namespace(manifest), meta["name"])
+
+
+def _selector(wanted: Mapping[str, str] | None, kind: str = "labelSelector") -> Query:
+    return [(kind, ",".join(f"{key}={value}" for key, value in wanted.items()))] if wanted else []
 
 
 def _namespace(manifest: Object) -> str:

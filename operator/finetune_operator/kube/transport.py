@@ -12,8 +12,11 @@ import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
@@ -27,6 +30,7 @@ RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0)
 """Seconds; a Retry-After header comes before them."""
 LONGEST_RETRY_AFTER = 30.0
 OVERLOADED = 429
+USER_AGENT = f"finetune-operator/{version('finetune-operator')}"
 SERVER_ERRORS = frozenset({500, 502, 503, 504})
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -39,7 +43,8 @@ class Transport:
     def __init__(self, configuration: Any, namespace: str) -> None:
         self.namespace = namespace
         """What the context, or the service account, has as its own namespace."""
-        self._api = client.ApiClient(configuration)
+        self._api = client.ApiClient(_with_proxy_of_environment(configuration))
+        self._api.user_agent = USER_AGENT
         self._refresh: asyncio.Task[None] | None = None
 
     @classmethod
@@ -147,6 +152,15 @@ class Transport:
         answer = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+def _with_proxy_of_environment(configuration: Any) -> Any:
+    """Looked up once: aiohttp would look for proxies and a .netrc at every request, in a thread each."""
+    configuration.client_session_kwargs = {"trust_env": False}
+    server = urlsplit(configuration.host)
+    if not configuration.proxy and server.hostname and not proxy_bypass(server.hostname):
+        configuration.proxy = getproxies().get(server.scheme)
+    return configuration
 
 
 def _of_the_pod() -> Transport:

@@ -16,7 +16,7 @@ MAX_SUBDOMAIN = 253
 MAX_LABEL = 63
 
 WITH_GENERATION = frozenset({FINETUNEJOBS, JOBS, PODS})
-WITHOUT_STATUS = frozenset({"ConfigMap", "Secret", "Event"})
+WITHOUT_STATUS = frozenset({"ConfigMap", "Secret", "Event", "Lease"})
 
 
 def has_status(resource: Resource) -> bool:
@@ -55,15 +55,21 @@ def _check_metadata(resource: Resource, obj: Object) -> None:
     pattern, limit = (DNS_LABEL, MAX_LABEL) if resource == SERVICES else (SUBDOMAIN, MAX_SUBDOMAIN)
     if not pattern.fullmatch(name) or len(name) > limit:
         raise _invalid(obj, "metadata.name", f'Invalid value: "{name}"')
+    _check_labels(obj, meta, "metadata.labels")
+
+
+def _check_labels(obj: Object, meta: Object, path: str) -> None:
     for key, value in (meta.get("labels") or {}).items():
         if not isinstance(value, str) or not LABEL_VALUE.fullmatch(value) or len(value) > MAX_LABEL:
-            raise _invalid(obj, "metadata.labels", f'Invalid value: "{key}: {value}"')
+            raise _invalid(obj, path, f'Invalid value: "{key}: {value}"')
 
 
 def _check_job(job: Object) -> None:
     spec = job.get("spec", {})
     if spec.get("completionMode") != "Indexed" or "completions" not in spec:
         raise _invalid(job, "spec.completionMode", "the in-memory cluster runs Indexed Jobs with spec.completions only")
+    # Here, and not when the Job controller makes its pods: it could tell nobody.
+    _check_labels(job, spec.get("template", {}).get("metadata", {}), "spec.template.labels")
     template = spec.get("template", {}).get("spec", {})
     if template.get("restartPolicy") not in ("Never", "OnFailure"):
         raise _invalid(job, "spec.template.spec.restartPolicy", 'supported values: "OnFailure", "Never"')
@@ -74,9 +80,9 @@ def _check_pod_spec(obj: Object, spec: Object, path: str) -> None:
     containers = spec.get("containers") or []
     if not containers:
         raise _invalid(obj, f"{path}.containers", "Required value")
-    volumes = {volume["name"] for volume in spec.get("volumes") or []}
+    volumes = {volume.get("name") for volume in spec.get("volumes") or []}
     for number, container in enumerate(containers):
         for mount in container.get("volumeMounts") or []:
-            if mount["name"] not in volumes:
+            if mount.get("name") not in volumes:
                 where = f"{path}.containers[{number}].volumeMounts"
-                raise _invalid(obj, where, f'Not found: "{mount["name"]}"')
+                raise _invalid(obj, where, f'Not found: "{mount.get("name")}"')

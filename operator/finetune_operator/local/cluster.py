@@ -13,6 +13,7 @@ import contextlib
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 from finetune_operator.local import admission, pods
 from finetune_operator.local.clock import Clock, SystemClock, timestamp
@@ -21,6 +22,7 @@ from finetune_operator.local.garbage import GarbageCollector
 from finetune_operator.local.jobs import JobController
 from finetune_operator.local.store import Store, clone
 from finetune_operator.protocol import (
+    LEASES,
     PODS,
     AlreadyExistsError,
     ConflictError,
@@ -40,7 +42,7 @@ NAME_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
 class LocalCluster:
-    """The seven verbs in memory, and what users of a cluster do besides."""
+    """The eight verbs in memory, and what users of a cluster do besides."""
 
     def __init__(
         self,
@@ -49,15 +51,18 @@ class LocalCluster:
         clock: Clock | None = None,
         admit: Admit | None = None,
         randomness: random.Random | None = None,
+        lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`lag` gives how many seconds a controller takes before it looks at its next object."""
         self.clock: Clock = clock or SystemClock()
         self._driver = driver
         self._admit = admit
         self._random = randomness or random.Random()
         self._namespaces: set[str] = set()
         self._store = Store()
-        self._garbage = GarbageCollector(self._store, self._delete)
-        self._jobs = JobController(self)
+        self._lag = lag
+        self._garbage = GarbageCollector(self._store, self._delete, self._wait)
+        self._jobs = JobController(self, self._wait)
         self._store.listen(self._tell_driver)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,9 +84,14 @@ class LocalCluster:
         return self._copy(self._existing(resource, namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
-        return [self._copy(obj) for obj in self._store.list(resource, namespace, labels)]
+        found = self._store.list(resource, namespace, labels)
+        return [self._copy(obj) for obj in found if _has_fields(obj, fields or {})]
 
     async def watch(
         self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
@@ -100,6 +110,19 @@ class LocalCluster:
             message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"
             raise _conflict(resource, name, message)
         self._delete(resource, obj)
+
+    async def put(self, resource: Resource, manifest: Object) -> Object:
+        current = self._current(resource, manifest)
+        new = self._admitted(resource, manifest)
+        kept = {k: v for k, v in current["metadata"].items() if k not in ("labels", "annotations", "ownerReferences")}
+        given = {k: v for k, v in new["metadata"].items() if k in ("labels", "annotations", "ownerReferences")}
+        changed = {**new, "metadata": {**given, **kept}}
+        if admission.has_status(resource):
+            changed.pop("status", None)
+            changed |= {"status": current["status"]} if "status" in current else {}
+        if changed.get("spec") != current.get("spec") and "generation" in kept:
+            changed["metadata"]["generation"] = kept["generation"] + 1
+        return self._copy(self._store.update(resource, changed))
 
     async def put_status(self, resource: Resource, manifest: Object) -> Object:
         if not admission.has_status(resource):
@@ -129,21 +152,6 @@ class LocalCluster:
         async with contextlib.aclosing(self._store.watch(PODS, None, None)) as events:
             while self._store.list(PODS, None):
                 await anext(events)
-
-    async def replace(self, resource: Resource, manifest: Object) -> Object:
-        """Write all but the status of an object as it was read, as an edit does; ConflictError if it has changed
-        since. A new spec raises the generation."""
-        current = self._current(resource, manifest)
-        new = self._admitted(resource, manifest)
-        kept = {k: v for k, v in current["metadata"].items() if k not in ("labels", "annotations", "ownerReferences")}
-        given = {k: v for k, v in new["metadata"].items() if k in ("labels", "annotations", "ownerReferences")}
-        changed = {**new, "metadata": {**given, **kept}}
-        if admission.has_status(resource):
-            changed.pop("status", None)
-            changed |= {"status": current["status"]} if "status" in current else {}
-        if changed.get("spec") != current.get("spec") and "generation" in kept:
-            changed["metadata"]["generation"] = kept["generation"] + 1
-        return self._copy(self._store.update(resource, changed))
 
     # ---- for the controllers and the driver: at once, objects shared -------------------------------------------------
 
@@ -218,6 +226,10 @@ class LocalCluster:
         if changed:
             self._driver.pod_terminating(changed)
 
+    async def _wait(self) -> None:
+        if seconds := self._lag():
+            await self.clock.sleep(seconds)
+
     def _delete(self, resource: Resource, obj: Object) -> None:
         if resource == PODS:
             self.delete_pod(obj)
@@ -244,6 +256,8 @@ class LocalCluster:
     def _current(self, resource: Resource, manifest: Object) -> Object:
         """The stored object that a put may replace."""
         meta = manifest["metadata"]
+        if resource == LEASES and not self._store.get(resource, meta["namespace"], meta["name"]):
+            raise _conflict(resource, meta["name"], "Precondition failed: UID in precondition")
         current = self._existing(resource, meta["namespace"], meta["name"])
         version = meta.get("resourceVersion")
         if not version:
@@ -262,6 +276,17 @@ class LocalCluster:
     def _copy(obj: Object) -> Object:
         copy: Object = clone(obj)
         return copy
+
+
+def _has_fields(obj: Object, fields: Mapping[str, str]) -> bool:
+    return all(_at(obj, path) == value for path, value in fields.items())
+
+
+def _at(obj: Object, path: str) -> Any:
+    value: Any = obj
+    for key in path.split("."):
+        value = value.get(key, {})
+    return value
 
 
 def _full(resource: Resource) -> str:

@@ -16,5 +16,5 @@ def admit(resource: Resource, manifest: Object) -> Object:
         name = manifest.get("metadata", {}).get("name")
         raise InvalidError(422, "Invalid", f'FineTuneJob "{name}" is invalid: {error}') from None
     spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    status = {"observedGeneration": -1, **manifest.get("status", {})}
+    status = {"observedGeneration": -1, "ledgerDropped": 0, **manifest.get("status", {})}
     return {**manifest, "spec": spec, "status": status}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from finetune_operator.local.store import Store
 from finetune_operator.protocol import Event, Object, Resource
 
 Key = tuple[Resource, str, str, str]
 """Kind, namespace, name, UID."""
+Wait = Callable[[], Awaitable[None]]
 
 
 def _owners(obj: Object) -> set[str]:
@@ -24,11 +25,14 @@ def _owners(obj: Object) -> set[str]:
 class GarbageCollector:
     """Deletes orphans in the background."""
 
-    def __init__(self, store: Store, delete: Callable[[Resource, Object], None]) -> None:
+    def __init__(self, store: Store, delete: Callable[[Resource, Object], None], wait: Wait) -> None:
+        """`wait` returns when the collector may look at the next one."""
         self._store = store
         self._delete = delete
+        self._wait = wait
         self._owners: dict[Key, set[str]] = {}
-        self._children: defaultdict[str, set[Key]] = defaultdict(set)
+        # Dictionaries for sets in order: what happens must not depend on hashes.
+        self._children: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._suspects: asyncio.Queue[Key] = asyncio.Queue()
         store.listen(self._see)
 
@@ -36,6 +40,7 @@ class GarbageCollector:
         """Endless."""
         while True:
             resource, namespace, name, uid = await self._suspects.get()
+            await self._wait()
             obj = self._store.get(resource, namespace, name)
             if obj is None or obj["metadata"]["uid"] != uid:
                 continue
@@ -51,11 +56,11 @@ class GarbageCollector:
         if owners:
             self._owners[key] = owners
         for owner in before - owners:
-            self._children[owner].discard(key)
+            self._children[owner].pop(key, None)
         for owner in owners - before:
-            self._children[owner].add(key)
+            self._children[owner][key] = None
         if owners and owners != before:
             self._suspects.put_nowait(key)
         if event.type == "DELETED":
-            for child in self._children.pop(meta["uid"], set()):
+            for child in self._children.pop(meta["uid"], {}):
                 self._suspects.put_nowait(child)

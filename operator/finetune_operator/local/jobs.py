@@ -16,6 +16,7 @@ from typing import Protocol
 from finetune_operator.constants import LABEL_INDEX, LABEL_JOB_NAME
 from finetune_operator.local import pods
 from finetune_operator.local.clock import Clock, timestamp
+from finetune_operator.local.garbage import Wait
 from finetune_operator.local.store import Store, clone
 from finetune_operator.protocol import JOBS, PODS, Event, Object, Resource
 
@@ -79,8 +80,10 @@ class Tally:
 class JobController:
     """Keeps Jobs and their pods in line."""
 
-    def __init__(self, host: JobHost) -> None:
+    def __init__(self, host: JobHost, wait: Wait) -> None:
+        """`wait` returns when the controller may look at the next one."""
         self._host = host
+        self._wait = wait
         self._queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._queued: set[tuple[str, str]] = set()
         self._tallies: dict[str, Tally] = {}
@@ -90,6 +93,7 @@ class JobController:
         """Endless."""
         while True:
             key = await self._queue.get()
+            await self._wait()
             self._queued.discard(key)
             self._sync(*key)
 

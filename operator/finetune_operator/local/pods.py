@@ -108,13 +108,13 @@ def set_running(pod: Object, ip: str, now: float) -> None:
     _set_container(pod, {"running": {"startedAt": timestamp(now)}}, ready=True)
 
 
-def set_finished(pod: Object, exit_code: int, message: str, now: float) -> None:
-    """The container ended."""
+def set_finished(pod: Object, exit_code: int, message: str, now: float, reason: str | None = None) -> None:
+    """The container ended; `reason` is the kubelet's word for it, such as OOMKilled."""
     succeeded = exit_code == 0
     running = _container_state(pod).get("running", {})
     terminated = {
         "exitCode": exit_code,
-        "reason": "Completed" if succeeded else "Error",
+        "reason": reason or ("Completed" if succeeded else "Error"),
         "startedAt": running.get("startedAt", timestamp(now)),
         "finishedAt": timestamp(now),
     }

@@ -61,9 +61,9 @@ class ScriptedDriver:
         ip = f"10.0.{number // 250}.{number % 250}"
         self._change(pod, lambda current: pods.set_running(current, ip, self._now()))
 
-    def finish(self, pod: Object, exit_code: int = 0, message: str = "") -> None:
-        """Its container ends by itself, with this termination message."""
-        self._change(pod, lambda current: pods.set_finished(current, exit_code, message, self._now()))
+    def finish(self, pod: Object, exit_code: int = 0, message: str = "", reason: str | None = None) -> None:
+        """Its container ends by itself, with this termination message; `reason` as in `pods.set_finished`."""
+        self._change(pod, lambda current: pods.set_finished(current, exit_code, message, self._now(), reason))
         if (current := self._current(pod)) and pods.is_terminating(current):
             self._host.remove_pod(current)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -16,6 +16,38 @@ import kopf
 from finetune_operator import constants
 from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, Resource
 from finetune_operator.runtime.intake import Intake
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """kopf would copy and compare every object, for handlers of changes, which we do not have."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Event handlers have none."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 def settings_for_informing() -> kopf.OperatorSettings:
@@ -27,9 +59,12 @@ def settings_for_informing() -> kopf.OperatorSettings:
     settings.watching.label_selectors[JOBS.group, JOBS.version, JOBS.plural] = ours
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
+    settings.queueing.exit_timeout = 0.5
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.peering.standalone = True
+    settings.persistence.diffbase_storage = _NoDiffs()
+    settings.persistence.progress_storage = _NoProgress()
     return settings
 
 
@@ -44,24 +79,24 @@ def registry_for(intake: Intake) -> kopf.OperatorRegistry:
 
 def _register(registry: kopf.OperatorRegistry, resource: Resource, intake: Intake) -> None:
     @kopf.on.event(resource.group, resource.version, resource.plural, id=resource.plural, registry=registry)
-    async def saw(body: kopf.Body, **_: Any) -> None:
-        intake.saw(resource, dict(body))
+    async def saw(body: kopf.Body, **event: Any) -> None:
+        intake.saw(resource, dict(body), gone=event["type"] == "DELETED")
 
 
-async def inform(intake: Intake, namespaces: list[str] | None) -> None:
-    """Watch until cancelled or SIGTERM; all namespaces when None. Raises ApiError when a watch has ended for good."""
+async def inform(intake: Intake, namespaces: list[str] | None, take_signals: Callable[[], None]) -> None:
+    """Watch until cancelled; all namespaces when None. Raises ApiError when a watch has ended for good.
+
+    kopf takes the signals for itself when it begins; `take_signals` takes them back."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
+    before = asyncio.all_tasks()
     try:
-        await kopf.operator(
+        tasks = await kopf.spawn_tasks(
             registry=registry_for(intake),
             settings=settings_for_informing(),
             clusterwide=namespaces is None,
             namespaces=namespaces or [],
         )
+        take_signals()
+        await kopf.run_tasks(tasks, ignored=before)
     except Exception as error:
-        # kopf has taken the signals for itself; until it is started again nobody would listen.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
         raise ApiError(0, "WatchesEnded", f"the watches have ended: {error}") from error

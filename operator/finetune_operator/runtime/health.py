@@ -35,6 +35,8 @@ class Health:
     longest: Callable[[], tuple[object, float] | None] = lambda: None
     """The job whose reconcile has been running longest, and for how many seconds; None: no reconcile is running."""
 
+    no_lease: str | None = None
+    """Why the Lease can be neither had nor waited for; a sentence. None: one of both is done."""
     told: str | None = None
     """The sentence that was logged last."""
 
@@ -43,6 +45,17 @@ class Health:
         if sentence != self.told:
             logger.error(sentence)
         self.not_ready = self.told = sentence
+
+    def leaderless(self, sentence: str | None) -> None:
+        """Something stands in the way of leading, and of waiting to; it is logged when it is new. None: nothing."""
+        if sentence and sentence != self.no_lease:
+            logger.error(sentence)
+        self.no_lease = sentence
+
+    @property
+    def unready(self) -> str | None:
+        """A sentence, if the operator could not work. One that waits for another to give up the lead is ready."""
+        return self.not_ready or self.no_lease
 
     @property
     def stuck(self) -> str | None:
@@ -60,7 +73,7 @@ def application(health: Health, registry: CollectorRegistry) -> web.Application:
         return _verdict(health.stuck)
 
     async def readyz(request: web.Request) -> web.Response:
-        return _verdict(health.not_ready)
+        return _verdict(health.unready)
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

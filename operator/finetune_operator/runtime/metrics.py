@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Literal, get_args
 
@@ -22,19 +23,19 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase
 from finetune_operator.core.conditions import is_true
+from finetune_operator.core.ledger import SUCCESS
 from finetune_operator.core.times import from_text
 from finetune_operator.protocol import ConflictError, NotFoundError
 from finetune_operator.runtime.intake import Key
 from finetune_trainer.contract import FailureClass
 
 Outcome = Literal["success", "error", "conflict"]
-SUCCESS = "Success"
-"""What an attempt with a result counts as; the others count as their failure's class."""
 
 WORK_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+RECOVERY_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 START_BUCKETS = (5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 
 
@@ -69,6 +70,16 @@ class Metrics:
             buckets=START_BUCKETS,
             registry=registry,
         )
+        self._recovery_seconds = Histogram(
+            "finetune_recovery_seconds",
+            "From an attempt's end until all ranks of a later one had reported.",
+            buckets=RECOVERY_BUCKETS,
+            registry=registry,
+        )
+        self._leader = Gauge("finetune_leader", "1 if this operator leads, 0 if it waits to.", registry=registry)
+        self._leader.set_function(lambda: float(self.leads))
+        self.leads = False
+        """Whether this operator works, or waits until it may."""
         self._status_writes = Counter("finetune_status_writes_total", "Statuses written.", registry=registry)
         # A series that is there from the start: otherwise its first increase is none to Prometheus.
         for outcome in get_args(Outcome):
@@ -112,6 +123,8 @@ class Metrics:
             self._attempts.labels(ended).inc()
         if (seconds := seconds_to_world_ready(old, new)) is not None:
             self._world_ready_seconds.observe(seconds)
+        if (seconds := seconds_to_recovery(old, new)) is not None:
+            self._recovery_seconds.observe(seconds)
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
@@ -146,16 +159,46 @@ def ended_attempt(old: FineTuneJobStatus, new: FineTuneJobStatus) -> str | None:
     if new.ledger:
         entry = new.ledger[-1]
         if all((entry.run, entry.attempt) != (known.run, known.attempt) for known in old.ledger):
-            return entry.failure
-    went_on = old.run is not None and old.run.completion_time is None
-    return SUCCESS if went_on and new.run and new.run.completion_time else None
+            return entry.class_
+    return None
 
 
 def seconds_to_world_ready(old: FineTuneJobStatus, new: FineTuneJobStatus) -> float | None:
-    """From the run's start, if WorldReady became true between two statuses; in whole seconds, as statuses have them."""
-    kind = ConditionType.WORLD_READY
-    if new.run is None or is_true(old.conditions, kind) or not is_true(new.conditions, kind):
+    """From the run's start, if WorldReady became true between two statuses for the first time in the run; in whole
+    seconds, as statuses have them."""
+    ready = _became_ready(old, new)
+    if ready is None or new.run is None or _lost(old, new.run):
         return None
-    since = next(c.last_transition_time for c in new.conditions if c.type == kind)
-    # A clock that was set back must not count as a negative time.
-    return max(0.0, (from_text(since) - from_text(new.run.start_time)).total_seconds())
+    return _seconds(from_text(new.run.start_time), ready)
+
+
+def seconds_to_recovery(old: FineTuneJobStatus, new: FineTuneJobStatus) -> float | None:
+    """From when WorldReady was lost, if it became true again in the same run. Of no interest for a job that was
+    suspended in between."""
+    ready = _became_ready(old, new)
+    lost = _lost(old, new.run) if new.run else None
+    if ready is None or new.run is None or lost is None:
+        return None
+    since = [entry for entry in new.ledger if entry.run == new.run.number and from_text(entry.end_time) >= lost]
+    return None if any(entry.class_ == FailureClass.SUSPENDED for entry in since) else _seconds(lost, ready)
+
+
+def _became_ready(old: FineTuneJobStatus, new: FineTuneJobStatus) -> datetime | None:
+    kind = ConditionType.WORLD_READY
+    if is_true(old.conditions, kind):
+        return None
+    return next(
+        (from_text(c.last_transition_time) for c in new.conditions if c.type == kind and c.status == "True"), None
+    )
+
+
+def _lost(status: FineTuneJobStatus, run: RunStatus) -> datetime | None:
+    """When WorldReady became false in this run; None: it has not been true in it."""
+    kind = ConditionType.WORLD_READY
+    times = (from_text(c.last_transition_time) for c in status.conditions if c.type == kind)
+    return next((time for time in times if time > from_text(run.start_time)), None)
+
+
+def _seconds(begin: datetime, end: datetime) -> float:
+    """A clock that was set back must not count as a negative time."""
+    return max(0.0, (end - begin).total_seconds())

@@ -1,7 +1,8 @@
 """A queue of keys: what waits is there once, and no key is worked on twice at a time.
 
 A key that is added while it is worked on is worked on once more afterwards, so the last word is always seen. A key that
-fails comes again after a delay that doubles, with jitter. It knows nothing of Kubernetes.
+fails comes again after a delay that doubles, with jitter. While the queue is paused keys wait, each once. It knows
+nothing of Kubernetes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -32,6 +34,7 @@ class Queue(Generic[Key]):
         jitter: Callable[[], float] = random.random,
         waited: Callable[[float], None] = lambda seconds: None,
         told: type[Exception] | tuple[type[Exception], ...] = (),
+        paused: bool = False,
     ) -> None:
         """`waited` is told, for each key whose turn comes, how many seconds it waited. Errors of the types `told` say
         in a sentence what is wrong; the others are logged with their traceback, once."""
@@ -45,7 +48,12 @@ class Queue(Generic[Key]):
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._paused = paused
+        self._limits: dict[Key, asyncio.Timeout] = {}
+        """By which the work on a key is cancelled, and not the worker: it is an old task, which kopf leaves alone."""
         self._filled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def add(self, key: Key) -> None:
         """Work on a key as soon as possible."""
@@ -65,6 +73,40 @@ class Queue(Generic[Key]):
             if timer:
                 timer.cancel()
             self._timers[key] = loop.call_later(delay, self.add, key)
+
+    def discard(self, key: Key) -> None:
+        """Forget a key that waits."""
+        self._waiting.pop(key, None)
+        self._failures.pop(key, None)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+
+    def pause(self) -> None:
+        """Begin nothing. What is under way is cancelled, and its keys wait again."""
+        self._paused = True
+        for limit in self._limits.values():
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
+
+    def resume(self) -> None:
+        """Work again, on what came in the meantime, too: from now on it waits for us."""
+        self._paused = False
+        self._waiting = dict.fromkeys(self._waiting, asyncio.get_running_loop().time())
+        self._filled.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing, and return when what is under way has ended; what takes longer is cancelled."""
+        self._paused = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        self.pause()
+        await self._idle.wait()
+
+    @property
+    def known(self) -> frozenset[Key]:
+        """Keys that wait, for their turn or for their time."""
+        return frozenset(self._waiting) | frozenset(self._timers)
 
     @property
     def depth(self) -> int:
@@ -92,24 +134,36 @@ class Queue(Generic[Key]):
 
     async def _worker(self) -> None:
         while True:
-            while not self._waiting:
+            while self._paused or not self._waiting:
                 self._filled.clear()
                 await self._filled.wait()
             key = next(iter(self._waiting))
             self._running[key] = now = asyncio.get_running_loop().time()
+            self._idle.clear()
             self._waited(now - self._waiting.pop(key))
             try:
                 await self._once(key)
             finally:
                 del self._running[key]
+                if not self._running:
+                    self._idle.set()
                 if key in self._again:
                     self._again.discard(key)
                     self.add(key)
 
     async def _once(self, key: Key) -> None:
+        limit = asyncio.timeout(None)
         try:
-            again = await self._work(key)
+            async with limit:
+                self._limits[key] = limit
+                try:
+                    again = await self._work(key)
+                finally:
+                    del self._limits[key]
         except Exception as error:
+            if limit.expired():
+                self._again.add(key)
+                return
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 30)) * (0.5 + self._jitter())
             logger.warning(

@@ -17,4 +17,4 @@ async def inform(cluster: Cluster, intake: Intake) -> None:
 
 async def _watch(cluster: Cluster, resource: Resource, intake: Intake) -> None:
     async for event in cluster.watch(resource, None):
-        intake.saw(resource, event.object)
+        intake.saw(resource, event.object, gone=event.type == "DELETED")

@@ -54,6 +54,10 @@ def test_pods_meet_the_restricted_standard(changes: dict[str, Any]) -> None:
     assert violations(made(**changes)["Job"]["spec"]["template"]) == []
 
 
+def test_a_pod_that_is_deleted_before_its_agent_listens_ends_as_no_process_of_it_is_pid_1() -> None:
+    assert pod_of(made())["shareProcessNamespace"] is True
+
+
 def test_pods_get_no_service_account_token_and_a_read_only_root() -> None:
     pod = pod_of(made())
     assert pod["automountServiceAccountToken"] is False

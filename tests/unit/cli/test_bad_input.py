@@ -65,7 +65,7 @@ def by_rank_zero(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(TrainingError) as raised:
         prepare(run_config(job, next_run(job, 1, LOCAL, "nonce", NOW), LOCAL), paths)
     failure = class_of(raised.value.exit_code)
-    entry = LedgerEntry(run=1, attempt=1, failure=failure, message=str(raised.value), start_time="", end_time="")
+    entry = LedgerEntry(run=1, attempt=1, class_=failure, message=str(raised.value), start_time="", end_time="")
     status = FineTuneJobStatus(phase=Phase.FAILED, ledger=[entry])
     shown = io.StringIO()
     show_failure(Console(file=shown), status)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_operator.cli.configuration import read_settings
+from finetune_operator.cli.configuration import lease_name, read_settings
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.core.settings import Network, Settings
 
@@ -48,6 +48,7 @@ def test_the_command_line_s_image_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("leaseName: ''", ["leaseName", "at least 1 character"]),
         ("trainerImages: x", ["trainerImages", "is no key"]),
         ("trainerImage: 3", ["trainerImage", "3 is wrong"]),
         ("trainerImage: ''", ["trainerImage", "at least 1 character"]),
@@ -71,3 +72,16 @@ def test_what_is_wrong_is_told_in_a_sentence_with_its_key(tmp_path: Path, text: 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--config: .* cannot be read \(No such file"):
         read_settings(str(tmp_path / "none.yaml"), None)
+
+
+@pytest.mark.parametrize("namespaces", [None, ["legal"]])
+def test_the_lease_is_the_one_that_the_file_names(tmp_path: Path, namespaces: list[str] | None) -> None:
+    assert lease_name(written(tmp_path, "leaseName: mine"), namespaces) == "mine"
+
+
+def test_without_a_name_operators_of_the_same_namespaces_share_a_lease(tmp_path: Path) -> None:
+    assert lease_name(None, None) == lease_name(written(tmp_path, "{}"), []) == "finetune-operator"
+    assert lease_name(None, ["legal", "shop"]) == lease_name(None, ["shop", "legal", "shop"])
+    names = {lease_name(None, namespaces) for namespaces in (None, ["legal"], ["shop"], ["legal", "shop"])}
+    assert len(names) == 4
+    assert all(name.startswith("finetune-operator") and len(name) < 64 for name in names)

@@ -25,7 +25,7 @@ from finetune_operator.api.v1alpha1 import (
     ProgressStatus,
     ResultStatus,
 )
-from finetune_operator.cli.display import Display, show_failure, show_result
+from finetune_operator.cli.display import LASTING, Display, show_failure, show_result
 from finetune_operator.cli.exit_codes import BROKEN_PIPE, DONE, FAILED, INVALID
 from finetune_operator.cli.follow import follow
 from finetune_operator.cli.main import main
@@ -155,14 +155,14 @@ def outside_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- following ------------------------------------------------------------------------------------------------------
 
 
-async def outcome_of(end: Callable[[World], object], changes: dict[str, object] | None = None) -> tuple[int, str]:
-    """Exit code and display of a job on two nodes, whose pods `end` ends when they run."""
+async def outcome_of(end: Callable[[World], object], trains: bool = True, **changes: object) -> tuple[int, str]:
+    """Exit code and display of a job on two nodes, whose pods `end` ends when they train."""
     shown = io.StringIO()
     async with operated() as world:
-        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources.nodes": 2, **(changes or {})}))
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources.nodes": 2, **changes}))
         with Display(Console(file=shown)) as display:
             following = asyncio.create_task(follow(world.cluster, "default", "clauses", display))
-            if changes is None:
+            if trains:
                 pods = await world.pods(2)
                 run = run_of(await world.until(lambda s: s.phase == Phase.STARTING))
                 for pod in pods:
@@ -193,9 +193,43 @@ async def test_following_a_job_that_completes_ends_with_0() -> None:
     assert shown.splitlines()[-1] == "Complete"
 
 
-async def test_following_a_job_whose_rank_was_killed_ends_with_1() -> None:
-    code, shown = await outcome_of(finishing(137, error="Rank 1 was killed by signal 9 (SIGKILL)."))
+KILLED = finishing(137, error="Rank 1 was killed by signal 9 (SIGKILL).")
+
+
+async def test_following_a_job_whose_rank_was_killed_goes_on_with_its_next_attempt() -> None:
+    async def killed_once(world: World) -> None:
+        await KILLED(world)
+        await world.succeed(await world.pods_of_attempt(2, 2))
+
+    code, shown = await outcome_of(killed_once)
+    assert code == DONE
+    assert re.search(
+        r"^Restarting: Attempt 2 of run 1 starts now.*; the one before ended as Infrastructure "
+        r"\(exit code 137, node .+\): Rank 1 was killed by signal 9 \(SIGKILL\)\.$",
+        shown,
+        re.MULTILINE,
+    ), shown
+    assert shown.splitlines()[-1] == "Complete"
+
+
+async def test_following_a_job_whose_rank_was_killed_and_that_has_no_restarts_ends_with_1() -> None:
+    code, shown = await outcome_of(KILLED, **{"spec.faultTolerance.maxRestarts": 0})
     assert (code, shown.splitlines()[-1]) == (FAILED, "Failed")
+    assert "Restarting" not in shown
+
+
+async def test_following_a_job_that_is_suspended_says_so_and_goes_on_when_it_is_resumed() -> None:
+    async def suspended_once(world: World) -> None:
+        await world.edit(**{"spec.suspend": True})
+        await world.until(lambda s: s.phase == Phase.SUSPENDED)
+        await world.edit(**{"spec.suspend": False})
+        await world.succeed(await world.pods_of_attempt(2, 2))
+
+    code, shown = await outcome_of(suspended_once)
+    assert code == DONE
+    assert "Suspended: spec.suspend is true; attempt 2 of run 1 starts when it is false" in shown.splitlines()
+    assert "Restarting" not in shown
+    assert shown.splitlines()[-1] == "Complete"
 
 
 async def test_following_a_job_whose_data_are_wrong_ends_with_2() -> None:
@@ -209,7 +243,7 @@ async def test_following_a_job_that_is_deleted_ends_with_1() -> None:
 
 
 async def test_following_a_job_that_the_cluster_cannot_read_ends_with_2() -> None:
-    code, _ = await outcome_of(lambda world: None, {"spec.model.uri": "file:///models/minilm"})
+    code, _ = await outcome_of(lambda world: None, trains=False, **{"spec.model.uri": "file:///models/minilm"})
     assert code == INVALID
 
 
@@ -250,6 +284,18 @@ def test_a_terminal_gets_a_bar_with_phase_step_loss_speed_and_rest() -> None:
     assert re.search(r"Training .*step 3/30  loss 0\.5123  12,345 tokens/s  ETA 27s", text), text
 
 
+@pytest.mark.parametrize("phase", LASTING)
+def test_a_terminal_keeps_the_sentence_of_an_attempt_that_ended_and_of_a_suspension(phase: Phase) -> None:
+    shown = io.StringIO()
+    with Display(Console(file=shown, force_terminal=True, width=120)) as display:
+        for _ in range(2):
+            display.update(status(phase, "because of [this]"))
+        display.update(TRAINING)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    assert re.search(rf"{phase}: because of \[this\] *$", text, re.MULTILINE), text
+    assert text.count(f"{phase}: because of [this]") == 1, text
+
+
 def test_the_end_shows_metrics_before_and_after_and_the_places_of_the_models() -> None:
     shown = io.StringIO()
     result = ResultStatus(
@@ -269,7 +315,15 @@ def test_the_end_shows_metrics_before_and_after_and_the_places_of_the_models() -
 
 def failed(failure: str, exit_code: int, message: str, log: list[str]) -> FineTuneJobStatus:
     entry = LedgerEntry(
-        run=1, attempt=1, failure=failure, exit_code=exit_code, message=message, start_time="", end_time="", log=log
+        run=1,
+        attempt=1,
+        class_=failure,
+        exit_code=exit_code,
+        node="n1",
+        message=message,
+        start_time="",
+        end_time="",
+        log=log,
     )
     return status(Phase.FAILED, ledger=[entry])
 
@@ -279,7 +333,7 @@ def failed(failure: str, exit_code: int, message: str, log: list[str]) -> FineTu
     [
         (
             failed("Infrastructure", 137, "Rank 1 was killed.", ["[rank 1] last words"]),
-            ["  [rank 1] last words", "finetune: Infrastructure (exit code 137): Rank 1 was killed."],
+            ["  [rank 1] last words", "finetune: Infrastructure (exit code 137, node n1): Rank 1 was killed."],
         ),
         (failed("Invalid", 76, "dataset.uri: x is empty", ["noise"]), ["finetune: dataset.uri: x is empty"]),
         (FineTuneJobStatus(phase=Phase.TRAINING), ["finetune: the job was deleted"]),

@@ -91,3 +91,30 @@ def test_what_is_no_manifest_is_refused_with_one_sentence(text: str, sentence: s
     with pytest.raises(ManifestError) as caught:
         load_manifests(text, "a.yaml")
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0x" + "f" * 400, "0x" + "f" * 400),
+        ("1" * 400, "1" * 400),
+        ("1" * 5000, "1" * 5000),
+        ("1" * 30, float("1" * 30)),
+    ],
+)
+def test_a_number_that_nothing_can_hold_is_a_text_as_for_kubectl(text: str, value: object) -> None:
+    assert load_manifests(f"a: {text}", "f") == [{"a": value}]
+
+
+def test_a_surrogate_pair_is_a_character_and_half_of_one_is_told() -> None:
+    assert load_manifests('{"a": "\\ud83d\\ude00"}', "f") == [{"a": "\U0001f600"}]
+    with pytest.raises(ManifestError, match=r"f, line 1: .* has half of a surrogate pair"):
+        load_manifests('{"a": "\\ud800"}', "f")
+
+
+def test_aliases_and_brackets_end_in_a_sentence_before_they_fill_the_memory() -> None:
+    doublings = "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}, *a{n}]\n" for n in range(12))
+    with pytest.raises(ManifestError, match="more than 1000000 values"):
+        load_manifests("a0: &a0 [x]\n" + doublings, "f")
+    with pytest.raises(ManifestError, match="nested too deeply"):
+        load_manifests("[" * 100_000, "f")

@@ -6,7 +6,7 @@ from typing import Any
 
 from support.clusters import NOW
 
-from finetune_operator.core.cause import cause_of
+from finetune_operator.core.cause import cause_of, has_failed, seconds_to_wait
 from finetune_operator.core.observed import JobView, PodView
 from finetune_trainer.contract import FailureClass, TerminationMessage
 
@@ -55,6 +55,15 @@ def test_a_pod_that_only_heard_of_the_error_is_not_the_cause_though_it_ended_fir
 def test_a_pod_stopped_by_the_controller_is_not_the_cause() -> None:
     pods = [pod(0, 75, deleted=at(6), ended=at(7)), pod(1, 1, error="boom", error_at=4.5, ended=at(4.6))]
     assert cause_of(child(5), pods).message == "boom"
+
+
+def test_of_pods_deleted_within_a_second_the_one_that_was_deleted_first_is_the_cause() -> None:
+    pods = [
+        pod(0, 75, error="stopped", deleted=at(5), ended=at(5), deletion_version=12),
+        pod(1, 75, error="stopped", deleted=at(5), ended=at(6), deletion_version=11),
+    ]
+    cause = cause_of(child(5), pods)
+    assert (cause.failure, cause.pod, cause.node) == (FailureClass.PREEMPTED, "pod-1", "n1")
 
 
 def test_a_pod_killed_after_the_controller_deleted_it_is_not_the_cause() -> None:
@@ -110,3 +119,36 @@ def test_a_time_that_no_calendar_has_is_not_believed() -> None:
     assert pods[0].message
     wild = replace(pods[0], message=pods[0].message.model_copy(update={"error_time": 1e30}))
     assert cause_of(child(), [wild, pods[1]]).message == "bad row"
+
+
+# ---- when it is told ------------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_is_lost_with_its_first_pod_before_the_job_says_so() -> None:
+    assert has_failed(child(None), (pod(0), pod(1, 1, ended=at(1))))
+    assert not has_failed(child(None), (pod(0), pod(1, 0, ended=at(1))))
+
+
+def test_while_pods_are_being_deleted_only_the_job_says_that_it_failed() -> None:
+    pods = (pod(0, deleted=at(2)), pod(1, 1, ended=at(1)))
+    assert not has_failed(child(None), pods)
+    assert has_failed(child(2), pods)
+
+
+def test_a_pod_that_was_killed_without_a_word_waits_for_nobody() -> None:
+    pods = (pod(0), pod(1, 137, ended=at(1)))
+    assert seconds_to_wait(child(None), pods, at(1), 5) <= 0
+
+
+def test_the_other_pods_words_are_awaited_for_a_moment() -> None:
+    pods = (pod(0), pod(1, 1, error="boom", error_at=1, ended=at(1)))
+    assert seconds_to_wait(child(None), pods, at(2), 5) == 4
+    assert seconds_to_wait(child(4), pods, at(2), 5) == 4
+    assert seconds_to_wait(child(None), (replace(pods[0], present=False), pods[1]), at(2), 5) <= 0
+    assert seconds_to_wait(child(None), (pod(0, 75, ended=at(2)), pods[1]), at(2), 5) <= 0
+
+
+def test_the_end_of_a_pod_that_is_gone_is_waited_for_as_watches_do_not_wait_for_each_other() -> None:
+    gone = pod(0, present=False, scheduled=True)
+    assert seconds_to_wait(child(failed_at=5), (gone,), at(6), settle=5) == 4
+    assert seconds_to_wait(child(failed_at=5), (replace(gone, deleted=at(5)),), at(6), settle=5) == 0

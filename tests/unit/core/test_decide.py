@@ -12,7 +12,7 @@ import pytest
 from support.clusters import NOW, RESULT, condition, run_of
 from support.manifests import manifest
 
-from finetune_operator.api.parse import parse
+from finetune_operator.api.parse import InvalidManifestError, parse
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus
 from finetune_operator.core.decide import decide, decide_invalid
 from finetune_operator.core.observed import JobView, Observed, PodView
@@ -83,16 +83,36 @@ def failed(status: FineTuneJobStatus, error: str = "no such column", log: tuple[
 def test_an_edit_before_the_children_are_made_asks_for_a_run_of_its_own(edit: dict[str, Any]) -> None:
     """Some of the first run's children may be there, immutable: the next run must not meet them."""
     first = started()
-    second = decided(Observed(job(first, **{"metadata.generation": 2, **edit}), NOW, "other"))
+    second = decided(Observed(job(first, **{"metadata.generation": 2, **edit}), NOW, "other", edited=True))
     assert (run_of(second).number, run_of(second).generation) == (2, 2)
     assert run_of(second).image == edit.get("spec.image", "trainer:1")
+
+
+def test_a_run_that_was_edited_before_it_began_ends_before_its_children_go() -> None:
+    """Another operator may be about to make its Job."""
+    edit = {"metadata.generation": 2, "spec.training.seed": 3}
+    seen = Observed(job(started(), **edit), NOW, "other", edited=True, leftover=True)
+    ended = decided(seen)
+    assert not decide(seen, SETTINGS).delete_children
+    for later in (edit, {"metadata.generation": 3}):  # the second takes the edit back
+        rest = Observed(job(ended, **later), NOW, "other", leftover=True)
+        assert decide(rest, SETTINGS).delete_children
+        assert run_of(decided(replace(rest, leftover=False))).number == 2
+
+
+def test_a_run_speaks_at_its_end_for_the_edits_that_held_at_once() -> None:
+    status, edit = started(), {"metadata.generation": 2, "spec.ttlSecondsAfterFinished": 60}
+    success = Observed(job(status, **edit), NOW, "n", child(succeeded=frozenset({0})), (ended_well(status),))
+    ended = decided(success)
+    assert (ended.observed_generation, run_of(ended).generation) == (2, 2)
+    assert decide(Observed(job(ended, **edit), NOW, "n"), SETTINGS).status == ended, "there is nothing left to write"
 
 
 def test_a_run_that_ends_after_an_edit_does_not_speak_for_the_edited_spec() -> None:
     status = started()
     edited = job(status, **{"metadata.generation": 2, "spec.training.seed": 3})
-    training = decided(Observed(edited, NOW, "n", child(), answers={"u": answer(status)}))
-    success = Observed(edited, NOW, "n", child(succeeded=frozenset({0})), (ended_well(status),))
+    training = decided(Observed(edited, NOW, "n", child(), answers={"u": answer(status)}, edited=True))
+    success = Observed(edited, NOW, "n", child(succeeded=frozenset({0})), (ended_well(status),), edited=True)
     for seen in (training, decided(success)):
         assert seen.observed_generation == 1
         assert {c.observed_generation for c in seen.conditions} == {1}
@@ -102,10 +122,36 @@ def test_a_run_that_ends_after_an_edit_does_not_speak_for_the_edited_spec() -> N
     assert (run_of(following).number, following.observed_generation) == (2, 2)
 
 
+def test_an_edit_that_waits_does_not_take_back_that_an_earlier_one_was_observed() -> None:
+    seen = started().model_copy(update={"observed_generation": 2})  # suspend, say, which held at once
+    edited = job(seen, **{"metadata.generation": 3, "spec.training.seed": 3})
+    training = decided(Observed(edited, NOW, "n", child(), answers={"u": answer(seen)}, edited=True))
+    assert training.observed_generation == 2
+
+
+def test_a_run_that_was_replaced_while_suspended_is_suspended_when_no_pod_is_left() -> None:
+    ended = failed(started(), error="replaced")
+    edited = job(ended, **{"metadata.generation": 2, "spec.training.seed": 3, "spec.suspend": True})
+    alive = PodView(uid="u", name="p", index=0, owner_uid="j", scheduled=True, running=True)
+    assert decided(Observed(edited, NOW, "n", remaining=(alive,))).phase == "Suspending"
+    assert decided(Observed(edited, NOW, "n")).phase == "Suspended"
+
+
+def test_no_attempt_follows_when_the_spec_that_the_run_began_with_is_lost() -> None:
+    status = started()
+    second = status.model_copy(update={"run": run_of(status).model_copy(update={"attempt": 2})})
+    edited = job(second, **{"metadata.generation": 2, "spec.training.seed": 3})
+    ended = decided(Observed(edited, NOW, "n", edited=True, spec_lost=True))
+    assert (run_of(ended).attempt, ended.ledger[-1].class_) == (2, "Replaced")
+    assert run_of(ended).completion_time
+
+
 @pytest.mark.parametrize("success", [True, False])
 def test_a_fault_that_went_away_by_itself_leaves_the_word_on_the_newest_run(success: bool) -> None:
     ended = complete() if success else failed(started())
-    stalled = decide_invalid(ended, 1, ("an operator of another version could not read it",), NOW).status
+    stalled = decide_invalid(
+        ended, 1, InvalidManifestError(["an operator of another version could not read it"]), NOW
+    ).status
     assert stalled is not None
     again = decided(Observed(job(stalled), NOW, "n"))
     assert again.conditions == ended.conditions
@@ -149,10 +195,42 @@ def test_an_answer_with_numbers_that_no_status_holds_is_no_answer(nonsense: dict
     assert not valid(run, answer(started(), **nonsense), "u", 0)
 
 
+def running_then(suspended: bool, *pods: PodView, failure: bool = False) -> Observed:
+    """An attempt whose Job is there, and spec.suspend as it is now."""
+    status = started()
+    run = run_of(status).model_copy(update={"job_uid": "j"})
+    now = job(status.model_copy(update={"run": run}), **{"spec.suspend": suspended})
+    return Observed(now, NOW, "n", child(failure=NOW - timedelta(minutes=1) if failure else None), pods)
+
+
+def test_an_attempt_that_is_suspended_does_not_say_that_another_starts_now() -> None:
+    status = decided(running_then(True, PodView(uid="u", name="p", index=0, owner_uid="j", running=True)))
+    assert (status.phase, condition(status, "Reconciling")) == ("Suspending", ("True", "Suspending"))
+    assert status.conditions[0].message == "Run 1 is being stopped; 1 of its pods are still there"
+    assert (run_of(status).attempt, status.ledger[0].class_) == (2, "Suspended")
+
+
+def test_an_attempt_that_fails_while_it_is_to_be_suspended_says_both() -> None:
+    pod = PodView(uid="u", name="p", index=0, owner_uid="j", phase="Failed", exit_code=79, ended=NOW, node="n1")
+    status = decided(running_then(True, pod, failure=True))
+    assert status.phase == "Restarting"
+    assert "Attempt 2 of run 1 starts when spec.suspend is false" in status.conditions[0].message
+    assert "ended as Hung (exit code 79, node n1)" in status.conditions[0].message
+
+
+def test_whoever_resumes_a_job_waits_for_no_delay_of_a_failure_before() -> None:
+    status = started()
+    run = run_of(status).model_copy(update={"attempt": 2, "not_before": "2026-01-01T00:05:00Z"})
+    waiting = status.model_copy(update={"run": run})
+    suspended = decided(Observed(job(waiting, **{"spec.suspend": True}), NOW, "n"))
+    assert suspended.phase == "Suspended"
+    assert run_of(suspended).not_before is None
+
+
 def test_success_whose_word_was_lost_with_its_pod_is_of_unknown_class() -> None:
     status = started()
     lost = decided(Observed(job(status), NOW, "n", child(succeeded=frozenset({0}))))
-    assert (lost.ledger[0].failure, lost.ledger[0].message) == (
+    assert (lost.ledger[0].class_, lost.ledger[0].message) == (
         "Unknown",
         "all pods ended well, but rank 0's pod is gone and with it the word on its result",
     )

@@ -49,6 +49,17 @@ def test_when_deletion_was_asked_for_is_its_timestamp_less_the_grace_period() ->
     assert deleted.isoformat() == "2026-01-01T00:00:00+00:00"
 
 
+def test_the_first_deletion_counts_and_not_the_kubelet_s_own_that_follows() -> None:
+    asked, ended = api_pod(), api_pod()
+    deletion = {"deletionTimestamp": "2026-01-01T00:05:00Z", "deletionGracePeriodSeconds": 300, "resourceVersion": "41"}
+    asked["metadata"] |= deletion
+    again = {"deletionTimestamp": "2026-01-01T00:00:02Z", "deletionGracePeriodSeconds": 0, "resourceVersion": "47"}
+    ended["metadata"] |= again
+    first = PodView.of(asked)
+    last = PodView.of(ended).after(first)
+    assert (last.deleted, last.deletion_version) == (first.deleted, 41)
+
+
 def test_terminal_facts_stay_when_a_later_view_lacks_them() -> None:
     ended = PodView.of(api_pod(**terminated(exitCode=76, reason="Error")))
     later = PodView.of(api_pod(phase="Failed")).after(ended)

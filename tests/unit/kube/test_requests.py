@@ -121,6 +121,34 @@ async def test_delete_is_in_the_background_and_only_of_that_uid(server: FakeServ
     assert body["preconditions"] == {"uid": "u-1"}
 
 
+async def test_put_is_of_the_whole_object_as_it_was_read_and_takes_no_unknown_field(server: FakeServer) -> None:
+    server.says(ok(config("settings", "2")))
+    assert (await server.cluster.put(CONFIGMAPS, config("settings", "1")))["metadata"]["resourceVersion"] == "2"
+    path = "/api/v1/namespaces/lab/configmaps/settings"
+    assert server.requests == [("PUT", path, {"fieldValidation": "Strict"}, config("settings", "1"))]
+
+
+async def test_put_of_what_was_not_read_is_refused_before_anything_is_sent(server: FakeServer) -> None:
+    with pytest.raises(InvalidError, match="resourceVersion: must be specified"):
+        await server.cluster.put(CONFIGMAPS, config("settings", ""))
+    assert server.requests == []
+
+
+async def test_put_is_not_tried_again_when_it_may_have_taken_effect(server: FakeServer) -> None:
+    server.says(status(500, "InternalError"), ok(config("settings", "2")))
+    with pytest.raises(ApiError):
+        await server.cluster.put(CONFIGMAPS, config("settings", "1"))
+    assert len(server.requests) == 1
+
+
+async def test_a_retry_after_of_minutes_is_not_waited_for(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_operator.kube.transport.LONGEST_RETRY_AFTER", 0.01)
+    server.says(status(429, **{"Retry-After": "3600"}), ok(config("settings", "1")))
+    async with asyncio.timeout(5):
+        await server.cluster.get(CONFIGMAPS, "lab", "settings")
+    assert len(server.requests) == 2
+
+
 async def test_pages_of_a_list_are_put_together_in_order(server: FakeServer) -> None:
     server.says(listed("7", config("b", "2"), following="more"), listed("7", config("a", "1")))
     found = await server.cluster.list(CONFIGMAPS, "lab", {"team": "a", "tier": "b"})

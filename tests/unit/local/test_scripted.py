@@ -233,3 +233,15 @@ async def test_the_same_seed_gives_the_same_names() -> None:
 )
 def test_completed_indexes_are_written_as_ranges(indexes: tuple[int, ...], expected: str) -> None:
     assert index_ranges(indexes) == expected
+
+
+async def test_controllers_act_after_their_lag() -> None:
+    clock = VirtualClock()
+    cluster = LocalCluster(ScriptedDriver(), clock=clock, lag=lambda: 3.0)
+    cluster.add_namespace("lab")
+    await cluster.start()
+    await cluster.create(JOBS, job("task", "lab", "true", pods=1))
+    assert await pods_of(cluster) == []
+    await clock.pass_(3)
+    assert len(await pods_of(cluster)) == 1
+    await cluster.close()

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import pytest
 from support.clusters import SETTINGS
+from support.jobs import config_map
 from support.manifests import manifest
+from support.operators import Scene, in_virtual_time, silent_about_leases
 
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.scripted import ScriptedDriver
-from finetune_operator.protocol import FINETUNEJOBS, ApiError, ForbiddenError, NotFoundError, Object, Resource
-from finetune_operator.runtime.app import operate
+from finetune_operator.protocol import (
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    LEASES,
+    ApiError,
+    Cluster,
+    ForbiddenError,
+    NotFoundError,
+    Object,
+    Resource,
+)
+from finetune_operator.runtime.app import DRAIN, operate
 from finetune_operator.runtime.health import Health
-from finetune_operator.runtime.intake import Intake
+from finetune_operator.runtime.intake import Intake, Key
+from finetune_operator.runtime.leader import RELEASE_FOR
 
 
 class Stumbling(LocalCluster):
@@ -121,3 +136,126 @@ async def test_the_workers_are_there_before_the_informer_starts() -> None:
     await operate(cluster, SETTINGS, ends)
     await cluster.close()
     assert there >= 16
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A reconciler that takes its time, and makes a note when it has not been disturbed."""
+
+    def __init__(self, seconds: float, done: list[float], cluster: Cluster, *_: Any, **named: Any) -> None:
+        self._seconds = seconds
+        self._done = done
+        self._cluster = cluster
+
+    async def reconcile(self, key: Key) -> float:
+        await asyncio.sleep(self._seconds)
+        await self._cluster.create(CONFIGMAPS, config_map(f"{key.name}-{len(self._done)}", "default"))
+        self._done.append(asyncio.get_running_loop().time())
+        return 0
+
+    def forget(self, key: Key) -> None:
+        """Nothing is kept."""
+
+
+@pytest.mark.parametrize(("seconds", "takes"), [(3.0, (0, 3)), (60.0, (DRAIN, DRAIN))])
+def test_on_its_end_an_operator_finishes_what_is_under_way_or_gives_up_and_then_gives_the_lease_back(
+    seconds: float, takes: tuple[float, float]
+) -> None:
+    async def scene(scene: Scene) -> None:
+        done: list[float] = []
+        await scene.cluster.create(FINETUNEJOBS, manifest())
+        operator = scene.start("one", make_reconciler=partial(Slow, seconds, done))
+        await asyncio.sleep(100)
+        assert operator.leads
+        before = len(done)
+        took = await operator.ended()
+        assert takes[0] <= took <= takes[1] + 0.1
+        assert len(done) - before == (1 if seconds < DRAIN else 0)
+        assert (await scene.lease())["spec"]["holderIdentity"] == ""
+        assert operator.health.unready == "the operator is ending"
+        assert not operator.leads
+        await asyncio.sleep(100)
+        assert len(done) - before <= 1, "nothing is begun"
+
+    in_virtual_time(scene)
+
+
+def test_the_lease_is_given_back_though_the_last_renewal_was_not_answered() -> None:
+    async def scene(scene: Scene) -> None:
+        operator = scene.start("one")
+        await scene.until(lambda: operator.leads)
+
+        async def unanswered(resource: Resource) -> None:
+            """The write takes effect, and nobody is told."""
+            if resource == LEASES:
+                operator.connection.fault = None
+                lease = await scene.lease()
+                lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+                await scene.cluster.put(LEASES, lease)
+                await asyncio.Event().wait()
+
+        operator.connection.fault = unanswered
+        await asyncio.sleep(6)
+        assert await operator.ended() < 3
+        assert (await scene.lease())["spec"]["holderIdentity"] == ""
+
+    in_virtual_time(scene)
+
+
+def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end() -> None:
+    async def scene(scene: Scene) -> None:
+        operator = scene.start("one")
+        await scene.until(lambda: operator.leads)
+        operator.connection.fault = silent_about_leases
+        assert await operator.ended() <= RELEASE_FOR + 0.1
+        assert (await scene.lease())["spec"]["holderIdentity"] == "one"
+
+    in_virtual_time(scene)
+
+
+def test_who_waits_to_lead_ends_without_touching_the_lease() -> None:
+    async def scene(scene: Scene) -> None:
+        leader = scene.start("one")
+        await scene.until(lambda: leader.leads)
+        standby = scene.start("other")
+        await asyncio.sleep(4)
+        assert await standby.ended() < 0.1
+        assert (await scene.lease())["spec"]["holderIdentity"] == "one"
+
+    in_virtual_time(scene)
+
+
+async def test_the_informer_ends_last() -> None:
+    """kopf cancels what it finds when it ends, and that may be a part of what is under way."""
+    ended: list[str] = []
+    begun, stop = asyncio.Event(), asyncio.Event()
+
+    class Noting:
+        def __init__(self, *_: Any, **named: Any) -> None:
+            pass
+
+        async def reconcile(self, key: Key) -> None:
+            begun.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            ended.append("the reconcile")
+
+    async def inform(intake: Intake) -> None:
+        intake.saw(FINETUNEJOBS, {"metadata": {"namespace": "default", "name": "clauses", "uid": "u"}})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("the informer")
+
+    cluster = Stumbling(lambda count: None)
+    operator = asyncio.create_task(
+        operate(cluster, SETTINGS, inform, stop=stop, make_reconciler=Noting)  # type: ignore[arg-type]  # all that is used
+    )
+    await asyncio.wait_for(begun.wait(), 5)
+    stop.set()
+    await asyncio.wait_for(operator, 5)
+    await cluster.close()
+    assert ended == ["the reconcile", "the informer"]

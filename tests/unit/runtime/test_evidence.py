@@ -22,3 +22,30 @@ def test_the_oldest_goes_when_the_map_is_full() -> None:
     for uid in ("p0", "p1", "p2"):
         evidence.record(view(uid))
     assert [p.uid for p in evidence.merged("j", [])] == ["p1", "p2"]
+
+
+def test_what_a_job_s_pods_have_left_is_forgotten_with_it_and_nothing_else() -> None:
+    evidence = Evidence()
+    for uid, owner, job in (("p0", "j", "a"), ("p1", "k", "a"), ("p2", "l", "b")):
+        evidence.record(view(uid, owner), job)
+    evidence.forget("a", but="k")
+    assert [p.uid for p in (*evidence.merged("j", [], "a"), *evidence.merged("k", [], "a"))] == ["p1"]
+    evidence.forget("a")
+    assert (len(evidence), evidence.jobs) == (1, {"b"})
+    evidence.forget("a")
+    assert [p.uid for p in evidence.merged("l", [], "b")] == ["p2"]
+
+
+def test_what_was_forgotten_and_told_again_is_known_again() -> None:
+    evidence = Evidence()
+    evidence.record(view("p0", exit_code=76), "a")
+    evidence.forget("a")
+    evidence.record(view("p0", exit_code=76), "a")
+    assert [p.exit_code for p in evidence.merged("j", [], "a")] == [76]
+
+
+def test_a_full_map_keeps_no_job_without_pods() -> None:
+    evidence = Evidence(capacity=2)
+    for number in range(9):
+        evidence.record(view(f"p{number}"), f"job-{number}")
+    assert (len(evidence), evidence.jobs) == (2, {"job-7", "job-8"})

@@ -32,8 +32,8 @@ async def test_a_job_trains_and_completes() -> None:
         await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
         pods = await world.pods(2)
         starting = await world.until(lambda s: s.phase == Phase.STARTING)
-        assert condition(starting, "Ready") == ("False", "Starting")
-        assert condition(starting, "Reconciling") == ("True", "Starting")
+        assert condition(starting, "Ready") == ("False", "PodsRunning")
+        assert condition(starting, "Reconciling") == ("True", "PodsRunning")
         run = run_of(starting)
         for pod in pods:
             world.say(pod, run, step=3)
@@ -109,7 +109,7 @@ async def test_a_failed_rank_is_named_with_class_exit_code_node_and_log() -> Non
         world.driver.finish(pods[1], 76, words)
         failed = await world.until(lambda s: s.phase == Phase.FAILED)
         (entry,) = failed.ledger
-        assert (entry.failure, entry.exit_code, entry.rank, entry.node) == ("Invalid", 76, 1, "node-1")
+        assert (entry.class_, entry.exit_code, entry.rank, entry.node) == ("Invalid", 76, 1, "node-1")
         assert entry.log == ["loading", "gone"]
         assert "dataset.uri: no such file" in entry.message
         assert condition(failed, "Stalled") == ("True", "Failed")
@@ -125,8 +125,8 @@ async def test_the_first_to_fail_is_the_cause_though_rank_0_fails_too() -> None:
         world.driver.sigterm_exit_code = None
         world.driver.finish(pods[0], 1, last_words(pods[0], run, 1, error="connection closed by peer", error_time=20.0))
         world.driver.finish(pods[1], 78, last_words(pods[1], run, 78, error="out of memory", error_time=10.0))
-        failed = await world.until(lambda s: s.phase == Phase.FAILED)
-        assert (failed.ledger[0].failure, failed.ledger[0].message) == ("OutOfMemory", "out of memory")
+        after = await world.until(lambda s: s.ledger)
+        assert (after.ledger[0].class_, after.ledger[0].message) == ("OutOfMemory", "out of memory")
 
 
 async def test_an_evicted_pod_is_the_cause_though_nothing_is_left_of_it() -> None:
@@ -135,9 +135,9 @@ async def test_an_evicted_pod_is_the_cause_though_nothing_is_left_of_it() -> Non
         pods = await world.pods(2)
         await world.until(lambda s: s.phase == Phase.STARTING)
         world.driver.evict(pods[1])
-        failed = await world.until(lambda s: s.phase == Phase.FAILED)
-        assert failed.ledger[0].failure == "Preempted"
-        assert pods[1]["metadata"]["name"] in failed.ledger[0].message
+        after = await world.until(lambda s: s.run and s.run.attempt == 2 and s.run.job_uid)
+        assert (after.ledger[0].class_, after.ledger[0].counted) == ("Preempted", False)
+        assert pods[1]["metadata"]["name"] in after.ledger[0].message
 
 
 async def test_pods_that_all_end_well_but_leave_no_result_are_no_success() -> None:
@@ -147,7 +147,7 @@ async def test_pods_that_all_end_well_but_leave_no_result_are_no_success() -> No
         run = run_of(await world.until(lambda s: s.phase == Phase.STARTING))
         world.driver.finish(pod, 0, last_words(pod, run, result=None))
         failed = await world.until(lambda s: s.phase == Phase.FAILED)
-        assert (failed.ledger[0].failure, failed.ledger[0].message) == (
+        assert (failed.ledger[0].class_, failed.ledger[0].message) == (
             "Mismatch",
             "all pods ended well but rank 0 left no result",
         )
@@ -161,20 +161,20 @@ async def test_a_pod_that_ends_well_in_a_smaller_world_is_no_success() -> None:
         world.driver.finish(pods[0], 0, last_words(pods[0], run))
         world.driver.finish(pods[1], 0, last_words(pods[1], run, world=1))
         failed = await world.until(lambda s: s.phase == Phase.FAILED)
-        assert failed.ledger[0].failure == "Mismatch"
+        assert failed.ledger[0].class_ == "Mismatch"
         assert "attested world 1" in failed.ledger[0].message
 
 
-async def test_a_job_that_somebody_deletes_ends_the_run_and_is_not_made_again() -> None:
+async def test_a_job_that_somebody_deletes_starts_another_attempt_of_the_run() -> None:
     async with operated() as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         await world.pods(1)
         run = run_of(await world.until(lambda s: s.run and s.run.job_uid))
         (job,) = await world.cluster.list(JOBS, "default")
         await world.cluster.delete(JOBS, "default", job["metadata"]["name"])
-        failed = await world.until(lambda s: s.phase == Phase.FAILED)
-        assert failed.ledger[0].failure in ("Preempted", "Unknown")
-        assert run_of(failed).number == run.number
+        after = await world.until(lambda s: s.run and s.run.attempt == 2 and s.run.job_uid)
+        assert after.ledger[0].class_ in ("Preempted", "Unknown")
+        assert run_of(after).number == run.number
 
 
 async def test_deleting_the_finetunejob_removes_everything() -> None:
@@ -232,15 +232,16 @@ async def test_a_mended_spec_starts_the_next_run_and_the_same_recipe_does_not() 
 
         job = await world.job()
         job["spec"]["dataset"]["columns"]["text"] = "body"
-        await world.cluster.replace(FINETUNEJOBS, job)
+        await world.cluster.put(FINETUNEJOBS, job)
         second = run_of(await world.until(lambda s: s.run and s.run.number == 2 and s.phase == Phase.STARTING))
-        (pod,) = [p for p in await world.pods(2) if p["metadata"]["labels"]["finetune.dev/run"] == "2"]
+        (pod,) = await world.pods_of_attempt(1, 1)
+        assert pod["metadata"]["labels"]["finetune.dev/run"] == "2", "what the first run left is gone"
         world.driver.finish(pod, 0, last_words(pod, second))
         await world.until(lambda s: s.phase == Phase.COMPLETE)
 
         job = await world.job()
         job["spec"]["resources"]["memory"] = "8Gi"
-        await world.cluster.replace(FINETUNEJOBS, job)
+        await world.cluster.put(FINETUNEJOBS, job)
         same = await world.until(lambda s: s.observed_generation == 3)
         assert (same.phase, run_of(same).number) == (Phase.COMPLETE, 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.health import Health
 from finetune_operator.runtime.intake import Intake, Key
-from finetune_operator.runtime.metrics import Metrics, ended_attempt, seconds_to_world_ready
+from finetune_operator.runtime.metrics import Metrics, ended_attempt, seconds_to_recovery, seconds_to_world_ready
 from finetune_operator.runtime.queue import Queue
 from finetune_operator.runtime.reconciler import Reconciler
 
@@ -177,7 +178,9 @@ async def test_a_reconcile_that_is_cancelled_does_not_count() -> None:
 async def test_what_waits_and_what_hangs_is_seen_from_outside() -> None:
     async def sees_many(intake: Intake) -> None:
         for number in range(100):
-            intake.saw(FINETUNEJOBS, {"metadata": {"namespace": "default", "name": f"job-{number}"}})
+            intake.saw(
+                FINETUNEJOBS, {"metadata": {"namespace": "default", "name": f"job-{number}", "uid": f"{number}"}}
+            )
         await asyncio.Event().wait()
 
     metrics, health = Metrics(), Health()
@@ -223,7 +226,7 @@ async def test_a_key_waits_from_when_it_was_first_added() -> None:
 def status(
     attempt: int = 1, ended: bool = False, ledger: tuple[int, ...] = (), ready: str | None = None
 ) -> FineTuneJobStatus:
-    """Of run 1, with the numbers of the attempts in its ledger, and the time of WorldReady."""
+    """Of run 1, with the numbers of the attempts in its ledger (negative: a success), and the time of WorldReady."""
     run = {
         "number": 1,
         "attempt": attempt,
@@ -236,7 +239,12 @@ def status(
         "world": 1,
         "zero_stage": 0,
     }
-    entries = [LedgerEntry(run=1, attempt=n, failure="Hung", message="", start_time="s", end_time="e") for n in ledger]
+    entries = [
+        LedgerEntry(
+            run=1, attempt=abs(n), class_="Hung" if n > 0 else "Success", message="", start_time="s", end_time="e"
+        )
+        for n in ledger
+    ]
     made = FineTuneJobStatus.model_validate({"run": run, "ledger": entries})
     if ready:
         made.conditions = set_condition([], ConditionType.WORLD_READY, "True", "R", "", 1, from_text(ready))
@@ -248,13 +256,13 @@ def status(
     [
         (FineTuneJobStatus(), status(), None),
         (status(), status(), None),
-        (status(), status(ended=True), "Success"),
-        (status(ended=True), status(ended=True), None),
+        (status(), status(ended=True, ledger=(-1,)), "Success"),
+        (status(ended=True, ledger=(-1,)), status(ended=True, ledger=(-1,)), None),
         (status(), status(ended=True, ledger=(1,)), "Hung"),
         (status(ended=True, ledger=(1,)), status(ended=True, ledger=(1,)), None),
         (status(), status(attempt=2, ledger=(1,)), "Hung"),
         (status(attempt=4, ledger=(1, 2, 3)), status(attempt=5, ledger=(2, 3, 4)), "Hung"),
-        (status(attempt=2, ledger=(1,)), status(attempt=2, ended=True, ledger=(1,)), "Success"),
+        (status(attempt=2, ledger=(1,)), status(attempt=2, ended=True, ledger=(1, -2)), "Success"),
     ],
     ids=[
         "a run starts",
@@ -278,6 +286,97 @@ def test_a_world_becomes_ready_once_and_its_time_counts_from_the_run_s_start() -
     assert seconds_to_world_ready(status(), ready) == 90
     assert seconds_to_world_ready(ready, ready) is None
     assert seconds_to_world_ready(status(), status(ready="2025-12-31T23:59:59Z")) == 0, "the clock was set back"
+
+
+def lost(seconds: str, *ledger: str) -> FineTuneJobStatus:
+    """Of run 1, whose world was lost at that time of the first hour, with the classes of what has ended then."""
+    made = status(attempt=2)
+    made.conditions = set_condition(
+        [], ConditionType.WORLD_READY, "False", "R", "", 1, from_text(f"2026-01-01T{seconds}Z")
+    )
+    made.ledger = [
+        LedgerEntry(
+            run=1,
+            attempt=n,
+            class_=name,
+            message="",
+            start_time="2026-01-01T00:00:00Z",
+            end_time="2026-01-01T00:10:00Z",
+        )
+        for n, name in enumerate(ledger, 1)
+    ]
+    return made
+
+
+def ready_after(before: FineTuneJobStatus, time: str) -> FineTuneJobStatus:
+    conditions = set_condition(before.conditions, ConditionType.WORLD_READY, "True", "R", "", 1, from_text(time))
+    return before.model_copy(update={"conditions": conditions})
+
+
+def test_a_recovery_counts_from_the_loss_of_the_world_to_the_world_of_a_later_attempt() -> None:
+    """By the times in the status alone: whichever operator wrote the loss, the one that writes the return counts it."""
+    before = lost("00:10:00", "Infrastructure")
+    after = ready_after(before, "2026-01-01T00:11:30Z")
+    assert seconds_to_recovery(before, after) == 90
+    assert seconds_to_world_ready(before, after) is None, "the world was ready before in this run"
+    assert seconds_to_recovery(after, after) is None
+    assert seconds_to_recovery(before, before) is None
+
+
+def test_several_failures_before_the_world_is_back_are_one_recovery() -> None:
+    before = lost("00:10:00", "Preempted", "StartupTimeout")
+    assert seconds_to_recovery(before, ready_after(before, "2026-01-01T00:20:00Z")) == 600
+
+
+def test_a_world_that_is_first_ready_in_a_later_attempt_is_a_start_and_no_recovery() -> None:
+    before = lost("00:00:00", "StartupTimeout")
+    after = ready_after(before, "2026-01-01T00:20:00Z")
+    assert seconds_to_recovery(before, after) is None
+    assert seconds_to_world_ready(before, after) == 1200
+
+
+def test_the_world_of_a_new_run_is_no_recovery_of_the_one_before() -> None:
+    before = lost("00:10:00", "Success")
+    assert before.run is not None
+    later = before.run.model_copy(update={"number": 2, "attempt": 1, "start_time": "2026-01-01T00:30:00Z"})
+    before = before.model_copy(update={"run": later})
+    after = ready_after(before, "2026-01-01T00:31:00Z")
+    assert seconds_to_recovery(before, after) is None
+    assert seconds_to_world_ready(before, after) == 60
+
+
+def test_a_suspended_job_is_no_recovery() -> None:
+    before = lost("00:10:00", "Suspended")
+    after = ready_after(before, "2026-01-03T00:00:00Z")
+    assert seconds_to_recovery(before, after) is None
+    assert seconds_to_world_ready(before, after) is None
+
+
+async def test_a_job_that_recovers_is_counted_once() -> None:
+    metrics = Metrics()
+    async with operated(metrics=metrics) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods(1)
+        run = run_of(await world.until(lambda s: s.phase == Phase.STARTING))
+        world.say(pod, run)
+        ready = await world.until(lambda s: s.phase == Phase.TRAINING)
+        since = next(c.last_transition_time for c in ready.conditions if c.type == ConditionType.WORLD_READY)
+        await until(lambda: datetime.now(UTC) >= from_text(since) + timedelta(seconds=1))  # statuses have whole seconds
+        world.driver.finish(pod, 1, last_words(pod, run, 1, error="a link broke"))
+        run = run_of(await world.until(lambda s: s.run and s.run.attempt == 2 and s.phase == Phase.STARTING))
+        (pod,) = [p for p in await world.pods(1) if p["metadata"]["uid"] != pod["metadata"]["uid"]]
+        world.say(pod, run)
+        await world.until(lambda s: s.phase == Phase.TRAINING)
+    assert value(metrics, "finetune_world_ready_seconds_count") == 1
+    assert value(metrics, "finetune_recovery_seconds_count") == 1
+    assert value(metrics, "finetune_recovery_seconds_sum") < 10
+
+
+async def test_an_operator_without_a_lease_leads() -> None:
+    metrics = Metrics()
+    assert value(metrics, "finetune_leader") == 0
+    async with operated(metrics=metrics):
+        await until(lambda: value(metrics, "finetune_leader") == 1)
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.scripted import ScriptedDriver
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, ForbiddenError, Object, Resource
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, ForbiddenError, Object, Resource
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.intake import Key
 from finetune_operator.runtime.reconciler import Reconciler
@@ -132,3 +132,16 @@ async def test_the_pods_of_a_job_that_only_bears_the_name_are_not_dialled() -> N
         made.world.say(pod, run)
         await made.reconcile_until(lambda s: condition(s, "Stalled") == ("True", "NameConflict"))
         assert not made.cluster.asked
+
+
+async def test_an_edit_between_the_decision_and_the_start_starts_what_was_edited_and_leaves_nothing_behind() -> None:
+    async with bench() as bench_:
+        bench_.cluster.refused = "Service"
+        await bench_.world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.seed": 1}))
+        await bench_.reconcile_until(lambda s: s.run and bench_.cluster.created["ConfigMap"])
+        await bench_.world.edit(**{"spec.training.seed": 2})
+        bench_.cluster.refused = ""
+        await bench_.reconcile_until(lambda s: s.run and s.run.number == 2 and bench_.cluster.created["Job"])
+        (config,) = await bench_.cluster.list(CONFIGMAPS, "default")
+        assert '"seed":2' in config["data"]["run.json"]
+        assert run_of(await bench_.world.status()).generation == 2

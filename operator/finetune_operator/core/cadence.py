@@ -1,0 +1,31 @@
+"""Which changes of a status are written at once, and which wait their turn.
+
+A transition (another phase, condition, attempt, entry of the ledger, result) is written at once. What changes while
+nothing else does, progress and the words of a message, is written once in an interval, however often it is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+
+
+def is_transition(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
+    """Whether more than progress and words has changed."""
+    return _essence(old) != _essence(new)
+
+
+def _essence(status: FineTuneJobStatus) -> tuple[Any, ...]:
+    run = status.run and status.run.model_copy(update={"job_uid": None, "image_id": None})
+    conditions = [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions]
+    return (
+        status.phase,
+        status.observed_generation,
+        conditions,
+        run,
+        status.ledger,
+        status.ledger_dropped,
+        status.result,
+        status.evaluation,
+    )

@@ -1,0 +1,120 @@
+"""After an attempt that failed: another one, when, and what is different; or none, and why.
+
+The classes: what cannot help to try again (wrong data, divergence, another world, checkpoints that nobody trusts) is
+never tried again. What is nobody's fault (preemption, suspension, a gang that gave way) is tried again and not counted.
+All else is counted in a window: the first failure in it starts the next attempt at once, from the second on with a
+delay that doubles, with jitter, so that jobs that fail together do not come back together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_operator.api.v1alpha1 import FaultTolerance, LedgerEntry, RunStatus
+from finetune_operator.core.times import from_text, to_text
+from finetune_trainer.contract import FailureClass
+
+NEVER = frozenset(
+    {
+        FailureClass.INVALID,
+        FailureClass.DIVERGED,
+        FailureClass.MISMATCH,
+        FailureClass.UNTRUSTED,
+        FailureClass.DEADLINE,
+        FailureClass.REPLACED,
+    }
+)
+UNCOUNTED = frozenset(
+    {FailureClass.PREEMPTED, FailureClass.GANG_TIMEOUT, FailureClass.SUSPENDED, FailureClass.SUPERSEDED}
+)
+MAX_UNCOUNTED_IN_ROW = 20
+"""Preemptions one after the other, without any progress between them that would be kept."""
+FIRST_DELAY = 10.0
+LAST_DELAY = 300.0
+FAILURES_OF_A_BAD_NODE = 2
+MAX_AVOIDED = 10
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Another attempt follows."""
+
+    delay: float
+    """Seconds."""
+    counted: bool = False
+    failure_times: tuple[str, ...] = ()
+    """Of the counted failures that are still in the window."""
+    uncounted_in_row: int = 0
+    micro_batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The run has failed."""
+
+    why: str
+    """To be added to the cause; empty if that says all."""
+    counted: bool = False
+
+
+def after_failure(
+    failure: FailureClass,
+    run: RunStatus,
+    micro_batch_size: int,
+    tolerance: FaultTolerance,
+    now: datetime,
+    jitter: float,
+) -> Restart | GiveUp:
+    """What follows on a failure of that class. `micro_batch_size` is the attempt's, `jitter` is from 0 to 1."""
+    if failure in NEVER:
+        return GiveUp("")
+    times = _within(run.failure_times, tolerance.window_minutes, now)
+    if failure in UNCOUNTED:
+        return _uncounted(failure, run, times, jitter)
+    if failure is FailureClass.OUT_OF_MEMORY:
+        return _smaller(run, times, micro_batch_size)
+    times = (*times, to_text(now))
+    if len(times) > tolerance.max_restarts:
+        window = f"{tolerance.window_minutes} minutes"
+        return GiveUp(f"faultTolerance.maxRestarts is {tolerance.max_restarts} in {window}", counted=True)
+    delay = 0.0 if len(times) == 1 else _delay(len(times) - 2, jitter)
+    return Restart(delay, True, times, 0, run.micro_batch_size)
+
+
+def bad_nodes(ledger: Iterable[LedgerEntry], run: int, tolerance: FaultTolerance, now: datetime) -> tuple[str, ...]:
+    """Nodes on which a counted failure began twice in the window; the newest of them."""
+    since = now - timedelta(minutes=tolerance.window_minutes)
+    failures = [
+        entry.node
+        for entry in ledger
+        if entry.run == run and entry.counted and entry.node and from_text(entry.end_time) > since
+    ]
+    return tuple(dict.fromkeys(n for n in failures if failures.count(n) >= FAILURES_OF_A_BAD_NODE))[-MAX_AVOIDED:]
+
+
+def _within(times: Iterable[str], minutes: int, now: datetime) -> tuple[str, ...]:
+    since = now - timedelta(minutes=minutes)
+    return tuple(time for time in times if from_text(time) > since)
+
+
+def _uncounted(failure: FailureClass, run: RunStatus, times: tuple[str, ...], jitter: float) -> Restart | GiveUp:
+    in_row = run.uncounted_in_row + (failure is not FailureClass.SUSPENDED)
+    if in_row > MAX_UNCOUNTED_IN_ROW:
+        return GiveUp(f"{MAX_UNCOUNTED_IN_ROW} attempts in a row were stopped")
+    at_once = failure is FailureClass.SUSPENDED or (failure is FailureClass.PREEMPTED and in_row == 1)
+    return Restart(0.0 if at_once else _delay(in_row - 1, jitter), False, times, in_row, run.micro_batch_size)
+
+
+def _smaller(run: RunStatus, times: tuple[str, ...], micro_batch_size: int) -> Restart | GiveUp:
+    """Once, with half the rows in a forward pass and twice the passes: the global batch stays."""
+    if run.micro_batch_size is not None:
+        return GiveUp(f"also with {micro_batch_size} rows in a forward pass")
+    if micro_batch_size == 1:
+        return GiveUp("with a single row in a forward pass")
+    return Restart(0.0, False, times, 0, micro_batch_size // 2)
+
+
+def _delay(doublings: int, jitter: float) -> float:
+    return float(min(LAST_DELAY, FIRST_DELAY * 2 ** min(doublings, 30)) * (0.5 + jitter))

@@ -1,0 +1,239 @@
+"""Observing: all that one decision needs, read live from the API server and merged with the evidence of what is gone.
+
+A list or an index that a watch keeps would be late; decisions are made on what the API server says now.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
+from finetune_operator.core.conditions import is_true
+from finetune_operator.core.foreign import controller_uid
+from finetune_operator.core.naming import child_name
+from finetune_operator.core.observed import JobView, Observed, PodView
+from finetune_operator.core.resolve import storage_claim
+from finetune_operator.core.retrain import is_edited, run_is_needed, with_spec_of_run
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.ttl import seconds_left
+from finetune_operator.protocol import (
+    CLAIMS,
+    CONFIGMAPS,
+    CORE_EVENTS,
+    JOBS,
+    PODS,
+    SERVICES,
+    Cluster,
+    NotFoundError,
+    Object,
+)
+from finetune_operator.runtime.agents import ask
+from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.intake import Key
+from finetune_trainer.contract import PodStatus
+
+REFUSED_AFTER = 5.0
+"""Seconds in which the Job controller may be slow to make pods before its events are asked why."""
+
+
+def utc_now() -> datetime:
+    """The clock of a real operator."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class _Asked:
+    """When the agents of a job were last asked: rank 0's, and the others."""
+
+    first: datetime
+    others: datetime
+
+
+@dataclass
+class Observer:
+    """Reads; writes nothing. Its calls raise ApiError."""
+
+    cluster: Cluster
+    settings: Settings
+    evidence: Evidence
+    now: Callable[[], datetime] = utc_now
+    nonce: Callable[[], str] = lambda: secrets.token_hex(8)
+    jitter: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        self._asked: dict[Key, _Asked] = {}
+
+    def forget(self, key: Key) -> None:
+        """The job is gone, or at rest, or others look after it."""
+        self._asked.pop(key, None)
+
+    async def observe(self, key: Key, job: FineTuneJob) -> Observed:
+        """What is there now."""
+        run = job.status.run
+        if run is None or run.completion_time:
+            self.forget(key)
+            self.evidence.forget(key)
+            return await self._at_rest(job, run)
+        edited = is_edited(job, run)
+        own = await self._with_own_spec(job, run) if edited else job
+        lost = own is None
+        own = own or job
+        name = child_name(job.metadata.name, job.metadata.uid, run.number, run.attempt)
+        try:
+            found = JobView.of(await self.cluster.get(JOBS, job.metadata.namespace, name))
+        except NotFoundError:
+            never_began = run.attempt == 1 and run.job_uid is None  # the edit holds for it: it will be another run
+            seen = await self._without_child(key, job if never_began else own, run, edited)
+            return replace(seen, spec_lost=lost and not never_began)
+        return await self._with_child(key, own, run, found, name, edited)
+
+    async def _at_rest(self, job: FineTuneJob, run: RunStatus | None) -> Observed:
+        several = job.spec.resources.nodes > 1 and run_is_needed(job)
+        claim = storage_claim(job.spec, self.settings.claim)
+        return Observed(
+            job,
+            self.now(),
+            self.nonce(),
+            await self._released(job, run) if run else None,
+            claim_modes=await self._claim_modes(job, claim) if several else None,
+            remaining=await self._remaining(job) if run and job.spec.suspend else (),
+            leftover=run is not None and self._may_go(job, run) and await self._leftover(job, run),
+            jitter=self.jitter(),
+        )
+
+    async def _without_child(self, key: Key, job: FineTuneJob, run: RunStatus, edited: bool) -> Observed:
+        """The attempt has not started, or its Job was deleted."""
+        if run.job_uid is not None:
+            gone = self.evidence.merged(run.job_uid, (), key)
+            return Observed(job, self.now(), self.nonce(), pods=gone, edited=edited, jitter=self.jitter())
+        remaining = () if (run.number, run.attempt) == (1, 1) else await self._remaining(job)
+        held = remaining and not job.spec.suspend
+        return Observed(
+            job,
+            self.now(),
+            self.nonce(),
+            claim_modes=await self._claim_modes(job, run.claim_name) if held else None,
+            previous=await self._job(job, run.number, run.attempt - 1) if run.attempt > 1 else None,
+            remaining=remaining,
+            leftover=edited and run.attempt == 1 and await self._leftover(job, run),
+            edited=edited,
+            jitter=self.jitter(),
+        )
+
+    async def _with_child(
+        self, key: Key, job: FineTuneJob, run: RunStatus, child: JobView, name: str, edited: bool
+    ) -> Observed:
+        listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB_NAME: name})
+        self.evidence.forget(key, but=child.uid)
+        pods = self.evidence.merged(child.uid, map(PodView.of, listed), key)
+        ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
+        return Observed(
+            job,
+            self.now(),
+            self.nonce(),
+            child,
+            pods,
+            await self._answers(key, job, run, [pod for pod in listed if ours and is_of(pod, child.uid)]),
+            await self._refusal(job.metadata.namespace, child, pods),
+            edited=edited,
+            jitter=self.jitter(),
+        )
+
+    async def _released(self, job: FineTuneJob, run: RunStatus) -> JobView | None:
+        """The Job of a run that has ended, if its pods were not done."""
+        return await self._job(job, run.number, run.attempt) if run.release else None
+
+    def _may_go(self, job: FineTuneJob, run: RunStatus) -> bool:
+        """Whether the children of a run that has ended: its time is over, or another run takes its place."""
+        left = seconds_left(run, job.spec.ttl_seconds_after_finished, self.now())
+        return run_is_needed(job) or (left is not None and left <= 0)
+
+    async def _leftover(self, job: FineTuneJob, run: RunStatus) -> bool:
+        """Whether children of the run are there. Those of its last attempt, or of the one before if the last never
+        began, are the last to go."""
+        for attempt in (run.attempt, run.attempt - 1):
+            name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
+            for resource in (JOBS, CONFIGMAPS, SERVICES):
+                with suppress(NotFoundError):
+                    found = await self.cluster.get(resource, job.metadata.namespace, name)
+                    if is_of(found, job.metadata.uid) and "deletionTimestamp" not in found["metadata"]:
+                        return True
+        return False
+
+    async def _remaining(self, job: FineTuneJob) -> tuple[PodView, ...]:
+        """The pods of all attempts and runs that have not ended."""
+        listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB: job.metadata.name})
+        return tuple(pod for pod in map(PodView.of, listed) if pod.phase not in ("Succeeded", "Failed"))
+
+    async def _job(self, job: FineTuneJob, run: int, attempt: int) -> JobView | None:
+        name = child_name(job.metadata.name, job.metadata.uid, run, attempt)
+        with suppress(NotFoundError):
+            view = JobView.of(await self.cluster.get(JOBS, job.metadata.namespace, name))
+            return view if view.owner_uid == job.metadata.uid else None
+        return None
+
+    async def _with_own_spec(self, job: FineTuneJob, run: RunStatus) -> FineTuneJob | None:
+        """With the spec that the run began with, from the ConfigMap of its newest attempt that has one. None if all
+        were deleted: then its attempt may end, but no other may follow."""
+        for attempt in range(run.attempt, 0, -1):
+            name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
+            with suppress(NotFoundError, KeyError, ValueError):
+                found = await self.cluster.get(CONFIGMAPS, job.metadata.namespace, name)
+                if is_of(found, job.metadata.uid):
+                    spec = FineTuneJobSpec.model_validate_json(found["data"][constants.SPEC_KEY])
+                    return with_spec_of_run(job, spec)
+        return None
+
+    async def _answers(
+        self, key: Key, job: FineTuneJob, run: RunStatus, pods: list[dict[str, Any]]
+    ) -> dict[str, PodStatus]:
+        """Of all pods until the world is complete; later of rank 0's once in an interval, and of the others less often.
+
+        What wakes the reconciler in between, such as its own writing of progress, asks nobody.
+        """
+        now = self.now()
+        running = [pod for pod in pods if (view := PodView.of(pod)).running and view.ip]
+        asked = self._asked.get(key) if is_true(job.status.conditions, constants.ConditionType.WORLD_READY) else None
+        if asked and _within(now - asked.first, self.settings.progress_interval):
+            return {}
+        if asked and _within(now - asked.others, self.settings.peers_interval):
+            running = [pod for pod in running if PodView.of(pod).index == 0]
+            self._asked[key] = _Asked(now, asked.others)
+        else:
+            self._asked[key] = _Asked(now, now)
+        return await ask(self.cluster, run, running, self.settings.agent_port)
+
+    async def _claim_modes(self, job: FineTuneJob, name: str) -> tuple[str, ...] | None:
+        with suppress(NotFoundError):
+            claim = await self.cluster.get(CLAIMS, job.metadata.namespace, name)
+            return tuple(claim["spec"].get("accessModes", ()))
+        return None
+
+    async def _refusal(self, namespace: str, child: JobView, pods: tuple[PodView, ...]) -> str | None:
+        """Quota, LimitRange and Pod Security refuse the Job controller, not us: its events tell."""
+        alive = [pod for pod in pods if not pod.failed]
+        if len(alive) >= child.parallelism or child.failure or child.succeeded:
+            return None
+        if (self.now() - child.created).total_seconds() < REFUSED_AFTER:
+            return None
+        fields = {"involvedObject.uid": child.uid, "reason": "FailedCreate"}
+        told = await self.cluster.list(CORE_EVENTS, namespace, fields=fields)
+        newest = max(told, key=lambda event: event.get("lastTimestamp") or "", default=None)
+        return f"no pod can be made: {newest.get('message', '')}" if newest else None
+
+
+def _within(elapsed: timedelta, seconds: float) -> bool:
+    """A clock that was set back must not silence anybody."""
+    return timedelta() <= elapsed < timedelta(seconds=seconds)
+
+
+def is_of(child: Object, uid: str) -> bool:
+    """Whether an object's controller has that UID."""
+    return controller_uid(child.get("metadata")) == uid

@@ -1,0 +1,56 @@
+"""Whatever a manifest holds, there is a verdict: sentences that each name a field, or children that can be made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import pytest
+from fuzz.amount import OBJECTS, share
+from fuzz.mutations import Object, fuzzed
+from hypothesis import given
+from support.clusters import NOW
+
+from finetune_operator.api.parse import InvalidManifestError, parse
+from finetune_operator.build.children import children
+from finetune_operator.core.resolve import refusals
+from finetune_operator.core.retrain import next_run
+from finetune_operator.core.settings import Settings
+
+SETTINGS = Settings(image="trainer:1")
+SENTENCE = re.compile(r"\S.*: \S.*[^.]")
+"""A place, and what is wrong with it, on one line."""
+LONGEST = 640
+ENVELOPE = 24 * 1024
+"""Bytes of the children besides what is the user's."""
+
+verdicts: Counter[str] = Counter()
+
+
+@pytest.mark.timeout(900)
+@share(0.5)
+@given(fuzzed())
+def test_a_manifest_gets_a_clear_verdict(manifest: Object) -> None:
+    try:
+        job = parse(manifest)
+        refused = refusals(job.spec, SETTINGS)
+    except InvalidManifestError as error:
+        refused = list(error.sentences)
+        assert refused
+    for sentence in refused:
+        assert len(sentence) <= LONGEST
+        assert sentence.isprintable()
+        assert SENTENCE.fullmatch(sentence)
+    assert len(refused) <= 20
+    verdicts["refused" if refused else "accepted"] += 1
+    if refused:
+        return
+    made = children(job, next_run(job, 1, SETTINGS, "nonce", NOW), SETTINGS)
+    size = sum(len(json.dumps(child, allow_nan=False)) for _, child in made)
+    assert size <= 4 * len(json.dumps(manifest)) + ENVELOPE
+
+
+def test_both_verdicts_are_frequent() -> None:
+    assert verdicts.total() >= OBJECTS // 2 * 0.9, "run the whole file: this looks at what the test above has seen"
+    assert min(verdicts["accepted"], verdicts["refused"]) > verdicts.total() / 10

@@ -1,0 +1,140 @@
+"""The end of a schedule: everything has room and goes well, so every job must come to the end that its spec demands.
+
+Then nothing is left behind, and looking at every job once more writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from sim.invariants import Known
+from sim.people import GOOD_MODEL, NO_MODEL
+
+from finetune_operator.constants import LABEL_JOB
+from finetune_operator.local import pods
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Object
+from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.intake import Key
+
+if TYPE_CHECKING:
+    from sim.schedule import Schedule
+
+PATIENCE = 3 * 3600.0
+"""Seconds for everything to end: longest are the back-off and a start that must be given up first."""
+LOOK = 60.0
+ASKS_FOR_A_RUN = ("task", "model", "dataset", "method", "training", "deepspeed", "evaluate", "output")
+
+
+async def correct_mistakes(schedule: Schedule, chance: random.Random) -> None:
+    """Specs that can run, and suspended jobs that go on, or not."""
+    for job in schedule.cluster.store.list(FINETUNEJOBS, "default"):
+        changes: dict[str, object] = {}
+        if job["spec"]["model"]["uri"] == NO_MODEL:
+            changes["spec.model.uri"] = GOOD_MODEL
+        if job["spec"]["suspend"] and chance.random() < 0.7:
+            changes["spec.suspend"] = False
+        if changes:
+            await schedule.people.edit(job["metadata"]["name"], **changes)
+
+
+async def converged(schedule: Schedule) -> None:
+    """As soon as every job is where it must be."""
+    until = schedule.loop.time() + PATIENCE
+    while faults := [fault for job in _jobs(schedule) if (fault := _fault(schedule, job))] + _left(schedule):
+        if schedule.loop.time() > until:
+            schedule.violated("it never ended: " + "; ".join(faults))
+        await asyncio.sleep(LOOK)
+
+
+async def settled(schedule: Schedule) -> None:
+    """Nothing is written any more: by the operator in its time, nor by another one that looks at every job."""
+
+    def state() -> list[Object]:
+        kinds = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS)
+        return [obj for kind in kinds for obj in schedule.cluster.store.list(kind, None)]
+
+    await asyncio.sleep(LOOK)  # what had begun when all was well may end
+    before = state()
+    await asyncio.sleep(2 * LOOK)
+    _compare(schedule, before, state(), "the operator wrote, though nothing had changed")
+    other = schedule.reconciler(schedule.cluster, schedule.settings, Evidence())
+    for job in _jobs(schedule):
+        await other.reconcile(Key("default", job["metadata"]["name"]))
+    _compare(schedule, before, state(), "another look at every job wrote something")
+
+
+def _compare(schedule: Schedule, before: list[Object], after: list[Object], what: str) -> None:
+    if before != after:
+        names = {(a["kind"], a["metadata"]["name"]) for a in after if a not in before}
+        told = {
+            str(name): [x for x in (*before, *after) if (x["kind"], x["metadata"]["name"]) == name] for name in names
+        }
+        schedule.violated(f"{what}: {told}")
+
+
+def _jobs(schedule: Schedule) -> list[Object]:
+    return schedule.cluster.store.list(FINETUNEJOBS, "default")
+
+
+def _fault(schedule: Schedule, job: Object) -> str | None:
+    """What is not yet as it must be with a job."""
+    name, status = job["metadata"]["name"], job["status"]
+    known = schedule.invariants.known[job["metadata"]["uid"]]
+    phase, generation = status.get("phase"), job["metadata"]["generation"]
+    # An edit that another model comes of waits for the end of the run, also of one that is suspended.
+    waits = phase == "Suspended" and "completionTime" not in status.get("run", {}) and _is_edited(known, job)
+    waits = waits and job["spec"]["retrain"]["whileRunning"] == "Finish"
+    if status["observedGeneration"] != generation and not waits:
+        return f"{name}: generation {status['observedGeneration']} of {generation} is observed"
+    wanted = _wanted(known, job)
+    if phase not in wanted:
+        return f"{name} is {phase} and not {' or '.join(wanted)}"
+    return None
+
+
+def _wanted(known: Known, job: Object) -> tuple[str, ...]:
+    run = job["status"].get("run")
+    if run is None or "completionTime" not in run:
+        return ("Suspended",) if job["spec"]["suspend"] else ("Complete", "Failed")
+    last = known.ledger[-1]
+    if _is_edited(known, job, after_success=last["class"] == "Success"):
+        return ("Suspended",) if job["spec"]["suspend"] else ("Training",)
+    return ("Complete",) if last["class"] == "Success" else ("Failed",)
+
+
+def _is_edited(known: Known, job: Object, after_success: bool = False) -> bool:
+    """Whether the spec asks for another run than the newest."""
+    run = job["status"].get("run")
+    if run is None:
+        return False
+    trained = known.specs[known.started[run["number"]]]
+    names = ASKS_FOR_A_RUN if after_success else (*ASKS_FOR_A_RUN, "retrain", "resources")
+    return any(_of(trained, name) != _of(job["spec"], name) for name in names)
+
+
+def _of(spec: Object, name: str) -> Object | None:
+    return {"request": spec["retrain"]["request"]} if name == "retrain" else spec.get(name)
+
+
+def _left(schedule: Schedule) -> list[str]:
+    """What is there and should not be."""
+    store = schedule.cluster.store
+    found = []
+    for resource in (JOBS, SERVICES, CONFIGMAPS, PODS):
+        for obj in store.list(resource, "default"):
+            meta = obj["metadata"]
+            if not any(store.has_uid(owner["uid"]) for owner in meta.get("ownerReferences", [])):
+                found.append(f"{resource.kind} {meta['name']} is an orphan")
+            elif resource == PODS and not pods.is_finished(obj):
+                found.append(f"pod {meta['name']} is still there")
+            elif resource != PODS and _may_not_stay(store.get(FINETUNEJOBS, "default", meta["labels"][LABEL_JOB])):
+                found.append(f"{resource.kind} {meta['name']} has outlived ttlSecondsAfterFinished")
+    return found
+
+
+def _may_not_stay(job: Object | None) -> bool:
+    """Its ttl is over soon, or it is over."""
+    run = job and job["status"].get("run")
+    return bool(job and run and "completionTime" in run and "ttlSecondsAfterFinished" in job["spec"])

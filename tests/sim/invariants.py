@@ -1,0 +1,339 @@
+"""What must be true after every write, whoever made it: told from the objects alone, by rules of its own.
+
+It knows the policy's table by heart rather than by import: a change of the operator's has to be made here too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sim.history import History
+from sim.loop import START
+
+from finetune_operator.constants import LABEL_ATTEMPT, LABEL_JOB, LABEL_RUN, RUN_CONFIG_KEY
+from finetune_operator.core.times import from_text
+from finetune_operator.local.store import Store
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Event, Object, Resource
+
+COUNTED = {"Infrastructure", "Hung", "StartupTimeout", "Unknown"}
+UNCOUNTED = {"Preempted", "GangTimeout", "Suspended", "Superseded"}
+NEVER_AGAIN = {"Invalid", "Diverged", "Mismatch", "Untrusted", "DeadlineExceeded", "Replaced"}
+OUT_OF_MEMORY = "OutOfMemory"
+BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes", "DeadlineExceeded": "activeMinutes"}
+"""Classes that need no fault but time, by what sets it."""
+MAX_STATUS_BYTES = 32 * 1024
+FENCE = 60.0
+"""Seconds: longer than a reconcile lasts whose calls are answered late."""
+OVERLAP = 60.0
+"""Seconds in which a Job that an operator made too late may live beside its successor."""
+
+
+@dataclass
+class Known:
+    """A FineTuneJob, by UID."""
+
+    uid: str
+    name: str
+    specs: dict[int, Object] = field(default_factory=dict)
+    """By generation."""
+    status: Object = field(default_factory=dict)
+    ledger: list[Object] = field(default_factory=list)
+    """Every entry that there ever was."""
+    jobs: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    """UIDs of the attempts' Jobs."""
+    live: dict[str, float] = field(default_factory=dict)
+    """UIDs of those that are there and have not ended, and since when."""
+    configs: dict[int, Object] = field(default_factory=dict)
+    """What the first attempt of each run was to train."""
+    started: dict[int, int] = field(default_factory=dict)
+    """Generation of each run."""
+    suspended_since: float | None = None
+    deleted_at: float | None = None
+    suspensions: float = -1.0
+    """When spec.suspend was last true."""
+    edited_at: float = -1.0
+
+
+class Invariants:
+    """Listens to the store; the first violation ends the schedule."""
+
+    def __init__(
+        self,
+        store: Store,
+        history: History,
+        now: Callable[[], float],
+        violated: Callable[[str], None],
+        evidence_is_kept: bool,
+        overlaps: bool,
+    ) -> None:
+        self.known: dict[str, Known] = {}
+        self._store = store
+        self._history = history
+        self._now = now
+        self._violated = violated
+        self._kept = evidence_is_kept
+        self._overlaps = overlaps
+        store.listen(self._see)
+
+    def of(self, name: str) -> Known | None:
+        """The newest job of that name."""
+        return next((k for k in reversed(self.known.values()) if k.name == name and k.deleted_at is None), None)
+
+    # ---- what is written ---------------------------------------------------------------------------------------------
+
+    def _see(self, resource: Resource, event: Event) -> None:
+        if resource == FINETUNEJOBS:
+            self._see_job(event)
+        elif resource in (JOBS, CONFIGMAPS, SERVICES) and LABEL_JOB in event.object["metadata"].get("labels", {}):
+            owner = next((o["uid"] for o in event.object["metadata"].get("ownerReferences", [])), "")
+            known = self.known.get(owner)
+            if event.type == "ADDED":
+                self._expect(known is not None, "{} {} was made for nobody", resource.kind, event.object)
+            if known:
+                self._see_child(known, resource, event)
+
+    def _see_job(self, event: Event) -> None:
+        meta, spec = event.object["metadata"], event.object["spec"]
+        known = self.known.setdefault(meta["uid"], Known(meta["uid"], meta["name"]))
+        if event.type == "DELETED":
+            known.deleted_at = self._now()
+            return
+        if meta["generation"] not in known.specs:
+            known.specs[meta["generation"]] = spec
+            known.edited_at = self._now()
+            if not spec["suspend"]:
+                known.suspended_since = None
+            elif known.suspended_since is None:
+                known.suspended_since = self._now()
+        if spec["suspend"]:
+            known.suspensions = self._now()
+        old, new = known.status, event.object.get("status", {})
+        if old is not new and old != new:
+            known.status = new
+            self._check_status(known, spec, old, new)
+
+    def _see_child(self, known: Known, resource: Resource, event: Event) -> None:
+        meta = event.object["metadata"]
+        if LABEL_ATTEMPT not in meta["labels"]:
+            return
+        which = (int(meta["labels"][LABEL_RUN]), int(meta["labels"][LABEL_ATTEMPT]))
+        if resource == JOBS and event.type == "ADDED":
+            self._check_new_job(known, which, meta["uid"])
+        elif resource == JOBS and (event.type == "DELETED" or _has_ended(event.object)):
+            known.live.pop(meta["uid"], None)
+        elif resource == CONFIGMAPS and event.type == "ADDED":
+            config = json.loads(event.object["data"][RUN_CONFIG_KEY])
+            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world")}
+            recipe["training"] = {k: v for k, v in recipe["training"].items() if k != "microBatchSize"}
+            first = known.configs.setdefault(which[0], recipe)
+            self._expect(first == recipe, "attempts of run {} of {} train different things", which[0], known.name)
+
+    # ---- attempts ----------------------------------------------------------------------------------------------------
+
+    def _check_new_job(self, known: Known, which: tuple[int, int], uid: str) -> None:
+        name, run = known.name, known.status.get("run")
+        if known.deleted_at is not None:
+            self._expect(self._now() - known.deleted_at < FENCE, "a Job for {} long after its deletion", name)
+            return
+        self._expect(run is not None, "a Job for {} before its status tells of a run", name)
+        current = (run["number"], run["attempt"]) if run else (0, 0)
+        stale = self._overlaps and which < current
+        self._expect(
+            which == current or stale, "a Job for {} of attempt {}, but its status has {}", name, which, current
+        )
+        again = which in known.jobs
+        if again and not self._overlaps:
+            self._expect("jobUid" not in (run or {}), "attempt {} of {} was made twice", which, name)
+        if known.live and not self._overlaps:
+            self._violated(f"attempt {which} of {name} while {len(known.live)} other Jobs are alive")
+        if run and not stale and "notBefore" in run:
+            self._expect(self._now() + 1 > _seconds(run["notBefore"]), "attempt {} of {} came too early", which, name)
+        if known.suspended_since is not None:
+            self._expect(self._now() - known.suspended_since < FENCE, "a Job for {}, which is suspended", name)
+        known.jobs.setdefault(which, []).append(uid)
+        known.live[uid] = self._now()
+
+    def check_time(self) -> None:
+        """What only time shows: a Job that should have gone."""
+        for known in self.known.values():
+            if len(known.live) > 1 and self._now() - sorted(known.live.values())[1] > OVERLAP:
+                self._violated(f"{len(known.live)} Jobs of {known.name} live side by side for {OVERLAP:.0f} s")
+            ended = (known.status.get("run") or {}).get("completionTime")
+            if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > OVERLAP:
+                self._violated(f"a Job of {known.name} lives on, though its run has ended")
+
+    def deleting(self, resource: Resource, namespace: str, name: str) -> None:
+        """The operator is about to delete a child."""
+        job = self._store.get(resource, namespace, name) if resource == JOBS else None
+        owner = next((o["uid"] for o in job["metadata"].get("ownerReferences", [])), "") if job else ""
+        known = self.known.get(owner)
+        if job is None or known is None:
+            self._expect(job is None, "Job {}, which is not ours, is deleted", name)
+            return
+        run, labels = known.status.get("run"), job["metadata"]["labels"]
+        if run is None or (int(labels[LABEL_RUN]), int(labels[LABEL_ATTEMPT])) != (run["number"], run["attempt"]):
+            return
+        ended = run.get("completionTime")
+        self._expect(ended is not None, "the Job of {}'s attempt is deleted while it goes on", known.name)
+        ttls = [s["ttlSecondsAfterFinished"] for s in known.specs.values() if "ttlSecondsAfterFinished" in s]
+        over = ended and ttls and self._now() + 1 >= _seconds(ended) + min(ttls)
+        another = max(known.specs) > known.started[run["number"]]
+        self._expect(run.get("release") or over or another, "the Job of {} is deleted before its time", known.name)
+
+    # ---- the status --------------------------------------------------------------------------------------------------
+
+    def _check_status(self, known: Known, spec: Object, old: Object, new: Object) -> None:
+        name = known.name
+        size = len(json.dumps(new).encode())
+        self._expect(size <= MAX_STATUS_BYTES, "the status of {} has {} bytes", name, size)
+        true = {c["type"] for c in new.get("conditions", []) if c["status"] == "True"}
+        self._expect(len(true & {"Ready", "Reconciling", "Stalled"}) <= 1, "{} is {}", name, true)
+        told = (old.get("observedGeneration", -1), new.get("observedGeneration", -1))
+        self._expect(told[0] <= told[1] <= max(known.specs), "{}: observed generation {}", name, told)
+        before, after = old.get("run"), new.get("run")
+        if after:
+            self._check_run(known, before, after)
+        entry = self._check_ledger(known, old, new)
+        if entry:
+            self._check_entry(known, spec, before, after, entry)
+        elif before and after and (before["number"], before["attempt"]) != (after["number"], after["attempt"]):
+            unmade = (before["number"], before["attempt"]) not in known.jobs or before.get("completionTime")
+            self._expect(unmade, "attempt {} of {} ended and is not in the ledger", before["attempt"], name)
+        if "Suspended" in true:
+            self._check_suspended(known)
+
+    def _check_run(self, known: Known, before: Object | None, after: Object) -> None:
+        was = (before["number"], before["attempt"]) if before else (0, 0)
+        now = (after["number"], after["attempt"])
+        follows = now == was or now == (was[0], was[1] + 1) or now == (was[0] + 1, 1)
+        self._expect(follows, "{}: attempt {} after {}", known.name, now, was)
+        known.started.setdefault(after["number"], after["generation"])
+        if uid := after.get("jobUid"):
+            self._expect(uid in known.jobs.get(now, []), "{}: attempt {} took Job {} for its own", known.name, now, uid)
+
+    def _check_ledger(self, known: Known, old: Object, new: Object) -> Object | None:
+        """The new entry, if there is one."""
+        before, after = old.get("ledger", []), new.get("ledger", [])
+        dropped = new.get("ledgerDropped", 0)
+        every = dropped + len(after)
+        grown = every - len(known.ledger)
+        self._expect(
+            grown in (0, 1) and dropped >= old.get("ledgerDropped", 0), "{}'s ledger grew by {}", known.name, grown
+        )
+        kept = [{**e, "log": []} for e in known.ledger[dropped:]]
+        same = [{**e, "log": []} for e in after[: len(kept)]]
+        self._expect(kept == same, "{}'s ledger has changed: {} to {}", known.name, before, after)
+        if grown != 1:
+            return None
+        entry: Object = after[-1]
+        which = (entry["run"], entry["attempt"])
+        twice = any((e["run"], e["attempt"]) == which for e in known.ledger)
+        self._expect(not twice, "attempt {} is twice in {}'s ledger", which, known.name)
+        known.ledger.append(entry)
+        return entry
+
+    def _check_entry(
+        self, known: Known, spec: Object, before: Object | None, after: Object | None, entry: Object
+    ) -> None:
+        name, what = known.name, entry["class"]
+        which = (entry["run"], entry["attempt"])
+        self._expect(before and which == (before["number"], before["attempt"]), "{}: an entry of {}", name, which)
+        if not before or not after:
+            return
+        goes_on = after["attempt"] == before["attempt"] + 1
+        ended = "completionTime" in after and after["attempt"] == before["attempt"]
+        self._expect(goes_on != ended, "{}: attempt {} neither ended nor went on", name, which)
+        self._check_truth(known, spec, which, entry)
+        if what == "Success":
+            self._expect(ended, "{}: an attempt after a success", name)
+            return
+        self._expect(entry.get("counted", False) == (what in COUNTED), "{}: {} is counted wrongly", name, what)
+        if what in NEVER_AGAIN:
+            self._expect(ended, "{}: an attempt after {}", name, what)
+        elif what == OUT_OF_MEMORY:
+            smaller = after.get("microBatchSize") != before.get("microBatchSize") and "microBatchSize" not in before
+            self._expect(ended or smaller, "{}: an attempt as large as before after {}", name, what)
+            self._expect(goes_on or "microBatchSize" in before, "{}: no smaller attempt after {}", name, what)
+        elif what in COUNTED:
+            self._check_budget(known, spec, after, entry, goes_on)
+        else:
+            self._expect(what in UNCOUNTED and goes_on, "{}: no attempt after {}", name, what)
+
+    def _check_budget(self, known: Known, spec: Object, after: Object, entry: Object, goes_on: bool) -> None:
+        tolerance, now = spec["faultTolerance"], _seconds(entry["endTime"])
+        window = tolerance["windowMinutes"] * 60
+        ages = [now - _seconds(e["endTime"]) for e in known.ledger if e["run"] == entry["run"] and e.get("counted")]
+        if any(abs(age - window) < 2 for age in ages):
+            return  # the times are whole seconds
+        failures = sum(age < window for age in ages)
+        within = failures <= tolerance["maxRestarts"]
+        self._expect(within == goes_on, "{}: after {} failures of {} the run {}", known.name, failures,
+                     tolerance["maxRestarts"], "goes on" if goes_on else "ends")  # fmt: skip
+        if not goes_on:
+            return
+        wait = _seconds(after["notBefore"]) - now if "notBefore" in after else 0
+        full = 0 if failures < 2 else min(300, 10 * 2 ** (failures - 2))
+        self._expect(
+            full * 0.5 - 1 <= wait <= full * 1.5 + 1,
+            "{}: a delay of {} s after {} failures",
+            known.name,
+            wait,
+            failures,
+        )
+
+    def _check_truth(self, known: Known, spec: Object, which: tuple[int, int], entry: Object) -> None:
+        """The class is one that was really brought about."""
+        what, uids = entry["class"], known.jobs.get(which, [])
+        if what == "Success":
+            nodes = set(range(known.status["run"]["nodes"]))
+            self._expect(
+                any(self._history.attested[uid] == nodes for uid in uids),
+                "{}: a success, but of {} pods only {} ended well", known.name, len(nodes), uids,
+            )  # fmt: skip
+            return
+        since, tolerance = _seconds(entry["startTime"]), spec["faultTolerance"]
+        run_began = min(_seconds(e["startTime"]) for e in known.ledger if e["run"] == which[0])
+        allowed = {
+            name
+            for name, field in BY_TIME.items()
+            if field in tolerance
+            and self._now() - (run_began if field == "activeMinutes" else since) >= tolerance[field] * 60 - 2
+        }
+        for uid in uids:
+            allowed |= self._history.classes[uid]
+        if known.suspensions >= since:
+            allowed.add("Suspended")
+        if known.edited_at >= 0:
+            allowed.add("Replaced")
+        if not self._kept:
+            allowed |= {"Unknown", "Preempted"}
+        self._expect(
+            what in allowed, "{}: {} is called {}, but it was one of {}", known.name, which, what, sorted(allowed)
+        )
+
+    def _check_suspended(self, known: Known) -> None:
+        uids = {uid for each in known.jobs.values() for uid in each}
+        holding = [
+            pod["metadata"]["name"]
+            for pod in self._store.list(PODS, None)
+            if pod["metadata"]["ownerReferences"][0]["uid"] in uids
+            and pod["status"]["phase"] in ("Pending", "Running")
+        ]  # fmt: skip
+        self._expect(not holding, "{} is Suspended, but {} are there", known.name, holding)
+
+    def _expect(self, truth: object, text: str, *words: Any) -> None:
+        if not truth:
+            self._violated(text.format(*words))
+
+
+def _has_ended(job: Object) -> bool:
+    ends = {"FailureTarget", "SuccessCriteriaMet"}
+    return any(c["type"] in ends and c["status"] == "True" for c in job.get("status", {}).get("conditions", []))
+
+
+def _seconds(text: str) -> float:
+    """Since the schedule began."""
+    return from_text(text).timestamp() - START

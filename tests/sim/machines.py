@@ -1,0 +1,304 @@
+"""Nodes, their scheduler, and the programs in their pods: a node has room for one pod."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from sim import fates
+from sim.fates import Failure, Fate
+from sim.history import History
+from sim.weather import Trace
+from support.clusters import RESULT, index_of
+
+from finetune_operator.constants import LABEL_JOB_NAME, RUN_CONFIG_KEY
+from finetune_operator.local import pods
+from finetune_operator.local.scripted import ScriptedDriver
+from finetune_operator.protocol import CONFIGMAPS, SERVICES, Object
+from finetune_trainer.contract import (
+    FailureClass,
+    Phase,
+    PodStatus,
+    Progress,
+    RankStatus,
+    RunConfig,
+    TerminationMessage,
+)
+
+LOOK = 5.0
+"""Seconds between two looks at something that is missing."""
+
+
+@dataclass
+class Gang:
+    """The pods of one Job."""
+
+    fate: Fate
+    loading: float
+    training: float
+    """Seconds."""
+    joined: set[int] = field(default_factory=set)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Program:
+    """What runs in a pod."""
+
+    pod: Object
+    gang: Gang
+    index: int
+    config: RunConfig
+    phase: Phase = Phase.INIT
+    attests: bool = False
+
+
+class Machines(ScriptedDriver):
+    """A pod driver that lets pods live by themselves."""
+
+    def __init__(self, chance: random.Random, history: History, trace: Trace, nodes: int) -> None:
+        super().__init__(answer=self._answer_of)
+        self.troubled = True
+        """Whether gangs that start now may have a fate."""
+        self.nodes = [f"node-{number}" for number in range(nodes)]
+        self.cut: set[str] = set()
+        """Nodes without power."""
+        self._chance = chance
+        self._history = history
+        self._trace = trace
+        self._gangs: dict[str, Gang] = {}
+        self._programs: dict[str, Program] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._scheduling: asyncio.TimerHandle | None = None
+
+    # ---- nodes -------------------------------------------------------------------------------------------------------
+
+    def cut_off(self, node: str) -> None:
+        """Its power is gone; nobody knows yet."""
+        self._trace.say("{} loses power", node)
+        self.cut.add(node)
+        for pod in self._on(node):
+            self._end_life(pod)
+            self._note(pod, FailureClass.PREEMPTED, FailureClass.INFRASTRUCTURE)
+
+    def notice(self, node: str) -> None:
+        """The tolerations of its pods have passed."""
+        if node in self.cut:
+            self._trace.say("the pods of {} are deleted", node)
+            self.lose_node(node)
+
+    def power_on(self, node: str) -> None:
+        """What ran there is dead."""
+        self._trace.say("{} is back", node)
+        self.cut.discard(node)
+        for pod in self._on(node):
+            if not pods.is_finished(pod) and not pods.is_terminating(pod):
+                self.finish(pod, pods.SIGKILL_EXIT_CODE)
+        self.return_node(node)
+        self.schedule_soon()
+
+    # ---- the scheduler -----------------------------------------------------------------------------------------------
+
+    def schedule_soon(self) -> None:
+        """A moment later, for all pods at once, in any order."""
+        if self._scheduling is None:
+            self._scheduling = asyncio.get_running_loop().call_later(0.5 * self._chance.random(), self._schedule)
+
+    def _schedule(self) -> None:
+        self._scheduling = None
+        every = self._host.all_pods()
+        taken = {p["spec"].get("nodeName") for p in every if not pods.is_finished(p)}
+        free = [node for node in self.nodes if node not in taken and node not in self.cut]
+        waiting = [p for p in every if not p["spec"].get("nodeName") and not pods.is_terminating(p)]
+        self._chance.shuffle(waiting)
+        for pod in waiting:
+            if not free:
+                self.unschedulable(pod, f"0/{len(self.nodes)} nodes are available: too many pods")
+                continue
+            self.schedule(pod, free.pop(self._chance.randrange(len(free))))
+            uid = pod["metadata"]["uid"]
+            self._lives[uid] = asyncio.get_running_loop().create_task(self._live(pod))
+
+    # ---- PodDriver ---------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        await super().close()
+        for life in self._lives.values():
+            life.cancel()
+
+    def pod_added(self, pod: Object) -> None:
+        self.schedule_soon()
+
+    def pod_terminating(self, pod: Object) -> None:
+        if pod["spec"]["nodeName"] not in self.cut:
+            super().pod_terminating(pod)
+
+    def pod_removed(self, pod: Object) -> None:
+        super().pod_removed(pod)
+        self._end_life(pod)
+        self.schedule_soon()
+
+    def _stop(self, pod: Object) -> None:
+        """SIGTERM: most agents leave their word soon, some are killed when their time is over."""
+        uid = pod["metadata"]["uid"]
+        program = self._programs.get(uid)
+        self._end_life(pod)
+        if program is None:
+            self._host.remove_pod(pod)
+            return
+        obeys = self._chance.random() < 0.8
+        delay = 15 * self._chance.random() ** 2 if obeys else pods.grace_seconds(pod)
+        self._lives[uid] = asyncio.get_running_loop().create_task(self._stopped(program, delay, obeys))
+
+    async def _stopped(self, program: Program, delay: float, obeys: bool) -> None:
+        await asyncio.sleep(delay)
+        if obeys:
+            self._finish(program, 75, self._word(program, 75))
+        else:
+            self._finish(program, pods.SIGKILL_EXIT_CODE, "")
+
+    # ---- programs ----------------------------------------------------------------------------------------------------
+
+    async def _live(self, pod: Object) -> None:
+        """From the pull of the image to the end."""
+        meta = pod["metadata"]
+        gang = self._gang(pod)
+        fate = gang.fate if gang.fate.index == index_of(pod) else Fate()
+        await asyncio.sleep(1 + 5 * self._chance.random())
+        if fate.failure is fates.NO_IMAGE:
+            self.wait(pod, "ImagePullBackOff", "no such image")
+            self._note(pod, FailureClass.STARTUP_TIMEOUT)
+            await asyncio.get_running_loop().create_future()
+        while (config := self._host.peek(CONFIGMAPS, meta["namespace"], meta["labels"][LABEL_JOB_NAME])) is None:
+            self.wait(pod, "ContainerCreating", "configmap not found")
+            self._note(pod, FailureClass.STARTUP_TIMEOUT)
+            await asyncio.sleep(LOOK)
+        self.run(pod)
+        run_config = RunConfig.model_validate_json(config["data"][RUN_CONFIG_KEY])
+        program = Program(pod, gang, index_of(pod), run_config)
+        self._programs[meta["uid"]] = program
+        await self._work(program, fate)
+
+    async def _work(self, program: Program, fate: Fate) -> None:
+        gang, config, meta = program.gang, program.config, program.pod["metadata"]
+        if await self._fails(program, fate, "start", 2):
+            return
+        program.phase = Phase.LOAD
+        if fate.failure is fates.SILENT:
+            self._note(program.pod, FailureClass.STARTUP_TIMEOUT)
+            await asyncio.get_running_loop().create_future()
+        if await self._fails(program, fate, "load", gang.loading):
+            return
+        while program.index and self._host.peek(SERVICES, meta["namespace"], meta["labels"][LABEL_JOB_NAME]) is None:
+            self._note(program.pod, FailureClass.STARTUP_TIMEOUT)
+            await asyncio.sleep(LOOK)
+        gang.joined.add(program.index)
+        if len(gang.joined) == config.world.nodes:
+            gang.complete.set()
+        await gang.complete.wait()
+        program.attests, program.phase = True, Phase.TRAIN
+        if await self._fails(program, fate, "train", gang.training):
+            return
+        program.phase = Phase.EXPORT
+        if await self._fails(program, fate, "end", 3 * self._chance.random()):
+            return
+        self._finish(program, 0, self._word(program, 0))
+        self._history.attested[pods.controller_uid(program.pod) or ""].add(program.index)
+
+    async def _fails(self, program: Program, fate: Fate, when: str, seconds: float) -> bool:
+        """Live through one part of the life; whether it was the last."""
+        ends_here = fate.failure is not None and fate.when == when
+        await asyncio.sleep(seconds * (self._chance.random() if ends_here else 1))
+        if ends_here and fate.failure:
+            self._fail(program, fate, fate.failure)
+        return ends_here
+
+    def _fail(self, program: Program, fate: Fate, failure: Failure) -> None:
+        self._trace.say("{} ends: {}", program.pod["metadata"]["name"], failure.name)
+        self._note(program.pod, failure.failure)
+        if failure.failure is FailureClass.MISMATCH:
+            # If another pod fails by itself, the others go with it, and who ended too early is not the cause.
+            self._note(program.pod, FailureClass.STARTUP_TIMEOUT)
+        if fate.symptoms and failure.exit_code and failure.word == "full" and program.phase != Phase.INIT:
+            for sibling in [p for p in self._programs.values() if p.gang is program.gang and p is not program]:
+                heard = self._word(sibling, 1).model_copy(update={"error": "connection reset by peer"})
+                self._finish(sibling, 1, heard)
+                self._end_life(sibling.pod)
+        self._finish(program, failure.exit_code, self._last_word(program, failure), failure.reason)
+
+    def _last_word(self, program: Program, failure: Failure) -> TerminationMessage | str:
+        word = self._word(program, failure.exit_code)
+        told = {"error": failure.name, "error_time": self._now()} if failure.exit_code else {}
+        changes: dict[str, dict[str, object]] = {
+            "unattested": {"world": None, "config_digest": None, "result": None},
+            "wrong world": {"world": word.world + 1 if word.world else 1},
+            "no result": {"result": None},
+        }
+        if failure.word in ("none", "nonsense"):
+            return "" if failure.word == "none" else '{"nonsense": '
+        return word.model_copy(update=told | changes.get(failure.word, {}))
+
+    def _word(self, program: Program, exit_code: int) -> TerminationMessage:
+        config = program.config
+        return TerminationMessage(
+            pod_uid=program.pod["metadata"]["uid"],
+            index=program.index,
+            attempt=config.attempt,
+            nonce=config.nonce,
+            exit_code=exit_code,
+            world=config.world.size if program.attests or not exit_code else None,
+            config_digest=config.digest if program.attests or not exit_code else None,
+            result=RESULT if program.index == 0 and exit_code == 0 else None,
+            log=("step 1", "step 2"),
+        )
+
+    def _finish(
+        self, program: Program, exit_code: int, word: TerminationMessage | str, reason: str | None = None
+    ) -> None:
+        self._programs.pop(program.pod["metadata"]["uid"], None)
+        self.finish(program.pod, exit_code, word if isinstance(word, str) else word.fit(), reason)
+        self.schedule_soon()
+
+    def _answer_of(self, pod: Object, path: str) -> bytes | None:
+        program = self._programs.get(pod["metadata"]["uid"])
+        if program is None or pod["spec"]["nodeName"] in self.cut:
+            return None
+        config = program.config
+        rank = RankStatus(
+            rank=program.index,
+            world=config.world.size,
+            config_digest=config.digest,
+            backend="gloo",
+            zero_stage=config.zero_stage,
+            phase=program.phase,
+            step=1,
+            heartbeat=self._now(),
+        )
+        return PodStatus(
+            pod_uid=pod["metadata"]["uid"],
+            attempt=config.attempt,
+            nonce=config.nonce,
+            index=program.index,
+            ranks=(rank,) if program.attests else (),
+            progress=Progress(step=1, total_steps=30, epoch=0.1) if program.attests and program.index == 0 else None,
+        ).to_json().encode()  # fmt: skip
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _gang(self, pod: Object) -> Gang:
+        uid = pods.controller_uid(pod) or ""
+        if uid not in self._gangs:
+            nodes = 1 + max(index_of(p) for p in self._host.all_pods() if pods.controller_uid(p) == uid)
+            fate = fates.drawn(self._chance, nodes) if self.troubled else Fate()
+            self._gangs[uid] = Gang(fate, 5 + 20 * self._chance.random(), 20 + 200 * self._chance.random())
+        return self._gangs[uid]
+
+    def _end_life(self, pod: Object) -> None:
+        self._programs.pop(pod["metadata"]["uid"], None)
+        life = self._lives.pop(pod["metadata"]["uid"], None)
+        if life and life is not asyncio.current_task():
+            life.cancel()
+
+    def _note(self, pod: Object, *classes: FailureClass) -> None:
+        self._history.happened(pods.controller_uid(pod), *classes)

@@ -1,0 +1,285 @@
+"""Faults that an operator could have, one at a time, put into the real one: the simulation must notice each.
+
+A mutant that nobody notices shows a promise that nothing checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry, RunStatus
+from finetune_operator.core import cause, decide, ledger, observed, restart, retrain, success
+from finetune_operator.core.deadline import Wait
+from finetune_operator.core.decide import Decision
+from finetune_operator.core.observed import JobView, Observed, PodView
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.success import Verdict
+from finetune_operator.protocol import FINETUNEJOBS, Object
+from finetune_operator.runtime import app, observer, reconciler
+from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.reconciler import Reconciler
+from finetune_trainer.contract import FailureClass
+
+Change = Callable[[Observed], Observed]
+
+
+def _seeing(change: Change) -> Any:
+    """The decisions are right, but on something else than was observed."""
+
+    def decide_otherwise(seen: Observed, settings: Settings) -> Decision:
+        return decide.decide(change(seen), settings)
+
+    return patch.object(reconciler, "decide", decide_otherwise)
+
+
+def _with_run(seen: Observed, **update: Any) -> Observed:
+    run = seen.job.status.run
+    status = seen.job.status.model_copy(update={"run": run.model_copy(update=update) if run else None})
+    return replace(seen, job=seen.job.model_copy(update={"status": status}))
+
+
+# ---- the policies ---------------------------------------------------------------------------------------------------
+
+
+def preemptions_are_counted() -> Any:
+    return patch.object(restart, "UNCOUNTED", restart.UNCOUNTED - {FailureClass.PREEMPTED})
+
+
+def hangs_are_not_counted() -> Any:
+    return patch.object(restart, "UNCOUNTED", restart.UNCOUNTED | {FailureClass.HUNG})
+
+
+def divergence_is_tried_again() -> Any:
+    return patch.object(restart, "NEVER", restart.NEVER - {FailureClass.DIVERGED})
+
+
+def the_window_is_ignored() -> Any:
+    return patch.object(restart, "_within", lambda times, minutes, now: tuple(times))
+
+
+def one_restart_too_many() -> Any:
+    def later(failure: Any, run: Any, rows: Any, tolerance: Any, now: Any, jitter: Any) -> Any:
+        more = tolerance.model_copy(update={"max_restarts": tolerance.max_restarts + 1})
+        return restart.after_failure(failure, run, rows, more, now, jitter)
+
+    return patch.object(decide, "after_failure", later)
+
+
+def there_is_no_back_off() -> Any:
+    return patch.object(restart, "_delay", lambda doublings, jitter: 0.0)
+
+
+def the_back_off_is_not_waited_for() -> Any:
+    return _seeing(lambda seen: _with_run(seen, not_before=None))
+
+
+def memory_that_ran_out_is_no_lesson() -> Any:
+    def same_size(run: Any, times: Any, rows: int) -> restart.Restart:
+        return restart.Restart(0.0, False, times, 0, run.micro_batch_size)
+
+    return patch.object(restart, "_smaller", same_size)
+
+
+def deadlines_are_forgotten() -> Any:
+    return patch.object(decide, "overdue", lambda *_: Wait(None))
+
+
+def ttl_is_over_at_once() -> Any:
+    return _time_left(lambda ttl: None if ttl is None else 0.0)
+
+
+def ttl_is_never_over() -> Any:
+    return _time_left(lambda ttl: None)
+
+
+@contextmanager
+def _time_left(of: Callable[[int | None], float | None]) -> Iterator[None]:
+    def seconds_left(run: RunStatus, ttl: int | None, now: Any) -> float | None:
+        return of(ttl) if run.completion_time else None
+
+    with patch.object(decide, "seconds_left", seconds_left), patch.object(observer, "seconds_left", seconds_left):
+        yield
+
+
+def edits_are_lost() -> Any:
+    return patch.object(decide, "run_is_needed", lambda job: job.status.run is None)
+
+
+def a_request_is_no_reason_to_try_again() -> Any:
+    def digest(spec: Any) -> str:
+        return _wanted(spec.model_copy(update={"retrain": spec.retrain.model_copy(update={"request": ""})}))
+
+    _wanted = retrain.wanted_digest
+    return patch.object(retrain, "wanted_digest", digest)
+
+
+def suspended_jobs_go_on() -> Any:
+    def awake(seen: Observed) -> Observed:
+        spec = seen.job.spec.model_copy(update={"suspend": False})
+        return replace(seen, job=seen.job.model_copy(update={"spec": spec}))
+
+    return _seeing(awake)
+
+
+def suspended_before_its_pods_are_gone() -> Any:
+    return _seeing(lambda seen: replace(seen, remaining=()) if seen.job.spec.suspend else seen)
+
+
+# ---- success and cause ----------------------------------------------------------------------------------------------
+
+
+def one_index_is_enough() -> Any:
+    def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> Verdict | None:
+        every = frozenset(range(run.nodes)) if 0 in child.succeeded else child.succeeded
+        return success.judge(run, replace(child, succeeded=every), pods)
+
+    return patch.object(decide, "judge", judge)
+
+
+def another_world_is_as_good() -> Any:
+    def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> Verdict | None:
+        verdict = success.judge(run, child, pods)
+        result = next((p.message.result for p in pods if p.message and p.message.result), None)
+        return Verdict(result) if verdict and result else verdict
+
+    return patch.object(decide, "judge", judge)
+
+
+def symptoms_are_taken_for_the_cause() -> Any:
+    return patch.object(cause, "_failed_at", lambda pod: pod.ended or cause._LATE)
+
+
+def evidence_is_dropped() -> Any:
+    def merged(self: Evidence, owner_uid: str, listed: Iterable[PodView], job: Any = None) -> tuple[PodView, ...]:
+        return tuple(pod for pod in listed if pod.owner_uid == owner_uid)
+
+    return patch.object(Evidence, "merged", merged)
+
+
+def deletions_of_pods_are_not_seen() -> Any:
+    return patch.object(observed, "_deletion", lambda metadata: None)
+
+
+# ---- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def entries_are_forgotten() -> Any:
+    def entered(status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
+        return status if entry.class_ == FailureClass.SUSPENDED else _entered(status, entry)
+
+    _entered = ledger.entered
+    return patch.object(ledger, "entered", entered)
+
+
+def entries_are_doubled() -> Any:
+    def entered(status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
+        return _entered(_entered(status, entry), entry)
+
+    _entered = ledger.entered
+    return patch.object(ledger, "entered", entered)
+
+
+# ---- attempts and children ------------------------------------------------------------------------------------------
+
+
+def numbers_of_attempts_are_used_again() -> Any:
+    def same(run: RunStatus, *rest: Any) -> RunStatus:
+        return _next(run, *rest).model_copy(update={"attempt": run.attempt})
+
+    _next = decide.next_attempt
+    return patch.object(decide, "next_attempt", same)
+
+
+def the_attempt_before_is_left_alone() -> Any:
+    return _seeing(lambda seen: replace(seen, previous=None))
+
+
+def pods_are_kept_after_the_end() -> Any:
+    return _seeing(lambda seen: _with_run(seen, release=False))
+
+
+def children_of_others_are_adopted() -> Any:
+    def mine(seen: Observed) -> Observed:
+        uid = seen.job.metadata.uid
+        return replace(seen, child=seen.child and replace(seen.child, owner_uid=uid))
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with _seeing(mine), patch.object(reconciler, "is_of", lambda child, uid: True):
+            yield
+
+    return both()
+
+
+def children_come_before_the_status() -> Any:
+    async def execute(self: Reconciler, manifest: Object, job: Any, decision: Decision) -> Any:
+        run = decision.status.run if decision.status else None
+        if (
+            job
+            and decision.status
+            and run
+            and not run.completion_time
+            and run.job_uid is None
+            and run != job.status.run
+        ):
+            early = job.model_copy(update={"status": decision.status})
+            await self._create(manifest, early, Decision(create_children=True))
+        return await _execute(self, manifest, job, decision)
+
+    _execute = Reconciler._execute
+    return patch.object(Reconciler, "_execute", execute)
+
+
+def the_last_writer_wins() -> Any:
+    async def write(self: Reconciler, manifest: Object, status: FineTuneJobStatus) -> Any:
+        metadata = manifest["metadata"]
+        newest = await self.cluster.get(FINETUNEJOBS, metadata["namespace"], metadata["name"])
+        version = {"resourceVersion": newest["metadata"]["resourceVersion"]}
+        return await _write(self, {**manifest, "metadata": {**metadata, **version}}, status)
+
+    _write = Reconciler._write
+    return patch.object(Reconciler, "_write", write)
+
+
+def lost_events_are_never_made_up_for() -> Any:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    return patch.object(app, "_resync", nothing)
+
+
+MUTANTS: tuple[Callable[[], Any], ...] = (
+    preemptions_are_counted,
+    hangs_are_not_counted,
+    divergence_is_tried_again,
+    the_window_is_ignored,
+    one_restart_too_many,
+    there_is_no_back_off,
+    the_back_off_is_not_waited_for,
+    memory_that_ran_out_is_no_lesson,
+    deadlines_are_forgotten,
+    ttl_is_over_at_once,
+    ttl_is_never_over,
+    edits_are_lost,
+    a_request_is_no_reason_to_try_again,
+    suspended_jobs_go_on,
+    suspended_before_its_pods_are_gone,
+    one_index_is_enough,
+    another_world_is_as_good,
+    symptoms_are_taken_for_the_cause,
+    evidence_is_dropped,
+    deletions_of_pods_are_not_seen,
+    entries_are_forgotten,
+    entries_are_doubled,
+    numbers_of_attempts_are_used_again,
+    the_attempt_before_is_left_alone,
+    pods_are_kept_after_the_end,
+    children_of_others_are_adopted,
+    children_come_before_the_status,
+    the_last_writer_wins,
+    lost_events_are_never_made_up_for,
+)

@@ -1,0 +1,24 @@
+"""The simulation can fail: each fault that is put into the operator is noticed within a few hundred schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sim.mutants import MUTANTS
+from sim.schedule import ViolationError, simulate
+
+LIMIT = 300
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_fault_is_noticed(mutant: Callable[[], Any]) -> None:
+    for seed in range(LIMIT):
+        try:
+            with mutant():
+                simulate(seed)
+        except ViolationError as violation:
+            print(f"{mutant.__name__}: after {seed + 1} schedules: {str(violation).splitlines()[0]}")
+            return
+    pytest.fail(f"{LIMIT} schedules, and nobody noticed")

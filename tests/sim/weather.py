@@ -1,0 +1,67 @@
+"""How bad it is between the operator and its cluster in one schedule, and the trace of what happened."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from finetune_operator.core.times import duration
+
+
+@dataclass(frozen=True)
+class Weather:
+    """Chances, from 0 to 1; drawn once for a schedule, and good again for its end."""
+
+    refusals: float = 0.0
+    """Of a call to the API server: 409, 429, 500, 503, or no answer in time."""
+    slow: float = 0.0
+    """Of a call that takes seconds to get there."""
+    lost: float = 0.0
+    """Of an event of a watch."""
+    doubled: float = 0.0
+    late: float = 0.0
+    """Of an event that comes seconds later than those after it."""
+    deaths: float = 0.0
+    """Of the operator, at a call: before it, or after it took effect."""
+    overlaps: bool = False
+    """Whether a second operator may act beside the first."""
+
+    @property
+    def evidence_is_kept(self) -> bool:
+        """Whether an operator that sees all events is always there."""
+        return not (self.lost or self.late or self.deaths or self.overlaps)
+
+
+GOOD = Weather()
+
+
+def drawn(chance: random.Random) -> Weather:
+    """Three of ten schedules have no fault but those of pods, nodes and people; few have all of them."""
+    refusals = Weather(refusals=chance.choice((0.02, 0.1, 0.25)), slow=chance.choice((0, 0.1)))
+    events = Weather(lost=chance.choice((0.1, 0.3, 0.6)), doubled=0.1, late=chance.choice((0.05, 0.3)))
+    deaths = Weather(deaths=chance.choice((0.01, 0.04, 0.1)))
+    overlaps = Weather(overlaps=True, slow=chance.choice((0.05, 0.2)))
+    every = replace(events, refusals=0.02, slow=0.02, deaths=0.02, overlaps=True)
+    return chance.choices((GOOD, refusals, events, deaths, overlaps, every), (28, 18, 20, 14, 12, 8))[0]
+
+
+@dataclass
+class Trace:
+    """What happened, in virtual time: written always, and read when a schedule has failed."""
+
+    time: Callable[[], float]
+    lines: list[tuple[float, str, tuple[object, ...]]] = field(default_factory=list)
+
+    def say(self, text: str, *words: object) -> None:
+        """The words are put into the text only if somebody reads it."""
+        self.lines.append((self.time(), text, words))
+
+    def text(self, last: int | None = None) -> str:
+        """One line for each event, the newest ones."""
+        shown = self.lines[-last:] if last else self.lines
+        left_out = len(self.lines) - len(shown)
+        head = [f"… {left_out} earlier lines"] if left_out else []
+        return "\n".join(
+            head + [f"{duration(int(time)):>7} +{time % 1:.3f}  {text.format(*words)}" for time, text, words in shown]
+        )

@@ -1,0 +1,101 @@
+"""Which events wake a job's key, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from support.jobs import job
+
+from finetune_operator.local import pods
+from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Object
+from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.intake import SOON, Intake, Key
+
+KEY = Key("default", "clauses")
+
+
+class Woken:
+    """A queue that only remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+
+    def add(self, key: Key) -> None:
+        assert key == KEY
+        self.calls.append(0)
+
+    def add_after(self, key: Key, delay: float) -> None:
+        assert key == KEY
+        self.calls.append(delay)
+
+
+def woken(resource: Any, *bodies: Object, gone: bool = False) -> list[float]:
+    """What the last of several events did."""
+    queue = Woken()
+    intake = Intake(queue, Evidence())  # type: ignore[arg-type]
+    for body in bodies[:-1]:
+        intake.saw(resource, body)
+    queue.calls.clear()
+    intake.saw(resource, bodies[-1], gone=gone)
+    return queue.calls
+
+
+def a_pod(*changes: Callable[[Object], None]) -> Object:
+    metadata = {"name": "p", "namespace": "default", "uid": "u", "labels": {"finetune.dev/job": "clauses"}}
+    pod: Object = {"metadata": metadata, "spec": {"containers": [{"name": "trainer"}]}, "status": {"phase": "Pending"}}
+    for change in changes:
+        change(pod)
+    return pod
+
+
+def a_finetunejob(generation: int = 1, **status: Any) -> Object:
+    metadata = {"name": "clauses", "namespace": "default", "uid": "f", "generation": generation}
+    return {"metadata": metadata, "status": status}
+
+
+def a_job(**status: Any) -> Object:
+    made = job("clauses-1", "default")
+    made["metadata"] |= {
+        "uid": "j", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"finetune.dev/job": "clauses"},
+    }  # fmt: skip
+    return {**made, "status": status}
+
+
+def scheduled(pod: Object) -> None:
+    pods.set_scheduled(pod, "n1", 1.0)
+
+
+def running(pod: Object) -> None:
+    pods.set_running(pod, "10.0.0.1", 2.0)
+
+
+def test_pods_that_start_are_looked_at_together() -> None:
+    assert woken(PODS, a_pod(scheduled), a_pod(scheduled, running)) == [SOON]
+    assert woken(PODS, a_pod(), a_pod(lambda pod: pods.set_unschedulable(pod, "no room", 1.0))) == [SOON]
+
+
+def test_a_pod_that_ends_or_is_taken_wakes_at_once() -> None:
+    for ending in (
+        lambda pod: pods.set_finished(pod, 1, "", 2.0),
+        lambda pod: pods.set_disrupted(pod, "Evicted", "", 2.0),
+        lambda pod: pod["metadata"].update({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+    ):
+        assert woken(PODS, a_pod(scheduled), a_pod(scheduled, ending)) == [0]
+    assert woken(PODS, a_pod(scheduled), a_pod(scheduled), gone=True) == [0]
+
+
+def test_what_changes_nothing_that_is_decided_on_wakes_nobody() -> None:
+    assert woken(PODS, a_pod(), a_pod(scheduled)) == []
+    assert woken(PODS, a_pod(scheduled, running), a_pod(scheduled, running)) == []
+    assert woken(JOBS, a_job(), a_job(active=2, ready=1)) == []
+    assert woken(FINETUNEJOBS, a_finetunejob(), a_finetunejob(phase="Training")) == []
+
+
+def test_an_edit_a_failed_job_and_a_deletion_wake_at_once() -> None:
+    failed = {"type": "FailureTarget", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    assert woken(FINETUNEJOBS, a_finetunejob()) == [0]
+    assert woken(FINETUNEJOBS, a_finetunejob(), a_finetunejob(2)) == [0]
+    assert woken(FINETUNEJOBS, a_finetunejob(), a_finetunejob(), gone=True) == [0]
+    assert woken(JOBS, a_job(), a_job(conditions=[failed])) == [0]
+    assert woken(JOBS, a_job(), a_job(), gone=True) == [0]

@@ -1,0 +1,186 @@
+"""What the operator does when things go wrong: other attempts, suspension, edits, ttl; over the in-memory cluster."""
+
+from __future__ import annotations
+
+from support.clusters import SETTINGS, condition, last_words, operated, run_of
+from support.manifests import changed, manifest
+
+from finetune_operator.constants import Phase
+from finetune_operator.core.settings import Settings
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES
+
+TWO_NODES = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
+
+
+async def test_a_lost_pod_starts_a_new_attempt_that_completes() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
+        first = await world.pods_of_attempt(1, 2)
+        world.driver.finish(first[1], 1)
+        second = await world.pods_of_attempt(2, 2)
+        assert {p["metadata"]["uid"] for p in first}.isdisjoint(p["metadata"]["uid"] for p in second)
+        await world.succeed(second)
+        complete = await world.until(lambda s: s.phase == Phase.COMPLETE)
+        assert [(e.attempt, e.class_, e.counted) for e in complete.ledger] == [
+            (1, "Infrastructure", True), (2, "Success", False),
+        ]  # fmt: skip
+        (job,) = await world.cluster.list(JOBS, "default")
+        assert job["metadata"]["name"].endswith("-1-2"), "the Job of the attempt before is gone"
+
+
+async def test_the_budget_of_restarts_is_kept_and_the_run_fails() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"maxRestarts": 1}}))
+        for attempt in (1, 2):
+            (pod,) = await world.pods_of_attempt(attempt, 1)
+            world.driver.finish(pod, 1)
+        failed = await world.until(lambda s: s.phase == Phase.FAILED)
+        assert [entry.counted for entry in failed.ledger] == [True, True]
+        assert "maxRestarts is 1 in 60 minutes" in failed.ledger[-1].message
+        assert condition(failed, "Stalled") == ("True", "Failed")
+
+
+async def test_out_of_memory_halves_the_micro_batch_once() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.globalBatchSize": 32}))
+        rows = []
+        for attempt in (1, 2):
+            (pod,) = await world.pods_of_attempt(attempt, 1)
+            run = run_of(await world.status())
+            config = await world.cluster.get(CONFIGMAPS, "default", pod["metadata"]["labels"]["job-name"])
+            rows.append(config["data"]["run.json"].split('"microBatchSize":')[1].split(",")[0])
+            world.driver.finish(pod, 78, last_words(pod, run, 78, error="out of memory", error_time=1.0))
+        failed = await world.until(lambda s: s.phase == Phase.FAILED)
+        assert rows == ["8", "4"]
+        assert [entry.class_ for entry in failed.ledger] == ["OutOfMemory", "OutOfMemory"]
+
+
+async def test_a_suspended_job_gives_its_pods_back_and_goes_on_in_an_uncounted_attempt() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        await world.pods_of_attempt(1, 1)
+        await world.edit(**{"spec.suspend": True})
+        suspended = await world.until(lambda s: s.phase == Phase.SUSPENDED)
+        assert await world.cluster.list(PODS, "default") == []
+        assert condition(suspended, "Suspended") == ("True", "Suspended")
+        assert condition(suspended, "Ready") == ("False", "Suspended")
+        assert condition(suspended, "Reconciling")[0] == "False"
+        assert suspended.observed_generation == 2
+        await world.edit(**{"spec.suspend": False})
+        pods = await world.pods_of_attempt(2, 1)
+        await world.succeed(pods)
+        complete = await world.until(lambda s: s.phase == Phase.COMPLETE)
+        assert [(e.class_, e.counted) for e in complete.ledger] == [("Suspended", False), ("Success", False)]
+
+
+async def test_a_job_that_is_suspended_from_the_beginning_starts_nothing() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.suspend": True}))
+        suspended = await world.until(lambda s: s.phase == Phase.SUSPENDED)
+        assert suspended.run is None
+        assert await world.cluster.list(JOBS, "default") == []
+        await world.edit(**{"spec.suspend": False})
+        await world.pods_of_attempt(1, 1)
+
+
+async def test_a_job_suspended_by_a_queue_starts_another_attempt_uncounted() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        await world.pods_of_attempt(1, 1)
+        await world.until(lambda s: s.phase == Phase.STARTING)
+        (job,) = await world.cluster.list(JOBS, "default")
+        await world.cluster.put(JOBS, changed(job, {"spec.suspend": True}))
+        await world.pods_of_attempt(2, 1)
+        status = await world.status()
+        assert (status.ledger[0].class_, status.ledger[0].counted) == ("Suspended", False)
+
+
+async def test_an_edit_waits_for_the_end_of_the_run_whose_later_attempts_keep_their_own_spec() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.seed": 1}))
+        (pod,) = await world.pods_of_attempt(1, 1)
+        await world.edit(**{"spec.training.seed": 2})
+        world.driver.finish(pod, 1)
+        pods = await world.pods_of_attempt(2, 1)
+        config = await world.cluster.get(CONFIGMAPS, "default", pods[0]["metadata"]["labels"]["job-name"])
+        assert '"seed":1' in config["data"]["run.json"]
+        assert (await world.status()).observed_generation == 1
+        await world.succeed(pods)
+        following = await world.until(lambda s: s.run and s.run.number == 2)
+        assert (run_of(following).generation, run_of(following).attempt) == (2, 1)
+
+
+async def test_replace_ends_the_run_at_once() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.seed": 1}))
+        await world.pods_of_attempt(1, 1)
+        await world.edit(**{"spec.training.seed": 2, "spec.retrain": {"whileRunning": "Replace"}})
+        status = await world.until(lambda s: s.run and s.run.number == 2 and s.run.job_uid)
+        assert (status.ledger[0].class_, status.ledger[0].counted) == ("Replaced", False)
+        (job,) = await world.cluster.list(JOBS, "default")
+        assert job["metadata"]["name"].endswith("-2-1")
+
+
+async def test_a_failed_job_is_tried_again_by_a_changed_request_and_by_no_budget() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods_of_attempt(1, 1)
+        world.driver.finish(pod, 76)
+        await world.until(lambda s: s.phase == Phase.FAILED)
+        await world.edit(**{"spec.faultTolerance": {"maxRestarts": 9}, "spec.ttlSecondsAfterFinished": 3600})
+        await world.until(lambda s: s.observed_generation == 2)
+        assert run_of(await world.status()).number == 1
+        await world.edit(**{"spec.retrain": {"request": "again"}})
+        await world.until(lambda s: s.run and s.run.number == 2)
+
+
+async def test_after_its_time_the_children_go_and_the_job_stays_as_it_is() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.ttlSecondsAfterFinished": 0}))
+        (pod,) = await world.pods_of_attempt(1, 1)
+        await world.succeed([pod])
+        await world.until(lambda s: s.phase == Phase.COMPLETE)
+        await world.gone(JOBS, SERVICES, CONFIGMAPS, PODS)
+        before = await world.job()
+        await world.cluster.idle()
+        assert await world.job() == before
+
+
+async def test_after_its_time_the_rest_goes_though_somebody_has_deleted_the_job() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods_of_attempt(1, 1)
+        await world.succeed([pod])
+        await world.until(lambda s: s.phase == Phase.COMPLETE)
+        await world.cluster.delete(JOBS, "default", pod["metadata"]["labels"]["job-name"])
+        await world.edit(**{"spec.ttlSecondsAfterFinished": 0})
+        await world.gone(JOBS, SERVICES, CONFIGMAPS, PODS)
+
+
+async def test_the_children_of_a_run_go_before_the_next_one_starts() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods_of_attempt(1, 1)
+        world.driver.finish(pod, 1)
+        (pod,) = await world.pods_of_attempt(2, 1)
+        await world.succeed([pod])
+        await world.until(lambda s: s.phase == Phase.COMPLETE)
+        await world.edit(**{"spec.training.seed": 2})
+        await world.until(lambda s: s.run and s.run.number == 2 and s.run.job_uid)
+        for resource in (JOBS, SERVICES, CONFIGMAPS):
+            assert [
+                o["metadata"]["labels"]["finetune.dev/run"] for o in await world.cluster.list(resource, "default")
+            ] == ["2"]
+
+
+async def test_a_part_of_a_gang_gives_way_without_being_counted() -> None:
+    async with operated(Settings(**SETTINGS.__dict__), automatic=False) as world:
+        tolerance = {"spec.faultTolerance": {"gangMinutes": 1}}
+        await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES, **tolerance))
+        pods = await world.pods(2)
+        world.driver.schedule(pods[0])
+        world.driver.unschedulable(pods[1], "0/1 nodes are available")
+        await world.until(lambda s: s.phase == Phase.STARTING)
+        assert "0/1 nodes are available" in next(
+            c.message for c in (await world.status()).conditions if c.type == "Ready"
+        )
