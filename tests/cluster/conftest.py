@@ -18,15 +18,16 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cluster.faults import Ground, ground_in, operating, slots
+from cluster.image import DEFAULT_IMAGE, TEST_IMAGE
 from support.helm import Helm, helm_or_skip
 from support.kubectl import Kubectl
 from support.releases import Releases, releases_in
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_IMAGE = "localhost/trainer-test:dev"
-TEST_IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", DEFAULT_IMAGE)
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 CRD = "crd/finetunejobs.finetune.dev"
 OWNER = "meta.helm.sh/release-"
@@ -57,7 +58,7 @@ def new_namespace() -> Iterator[Kubectl]:
     metadata = {"name": cluster.namespace, "labels": RESTRICTED}
     cluster.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
     yield cluster
-    cluster.run("delete", "namespace", cluster.namespace, "--wait=false")
+    cluster.run("delete", "namespace", cluster.namespace, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture
@@ -88,9 +89,9 @@ def crd_of_kubectl(kubectl: Kubectl) -> None:
     kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
 
 
-@pytest.fixture
-def workspace(kubectl: Kubectl) -> Iterator[Path]:
-    """The folder behind the claim `finetune`, which every node can read and write."""
+@contextlib.contextmanager
+def new_workspace(kubectl: Kubectl) -> Iterator[Path]:
+    """The folder behind the claim `finetune`, which every node can read and write; deleted at the end."""
     folder = Path(tempfile.mkdtemp(prefix="finetune-cluster-"))
     folder.chmod(0o777)
     size = {"storage": "20Gi"}
@@ -112,24 +113,59 @@ def workspace(kubectl: Kubectl) -> Iterator[Path]:
             "spec": {**spec, "volumeName": volume, "resources": {"requests": size}},
         }
     )
-    if TEST_IMAGE == DEFAULT_IMAGE:
-        packages = sysconfig.get_path("purelib")
-        linked = subprocess.run(["cp", "-al", packages, folder / ".packages"])
-        if linked.returncode:  # another file system
-            subprocess.run(["cp", "-a", f"{packages}/.", folder / ".packages"], check=True)
-        shutil.copytree(ROOT / "trainer" / "finetune_trainer", folder / ".packages" / "finetune_trainer")
     yield folder
     kubectl.run("delete", "pv", volume, "--wait=false")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
+def workspace(kubectl: Kubectl) -> Iterator[Path]:
+    """The folder behind the claim `finetune`, with the trainer's packages where the image has none."""
+    with new_workspace(kubectl) as folder:
+        if TEST_IMAGE == DEFAULT_IMAGE:
+            packages = sysconfig.get_path("purelib")
+            linked = subprocess.run(["cp", "-al", packages, folder / ".packages"])
+            if linked.returncode:  # another file system
+                subprocess.run(["cp", "-a", f"{packages}/.", folder / ".packages"], check=True)
+            shutil.copytree(ROOT / "trainer" / "finetune_trainer", folder / ".packages" / "finetune_trainer")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def shared_ground(crd: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """A namespace with an operator at work and ranks that do as the tests say, shared by the tests of a module."""
+    with (
+        new_namespace() as kubectl,
+        new_workspace(kubectl) as workspace,
+        operating([kubectl.namespace], tmp_path_factory.mktemp("operator")) as operator,
+    ):
+        yield ground_in(kubectl, workspace, operator)
+
+
+@pytest.fixture
+def ground(shared_ground: Ground) -> Iterator[Ground]:
+    """That of the module, for one test after the other."""
+    yield shared_ground
+    shared_ground.clear()
+
+
+@pytest.fixture(scope="module")
+def all_slots(shared_ground: Ground) -> Iterator[dict[str, Any]]:
+    """`spec.resources` of a job that leaves no node for another such job."""
+    with slots(shared_ground.kubectl) as resources:
+        yield resources
+
+
+@pytest.fixture
 def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`finetune operator` for the namespace, on this machine, with the pods' addresses in reach."""
     arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE, "--http-port", "0"]
+    # Its Lease, too, is in the namespace.
+    environment = os.environ | {"KUBECONFIG": str(kubectl.own_kubeconfig(tmp_path / "operator.kubeconfig"))}
     log = tmp_path / "operator.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "finetune_operator.cli.main", *arguments], stderr=output)
+        command = [sys.executable, "-m", "finetune_operator.cli.main", *arguments]
+        process = subprocess.Popen(command, env=environment, stderr=output)
     yield process
     process.terminate()
     process.wait(30)

@@ -35,9 +35,10 @@ class OperatorPod:
         deployment = f"deployment/{release}-finetune-operator"
         done = kubectl.run("rollout", "status", deployment, f"--timeout={DEADLINE:.0f}s", check=False)
         assert done.returncode == 0, done.stderr + kubectl.run("logs", deployment, check=False).stdout
-        (pod,) = kubectl.get(
+        running = kubectl.get(
             "pods", "-l", f"app.kubernetes.io/instance={release}", "--field-selector=status.phase=Running"
         )
+        (pod,) = (pod for pod in running if "deletionTimestamp" not in pod["metadata"])
         self.uid = str(pod["metadata"]["uid"])
         self._proxy = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod['metadata']['name']}:8080/proxy"
 

@@ -2,8 +2,8 @@
 
 `finetune operator` runs here with a token of the chart's service account, and meets what makes it use every right: jobs
 that train, a claim to look at, names that are taken, pods that are refused. FINETUNE_AUDIT_LOG names the log, which
-must hold at least the metadata of each request. Audit policies often leave events out, so the rights to them are proved
-by what they lead to.
+must hold at least the metadata of each request. Audit policies often leave out events and leases, so the rights to them
+are proved by what they lead to.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ from finetune_operator.core.naming import child_name
 AUDIT_LOG = os.environ.get("FINETUNE_AUDIT_LOG")
 Right = tuple[str, str, str]
 """Verb, group, resource."""
-EVENT_RIGHTS: set[Right] = {("create", "events.k8s.io", "events"), ("list", "", "events")}
+LEASES = ("coordination.k8s.io", "leases")
+UNLOGGED: set[Right] = {
+    ("create", "events.k8s.io", "events"),
+    ("list", "", "events"),
+    *((verb, *LEASES) for verb in ("get", "create", "update")),
+}
+ENDS: dict[str, Any] = {"spec.faultTolerance": {"maxRestarts": 0}, "spec.ttlSecondsAfterFinished": 1}
+"""A job that fails once, and whose children go then."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -54,9 +61,9 @@ class Account:
 
     @property
     def granted(self) -> set[Right]:
-        (role,) = of_kind(self.objects, "Role") + of_kind(self.objects, "ClusterRole")
         return {
             (verb, group, resource)
+            for role in of_kind(self.objects, "Role") + of_kind(self.objects, "ClusterRole")
             for rule in role["rules"]
             for verb in rule["verbs"]
             for group in rule["apiGroups"]
@@ -175,7 +182,7 @@ def condition(kubectl: Kubectl, name: str, kind: str, reason: str) -> dict[str, 
 def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
     kubectl: Kubectl, account: Account, claim: None, start_operator: Callable[[], None]
 ) -> None:
-    submit(kubectl, "plain")
+    submit(kubectl, "plain", **ENDS)
     submit(kubectl, "wide", **{"spec.resources.nodes": 2})
     submit(kubectl, "unwelcome", **{"spec.podTemplate": {"securityContext": {"runAsNonRoot": False}}})
     kubectl.run("create", "configmap", submit(kubectl, "config-taken"))
@@ -183,7 +190,9 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
 
     start_operator()
     condition(kubectl, "plain", "Failed", "Failed")  # there is no such model in the claim
-    submit(kubectl, "plain", **{"spec.training": {"seed": 18}})  # whose second run finds the policy of the first
+    submit(
+        kubectl, "plain", **ENDS, **{"spec.training": {"seed": 18}}
+    )  # whose second run finds the policy of the first
     condition(kubectl, "wide", "Stalled", "VolumeNotShared")
     condition(kubectl, "config-taken", "Stalled", "NameConflict")
     condition(kubectl, "service-taken", "Stalled", "NameConflict")
@@ -195,10 +204,16 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
     told = {e["reason"] for e in kubectl.get("events.events.k8s.io") if e["regarding"]["kind"] == "FineTuneJob"}
     assert {"NameConflict", "VolumeNotShared"} <= told  # events were made
 
+    def renewed() -> bool:
+        (lease,) = kubectl.get("leases")
+        return bool(lease["spec"]["renewTime"] > lease["spec"]["acquireTime"])
+
+    until(renewed, "the lease was read, made and written")
+
     with contextlib.suppress(TimeoutError):  # the log may lag behind, and what is missing is told below
-        until(lambda: used(account.user) | EVENT_RIGHTS >= account.granted, "all that is granted is used", seconds=30)
+        until(lambda: used(account.user) | UNLOGGED >= account.granted, "all that is granted is used", seconds=30)
     assert refused(account.user, kubectl.namespace) == []
-    assert used(account.user) | EVENT_RIGHTS == account.granted
+    assert used(account.user) | UNLOGGED == account.granted
 
 
 def refused(user: str, namespace: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster.conftest import ROOT, TEST_IMAGE
-from gitops.verdicts import DONE, GOING, STUCK, VERDICTS, WORKING, verdict_of
+from gitops.verdicts import DONE, GOING, PAUSED, STUCK, VERDICTS, WORKING, verdict_of
 from support.health import DOCUMENTS, HEALTH_LUA
 from support.kubectl import Kubectl
 from support.manifests import changed
@@ -82,7 +82,7 @@ async def watched(namespace: str) -> AsyncIterator[Watched]:
 @asynccontextmanager
 async def operated(jobs: Watched) -> AsyncIterator[None]:
     """An operator for the namespace that looks more often than others, so that no phase is too short to be seen."""
-    informing = partial(inform, namespaces=[jobs.namespace])
+    informing = partial(inform, namespaces=[jobs.namespace], take_signals=lambda: None)
     operator = asyncio.create_task(operate(jobs.cluster, FREQUENT, informing, [jobs.namespace]))
     try:
         yield
@@ -163,6 +163,19 @@ async def test_every_phase_of_real_runs_has_the_health_that_its_user_expects(kub
             kubectl.apply(job("several", **several))
             found["volume-not-shared"] = await jobs.first("several", stalled("VolumeNotShared"))
 
+            kubectl.apply(job("paused", **{"spec.suspend": True}))
+            found["suspended-from-the-beginning"] = await jobs.first("paused", in_phase("Suspended"))
+            kubectl.apply(job("paused", **{"spec.suspend": False}))
+            await jobs.first("paused", in_phase("Starting", 2, 2))
+            kubectl.run("delete", "pod", "-l", "finetune.dev/job=paused", "--wait=false")
+            found["restarting"] = await jobs.first("paused", in_phase("Restarting", 2, 2))
+            await jobs.first(
+                "paused", lambda obj: in_phase("Starting", 2, 2)(obj) and obj["status"]["run"]["attempt"] == 2
+            )
+            kubectl.apply(job("paused", **{"spec.suspend": True}))
+            found["suspending"] = await jobs.first("paused", in_phase("Suspending", 3, 3))
+            found["suspended"] = await jobs.first("paused", in_phase("Suspended", 3, 3))
+
             found["training"] = await jobs.first("clauses", in_phase("Training"))
             kubectl.apply(job("clauses", **{"spec.resources.memory": "5Gi"}))
             found["edited-while-training"] = await jobs.first("clauses", in_phase("Training", 2, 1))
@@ -183,7 +196,7 @@ async def test_every_phase_of_real_runs_has_the_health_that_its_user_expects(kub
     for name, obj in found.items():
         assert verdict_of(obj) == VERDICTS[name], name
     for obj in jobs.seen:
-        assert verdict_of(obj) in (WORKING, DONE, STUCK, GOING), obj
+        assert verdict_of(obj) in (WORKING, PAUSED, DONE, STUCK, GOING), obj
     if "FINETUNE_RECORD" in os.environ:
         for name, obj in found.items():
             write("cluster", name, obj)

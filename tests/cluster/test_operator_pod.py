@@ -49,7 +49,7 @@ def test_a_job_outlives_every_change_of_the_release_that_it_trained_under(
     assert training["phase"] != "Complete", "progress comes from the agents, while it trains"
     assert_pods_are_shut_off(kubectl, first)
     complete = until(kubectl, JOB, lambda s: s.get("phase") == "Complete")
-    assert conditions(complete)["WorldReady"] == "True"
+    assert conditions(complete)["WorldReady"] == "False", "its pods have ended"
     assert complete["run"]["image"] == TEST_IMAGE
 
     finished, pods = kubectl.get("ftj", JOB), pods_of(kubectl)

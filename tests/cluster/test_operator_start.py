@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.helm import Helm, only
+from support.helm import Helm, of_kind, only
 from support.http import get
 from support.kubectl import Kubectl
 
@@ -50,23 +50,29 @@ class Operator:
             time.sleep(0.1)
 
     def becomes_ready(self, after: str) -> None:
-        """And has said the sentence `after` once, with no traceback."""
+        """And has said the sentence `after` once, with no traceback, before it leads."""
         self.until("ok".__eq__, 200)
-        (line,) = self.log.read_text().splitlines()
-        assert line.endswith(f" ERROR finetune_operator.runtime.health: {after}")
+        deadline = time.monotonic() + DEADLINE
+        while len(lines := self.log.read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline, f"it does not lead: {lines}"
+            time.sleep(0.1)
+        told, leads = lines
+        assert told.endswith(f" ERROR finetune_operator.runtime.health: {after}")
+        assert " leads by Lease " in leads
 
 
-Start = Callable[[Path], Operator]
+Start = Callable[..., Operator]
 
 
 @pytest.fixture
 def start(kubectl: Kubectl, tmp_path: Path) -> Iterator[Start]:
-    """Starts an operator with a kubeconfig, or what stands in its place."""
+    """Starts an operator with a kubeconfig, or what stands in its place, and a configuration."""
     with contextlib.ExitStack() as stack:
 
-        def started(kubeconfig: Path) -> Operator:
+        def started(kubeconfig: Path, config: Path | None = None) -> Operator:
             port, log = free_port(), tmp_path / "operator.log"
             arguments = ["operator", "--namespace", kubectl.namespace, "--http-port", str(port)]
+            arguments += ["--config", str(config)] if config else []
             command = [sys.executable, "-m", "finetune_operator.cli.main", *arguments]
             environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
             with log.open("wb") as output:
@@ -114,11 +120,14 @@ def test_a_user_without_rights(helm: Helm, kubectl: Kubectl, tmp_path: Path, sta
     objects = helm.render(values, namespace=kubectl.namespace)
     account = only(objects, "ServiceAccount")
     kubectl.apply(account)
-    operator = start(kubectl.kubeconfig(account["metadata"]["name"], tmp_path / "kubeconfig"))
+    config = tmp_path / "config.yaml"
+    config.write_text(only(objects, "ConfigMap")["data"]["config.yaml"])
+    operator = start(kubectl.kubeconfig(account["metadata"]["name"], tmp_path / "kubeconfig"), config)
     said = operator.until(lambda said: "forbidden" in said, 503)
     assert 'cannot list resource "finetunejobs" in API group "finetune.dev"' in said
     for kind in ("Role", "RoleBinding"):
-        kubectl.apply(only(objects, kind))
+        for found in of_kind(objects, kind):
+            kubectl.apply(found)
     operator.becomes_ready(said)
 
 

@@ -33,4 +33,4 @@ def test_a_stored_job_has_the_defaults_that_pydantic_has(kubectl: Kubectl) -> No
         except InvalidManifestError as error:
             raise AssertionError(f"{case.name}: {error}") from error
         assert ours == theirs, case.name
-        assert stored["status"] == {"observedGeneration": -1}
+        assert stored["status"] == {"observedGeneration": -1, "ledgerDropped": 0}

@@ -121,14 +121,30 @@ def the_operator_is_restarted_while_it_trains(kind: Kind) -> None:
     assert_undisturbed(kind)
 
 
+def a_trainer_pod_is_deleted_and_another_attempt_starts_over(kind: Kind) -> None:
+    pods = kind.kubectl.get("pods", "-l", f"{LABEL_OF_RUN}=2")
+    kind.kubectl.run("delete", "pod", pods[-1]["metadata"]["name"], "--wait=false")
+    restarting = until(kind.kubectl, NAME, lambda s: s["run"]["attempt"] == 2)
+    (told,) = [c["message"] for c in restarting["conditions"] if c["type"] == "Reconciling"]
+    assert restarting["phase"] != "Restarting" or "from the beginning" in told
+    entry = restarting["ledger"][-1]
+    assert (entry["run"], entry["attempt"], entry["class"], entry["counted"]) == (2, 1, "Preempted", False)
+    assert pods[-1]["metadata"]["name"] in entry["message"]
+    training = until(
+        kind.kubectl, NAME, lambda s: s["phase"] == "Training" and s.get("progress", {}).get("step", 0) > 0
+    )
+    kind.notes["run"] = training["run"]
+    kind.notes["pods"] = pods_of(kind, training["run"])
+
+
 def the_second_run_trains_to_its_end(kind: Kind) -> None:
     (watch,) = quickstart(kind, "finetune watch")
     assert "Model: " in kind.shell(watch)
-    status = assert_complete(kind, number=2)
+    status = assert_complete(kind, number=2, attempt=2)
     run = kind.notes["run"]
     assert status["run"].items() >= run.items()
     (job,) = kind.kubectl.get("jobs", "-l", f"{LABEL_OF_RUN}={run['number']}")
-    assert job["metadata"]["uid"] == run["jobUid"]
+    assert job["metadata"]["uid"] == run["jobUid"], "the Job of the attempt before is gone"
     assert pods_of(kind, run) == kind.notes["pods"]
 
 
@@ -168,6 +184,7 @@ STEPS: list[Callable[[Kind], None]] = [
     another_run_with_stage_3_is_asked_for_by_an_edit,
     the_chart_is_upgraded_while_it_trains,
     the_operator_is_restarted_while_it_trains,
+    a_trainer_pod_is_deleted_and_another_attempt_starts_over,
     the_second_run_trains_to_its_end,
     the_release_is_uninstalled_and_its_jobs_stay,
     jobs_are_deleted_without_an_operator_and_nothing_is_left,
@@ -206,8 +223,9 @@ def until_rolled_out(kind: Kind) -> None:
 
 
 def pods_of(kind: Kind, run: dict[str, Any]) -> set[tuple[str, int]]:
-    """UID and restarts of each pod of a run."""
-    pods = kind.kubectl.get("pods", "-l", f"{LABEL_OF_RUN}={run['number']}")
+    """UID and restarts of each pod of an attempt."""
+    selector = f"{LABEL_OF_RUN}={run['number']},finetune.dev/attempt={run['attempt']}"
+    pods = kind.kubectl.get("pods", "-l", selector)
     return {(pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]) for pod in pods}
 
 
@@ -228,7 +246,7 @@ def assert_undisturbed(kind: Kind) -> None:
     assert pods_of(kind, run) == kind.notes["pods"]
 
 
-def assert_complete(kind: Kind, number: int) -> dict[str, Any]:
+def assert_complete(kind: Kind, number: int, attempt: int = 1) -> dict[str, Any]:
     """The run's end in status and on the storage; returns the status."""
     job = kind.kubectl.get("ftj", NAME)
     status: dict[str, Any] = job["status"]
@@ -236,7 +254,8 @@ def assert_complete(kind: Kind, number: int) -> dict[str, Any]:
     assert conditions(status).items() >= FINISHED.items()
     assert status["observedGeneration"] == job["metadata"]["generation"]
     assert {c["observedGeneration"] for c in status["conditions"]} == {job["metadata"]["generation"]}
-    assert (status["run"]["number"], status["run"]["attempt"]) == (number, 1)
+    assert (status["run"]["number"], status["run"]["attempt"]) == (number, attempt)
+    assert status["ledger"][-1]["class"] == "Success"
     assert status["progress"]["step"] == status["progress"]["totalSteps"]
     assert status["evaluation"]["final"]["accuracy"] > status["evaluation"]["base"]["accuracy"] + 0.3
     output = kind.workspace / status["result"]["path"]

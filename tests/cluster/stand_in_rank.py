@@ -1,0 +1,79 @@
+"""Stands in for `finetune_trainer.rank` where training is not the point: a rank that is there as soon as its pod is.
+
+It listens on rank 0's port, reports and ends as a rank does, and obeys the files that a test leaves in the
+workspace below `orders/<job>`:
+
+- hold           it does not report yet
+- finish         it ends with a result, when all ranks have come
+- linger         it does not follow a request to stop
+- take-memory-N  in attempt N, rank 0 takes memory without end
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+from fake_rank import CONFIG, RANK, SCRATCH, WORLD, leave, live, write
+
+from finetune_trainer import contract
+from finetune_trainer.contract import ExitCode, Progress, Result
+
+WORKSPACE = Path(os.environ[contract.ENV_WORKSPACE])
+ORDERS = WORKSPACE / "orders" / CONFIG.job
+MET = WORKSPACE / "met" / CONFIG.nonce
+RESULT = Result(
+    path=str(CONFIG.output),
+    digest="0" * 64,
+    base_metrics={"f1": 0.1},
+    metrics={"f1": 0.5},
+    step=9,
+    trainable_parameters=1,
+    parameters=2,
+)
+
+
+def is_asked(order: str) -> bool:
+    return (ORDERS / order).exists()
+
+
+def is_stopped() -> bool:
+    return (SCRATCH / contract.STOP_FILE).exists() and not is_asked("linger")
+
+
+def meet() -> bool:
+    """Whether all ranks of the attempt have come."""
+    MET.mkdir(parents=True, exist_ok=True)
+    (MET / str(RANK)).touch()
+    return len(list(MET.iterdir())) == WORLD
+
+
+def pause() -> None:
+    time.sleep(0.05)
+
+
+def main() -> None:
+    (SCRATCH / f"rank-{RANK}.pid").write_text(str(os.getpid()))
+    if RANK == 0:
+        port = int(os.environ[contract.ENV_RENDEZVOUS].rpartition(":")[2])
+        listener = socket.create_server(("", port), backlog=64)
+    while is_asked("hold"):
+        pause()
+    live(step=1)
+    if RANK == 0:
+        write(contract.PROGRESS_FILE, Progress(step=1, total_steps=9, epoch=0.1, loss=1.0, eta_seconds=60))
+    taken = []
+    while not (meet() and is_asked("finish")):
+        if is_stopped():
+            leave(ExitCode.PREEMPTED, error="stopped on request", step=1)
+        if RANK == 0 and is_asked(f"take-memory-{CONFIG.attempt}"):
+            taken.append(b"x" * 2**24)
+        pause()
+    if RANK == 0:
+        listener.close()
+    leave(ExitCode.DONE, result=RESULT if RANK == 0 else None)
+
+
+main()

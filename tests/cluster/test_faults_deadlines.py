@@ -1,0 +1,90 @@
+"""Each time that is set for a job frees its pods when it is over, and says which pod held it up and why.
+
+The shortest time is a minute, so all jobs of this module wait at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cluster.faults import Ground, classes, eventually, message, ready_nodes
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SECONDS = 150.0
+"""Until a time of one minute is over and has been acted on."""
+NO_IMAGE, NO_NODE = "no-image", "no-node"
+GANGS = ("gang-a", "gang-b")
+
+
+@pytest.fixture(scope="module")
+def ground(shared_ground: Ground, all_slots: dict[str, Any]) -> Iterator[Ground]:
+    """With four jobs that cannot start; the last two because each has the node that the other needs."""
+    kubectl = shared_ground.kubectl
+    label = f"{kubectl.namespace}.test/only"
+    nodes = ready_nodes(kubectl)
+    once = {"maxRestarts": 0}
+    shared_ground.start(
+        NO_IMAGE,
+        **{"spec.image": "localhost/nobody-has-made-this:1", "spec.faultTolerance": {**once, "startupMinutes": 1}},
+    )
+    shared_ground.start(
+        NO_NODE,
+        **{
+            "spec.podTemplate.nodeSelector": {label: "nowhere"},
+            "spec.faultTolerance": {**once, "queueMinutes": 1},
+        },
+    )
+    try:
+        for job, node in zip(GANGS, nodes, strict=False):
+            kubectl.run("label", "node", node, f"{label}-{job}=here")
+            shared_ground.start(
+                job,
+                "finish",
+                **{
+                    "spec.resources": all_slots,
+                    "spec.podTemplate.nodeSelector": {f"{label}-{job}": "here"},
+                    "spec.faultTolerance": {**once, "gangMinutes": 1},
+                },
+            )
+        for job in GANGS:
+            shared_ground.until(job, lambda s: s.get("phase") == "Starting" and "nodes are available" in message(s))
+        for job in GANGS:
+            kubectl.run("label", "nodes", *nodes, f"{label}-{job}=here", "--overwrite")
+        yield shared_ground
+    finally:
+        kubectl.run("label", "nodes", *nodes, *(f"{label}-{job}-" for job in GANGS))
+    shared_ground.clear()
+
+
+def test_startup_minutes_end_a_job_whose_image_does_not_exist(ground: Ground) -> None:
+    failed = ground.in_phase(NO_IMAGE, "Failed", seconds=SECONDS)
+    (entry,) = failed["ledger"]
+    assert (entry["class"], entry["counted"]) == ("StartupTimeout", True)
+    assert entry["node"] in ready_nodes(ground.kubectl)
+    assert f"pod {entry['pod']} on node {entry['node']}: " in entry["message"]
+    assert "localhost/nobody-has-made-this:1" in entry["message"]
+    eventually(lambda: not ground.pods(NO_IMAGE), ground.pods_at_a_glance)
+
+
+def test_queue_minutes_end_a_job_that_no_node_can_take(ground: Ground) -> None:
+    failed = ground.in_phase(NO_NODE, "Failed", seconds=SECONDS)
+    (entry,) = failed["ledger"]
+    assert (entry["class"], entry["counted"]) == ("DeadlineExceeded", False)
+    assert "no pod had a node within 1 minutes: pod " in entry["message"]
+    assert "didn't match Pod's node affinity/selector" in entry["message"]
+    eventually(lambda: not ground.pods(NO_NODE), ground.pods_at_a_glance)
+
+
+def test_gang_minutes_let_two_jobs_finish_that_each_hold_a_node_of_the_other(ground: Ground) -> None:
+    ends = [ground.in_phase(job, "Complete", seconds=300) for job in GANGS]
+    every = {entry for status in ends for entry in classes(status)}
+    assert every == {("GangTimeout", False), ("Success", False)}
+    for job, status in zip(GANGS, ends, strict=True):
+        assert len(ground.made_pods(job)) == 2 * status["run"]["attempt"]
+        assert ground.completes(job, status["run"]["attempt"]) == status
+
+
+def test_nothing_is_left_of_any_of_them(ground: Ground) -> None:
+    ground.leaves_nothing(NO_IMAGE, NO_NODE, *GANGS)

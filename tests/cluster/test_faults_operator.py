@@ -1,0 +1,131 @@
+"""The operator itself dies, is there twice, loses a namespace, or meets jobs of the same name again and again."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from cluster.conftest import new_namespace, new_workspace
+from cluster.faults import ONE_NODE, Ground, classes, eventually, ground_in, operating
+
+pytestmark = pytest.mark.timeout(600)
+JOB = "clauses"
+ONE_NODE_EACH = {"spec.resources": ONE_NODE}
+
+
+def test_an_operator_killed_during_the_start_and_the_training_goes_on_with_the_same_attempt(ground: Ground) -> None:
+    ground.start(JOB, "hold")
+    ground.until(JOB, lambda s: s.get("phase") == "Starting")
+    ground.operator.kill()
+    first = {pod["metadata"]["uid"] for pod in ground.pods(JOB)}
+    ground.countermand(JOB, "hold")
+    ground.operator.start()
+    assert {pod["metadata"]["uid"] for pod in ground.training(JOB)} == first
+    ground.operator.kill()
+    ground.order(JOB, "finish")
+    eventually(lambda: {pod["status"]["phase"] for pod in ground.pods(JOB)} == {"Succeeded"}, ground.pods_at_a_glance)
+    assert ground.status(JOB)["phase"] == "Training", "nobody was there to see the end"
+    ground.operator.start()
+    assert classes(ground.completes(JOB, attempt=1)) == [("Success", False)]
+    assert len(ground.made_pods(JOB)) == 2
+    ground.leaves_nothing(JOB)
+
+
+def test_an_operator_killed_while_pods_are_taken_away_counts_nothing_and_takes_them_all(ground: Ground) -> None:
+    ground.start(JOB, "linger")
+    ground.training(JOB)
+    ground.edit(JOB, suspend=True)
+    ground.in_phase(JOB, "Suspending")
+    ground.operator.kill()
+    ground.operator.start()
+    ground.in_phase(JOB, "Suspending")
+    ground.operator.kill()
+    ground.countermand(JOB, "linger")
+    eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
+    ground.operator.start()
+    ground.in_phase(JOB, "Suspended")
+    ground.edit(JOB, suspend=False)
+    ground.training(JOB, attempt=2)
+    ground.operator.kill()
+    ground.leaves_nothing(JOB)
+    ground.operator.start()
+
+
+def test_what_happened_while_no_operator_was_there_is_unknown_and_counted_once(ground: Ground) -> None:
+    ground.start(JOB)
+    pods = ground.training(JOB)
+    ground.operator.kill()
+    ground.kubectl.run("delete", "pod", pods[1]["metadata"]["name"])
+    eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
+    ground.operator.start()
+    ground.training(JOB, attempt=2)
+    assert classes(ground.completes(JOB, attempt=2)) == [("Unknown", True), ("Success", False)]
+    assert len(ground.made_pods(JOB)) == 4
+    ground.leaves_nothing(JOB)
+
+
+def test_of_two_operators_one_leads_and_the_other_goes_on_when_it_is_killed(ground: Ground, tmp_path: Path) -> None:
+    with operating([ground.kubectl.namespace], tmp_path, leads=False) as second:
+        ground.start(JOB)
+        pods = ground.training(JOB)
+        assert (ground.operator.leads(), second.leads()) == (True, False)
+        ground.operator.kill()
+        eventually(second.leads, second.log)
+        ground.operator.start(leads=False)
+        assert (ground.operator.leads(), second.leads()) == (False, True)
+        ground.kubectl.run("delete", "pod", pods[1]["metadata"]["name"], "--wait=false")
+        ground.training(JOB, attempt=2)
+        complete = ground.completes(JOB, attempt=2)
+        assert classes(complete) == [("Preempted", False), ("Success", False)]
+        assert len(ground.made_pods(JOB)) == 4
+        ground.leaves_nothing(JOB)
+    eventually(ground.operator.leads, ground.operator.log)
+
+
+def test_an_operator_survives_the_loss_of_a_namespace_and_its_other_jobs_go_on(crd: None, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        gone, kept = (stack.enter_context(new_namespace()) for _ in range(2))
+        operator = stack.enter_context(operating([kept.namespace, gone.namespace], tmp_path))
+        doomed, ground = (
+            ground_in(kubectl, stack.enter_context(new_workspace(kubectl)), operator) for kubectl in (gone, kept)
+        )
+        for each in (doomed, ground):
+            each.start(JOB, **ONE_NODE_EACH)
+        for each in (doomed, ground):
+            each.training(JOB)
+        gone.run("delete", "namespace", gone.namespace, "--timeout=90s")
+        (pod,) = ground.pods(JOB)
+        ground.kubectl.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
+        ground.training(JOB, attempt=2)
+        ground.start("another", **ONE_NODE_EACH)
+        ground.training("another")
+        assert classes(ground.completes(JOB, attempt=2)) == [("Preempted", False), ("Success", False)]
+        assert classes(ground.completes("another", attempt=1)) == [("Success", False)]
+        ground.leaves_nothing(JOB, "another")
+
+
+def controllers(ground: Ground) -> set[str]:
+    """UIDs of the FineTuneJobs that the children belong to; a pod belongs to its Job's."""
+    children = ground.kubectl.get("configmaps,services,jobs,pods", "-l", f"finetune.dev/job={JOB}")
+    owner = {child["metadata"]["uid"]: child["metadata"]["ownerReferences"][0]["uid"] for child in children}
+    return {owner.get(uid, uid) for uid in owner.values()}
+
+
+def test_a_job_made_again_and_again_under_its_name_never_has_children_of_a_former_one(ground: Ground) -> None:
+    many = {"spec.resources": {**ONE_NODE, "cpu": "200m"}}  # so that all of them have room, some still on their way out
+    uids: list[str] = []
+    for _ in range(20):
+        ground.start(JOB, **many)
+        uids.append(ground.kubectl.get("ftj", JOB)["metadata"]["uid"])
+        eventually(lambda: uids[-1] in controllers(ground), ground.pods_at_a_glance)
+        ground.kubectl.run("delete", "ftj", JOB, "--timeout=30s")
+    ground.start(JOB, **many)
+    uids.append(ground.kubectl.get("ftj", JOB)["metadata"]["uid"])
+    ground.training(JOB)
+    eventually(lambda: controllers(ground) == {uids[-1]}, lambda: controllers(ground))
+    complete = ground.completes(JOB, attempt=1)
+    assert classes(complete) == [("Success", False)]
+    assert complete["result"]["path"].endswith(f"runs/1-{uids[-1].replace('-', '')[:8]}/output")
+    assert len(set(uids)) == 21
+    ground.leaves_nothing(JOB)

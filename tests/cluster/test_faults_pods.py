@@ -1,0 +1,81 @@
+"""A pod that is lost ends the attempt, whatever took it; the next one goes on, and the ledger says what happened."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from cluster.faults import Ground, classes
+
+pytestmark = pytest.mark.timeout(600)
+JOB = "clauses"
+STOPPED = (75, None)
+"""Exit codes of a pod that was taken away: its own, or none if nobody had to wait for it."""
+
+
+def lost(status: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
+    """The entry of the first attempt, which names the pod and its node."""
+    entry: dict[str, Any] = status["ledger"][0]
+    assert (entry["pod"], entry["node"]) == (pod["metadata"]["name"], pod["spec"]["nodeName"])
+    assert entry["step"] == 1
+    assert entry["startTime"] <= entry["endTime"]
+    return entry
+
+
+def goes_on_in_attempt_2(ground: Ground, lost: list[dict[str, Any]]) -> dict[str, Any]:
+    """With pods of its own; then the job completes and leaves nothing."""
+    pods = ground.training(JOB, attempt=2)
+    assert {p["metadata"]["uid"] for p in pods}.isdisjoint(p["metadata"]["uid"] for p in lost)
+    complete = ground.completes(JOB, attempt=2)
+    assert len(ground.made_pods(JOB)) == 4
+    ground.leaves_nothing(JOB)
+    return complete
+
+
+def test_a_rank_killed_by_sigkill_is_counted_as_a_failure_of_the_infrastructure(ground: Ground) -> None:
+    ground.start(JOB)
+    pods = ground.training(JOB)
+    ground.kubectl.run("exec", pods[1]["metadata"]["name"], "--", "sh", "-c", "kill -9 $(cat /scratch/rank-1.pid)")
+    complete = goes_on_in_attempt_2(ground, pods)
+    assert classes(complete) == [("Infrastructure", True), ("Success", False)]
+    entry = lost(complete, pods[1])
+    assert (entry["exitCode"], entry["rank"]) == (137, 1)
+    assert entry["message"] == "Rank 1 was killed by signal 9 (SIGKILL)."
+
+
+def test_a_deleted_pod_is_a_preemption_and_not_counted(ground: Ground) -> None:
+    ground.start(JOB)
+    pods = ground.training(JOB)
+    ground.kubectl.run("delete", "pod", pods[1]["metadata"]["name"], "--wait=false")
+    complete = goes_on_in_attempt_2(ground, pods)
+    assert classes(complete) == [("Preempted", False), ("Success", False)]
+    entry = lost(complete, pods[1])
+    assert "was taken away: deleted" in entry["message"]
+    assert entry.get("exitCode") in STOPPED
+
+
+def test_an_evicted_pod_is_a_preemption_and_not_counted(ground: Ground) -> None:
+    ground.start(JOB)
+    pods = ground.training(JOB)
+    name = pods[0]["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    path = f"/api/v1/namespaces/{ground.kubectl.namespace}/pods/{name}/eviction"
+    ground.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    complete = goes_on_in_attempt_2(ground, pods)
+    assert classes(complete) == [("Preempted", False), ("Success", False)]
+    entry = lost(complete, pods[0])
+    assert "EvictionByEvictionAPI" in entry["message"]
+    assert entry.get("exitCode") in STOPPED
+
+
+def test_a_container_out_of_memory_is_tried_again_with_half_the_rows_in_a_forward_pass(ground: Ground) -> None:
+    ground.start(JOB, "take-memory-1", **{"spec.training.globalBatchSize": 32})
+    ground.training(JOB, attempt=2)
+    configurations = ground.kubectl.get("configmaps", "-l", f"finetune.dev/job={JOB}")
+    rows = [json.loads(c["data"]["run.json"])["training"]["microBatchSize"] for c in configurations]
+    assert sorted(rows) == [4, 8]
+    complete = goes_on_in_attempt_2(ground, [])
+    assert classes(complete) == [("OutOfMemory", False), ("Success", False)]
+    assert complete["ledger"][0]["exitCode"] in (78, 137), "by the agent's word, or without one"
+    assert complete["ledger"][0]["pod"].split("-")[-2] == "0", "that of the rank that took it"

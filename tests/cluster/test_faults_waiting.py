@@ -1,0 +1,74 @@
+"""A job that cannot start says which pod waits and for what, is no failure meanwhile, and starts when it can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cluster.faults import Ground, classes, eventually, message, ready_nodes
+
+pytestmark = pytest.mark.timeout(600)
+JOB = "clauses"
+QUOTA = "few-pods"
+
+
+def test_an_image_that_does_not_exist_is_told_with_the_pod_and_the_error(ground: Ground) -> None:
+    ground.start(JOB, **{"spec.image": "localhost/nobody-has-made-this:1"})
+    waiting = ground.until(JOB, lambda s: "ImagePull" in message(s))
+    assert waiting["phase"] == "Starting"
+    assert "ledger" not in waiting or waiting["ledger"] == []
+    (pod, *_) = ground.pods(JOB)
+    said = message(ground.until(JOB, lambda s: pod["metadata"]["name"] in message(s)))
+    assert "localhost/nobody-has-made-this:1" in said
+    ground.leaves_nothing(JOB)
+
+
+def test_a_job_that_no_node_can_take_waits_with_the_scheduler_s_words_and_starts_when_one_can(ground: Ground) -> None:
+    label = f"test/{ground.kubectl.namespace}"
+    ground.start(JOB, **{"spec.podTemplate.nodeSelector": {label: "here"}})
+    waiting = ground.until(JOB, lambda s: "nodes are available" in message(s))
+    assert "didn't match Pod's node affinity/selector" in message(waiting)
+    ground.in_phase(JOB, "Pending", attempt=1)
+    node = ready_nodes(ground.kubectl)[-1]
+    ground.kubectl.run("label", "node", node, f"{label}=here")
+    try:
+        assert {pod["spec"]["nodeName"] for pod in ground.training(JOB)} == {node}
+        assert classes(ground.completes(JOB, attempt=1)) == [("Success", False)]
+        ground.leaves_nothing(JOB)
+    finally:
+        ground.kubectl.run("label", "node", node, f"{label}-")
+
+
+@pytest.fixture
+def quota(ground: Ground) -> Iterator[str]:
+    """No pod may be made in the namespace."""
+    ground.kubectl.run("create", "quota", QUOTA, "--hard=pods=0")
+    eventually(lambda: "hard" in ground.kubectl.get("quota", QUOTA)["status"])
+    yield QUOTA
+    ground.kubectl.run("delete", "quota", QUOTA, "--ignore-not-found")
+
+
+def test_an_exhausted_quota_is_quoted_and_the_job_goes_on_when_it_is_raised(ground: Ground, quota: str) -> None:
+    ground.start(JOB)
+    waiting = ground.until(JOB, lambda s: "exceeded quota" in message(s))
+    assert f"exceeded quota: {quota}" in message(waiting)
+    ground.in_phase(JOB, "Pending", attempt=1)
+    ground.kubectl.run("patch", "quota", quota, "--type=merge", "-p", '{"spec": {"hard": {"pods": "4"}}}')
+    ground.training(JOB)
+    assert classes(ground.completes(JOB, attempt=1)) == [("Success", False)]
+    ground.kubectl.run("delete", "quota", quota)
+    ground.leaves_nothing(JOB)
+
+
+def test_of_two_jobs_that_fill_the_cluster_the_second_waits_for_the_first(
+    ground: Ground, all_slots: dict[str, Any]
+) -> None:
+    ground.start("first", **{"spec.resources": all_slots})
+    ground.training("first")
+    ground.start("second", **{"spec.resources": all_slots})
+    assert "Insufficient" in message(ground.until("second", lambda s: "nodes are available" in message(s)))
+    assert classes(ground.completes("first", attempt=1)) == [("Success", False)]
+    ground.training("second")
+    assert classes(ground.completes("second", attempt=1)) == [("Success", False)]
+    ground.leaves_nothing("first", "second")

@@ -1,0 +1,45 @@
+"""Fuzzed specs, by a real API server's dry-run: it takes what pydantic takes, and refuses the rest."""
+
+import json
+
+from fuzz.amount import OBJECTS, drawn
+from fuzz.mutations import Object, fuzzed
+from support.kubectl import Kubectl
+
+from finetune_operator.api.parse import InvalidManifestError, parse
+
+COMPARED = 200
+
+
+STRICTER = ("is nested more than", "is empty; give it a value")
+"""What the API server may take: depth, of which its schema knows nothing, and null where there is a default."""
+
+
+def is_taken(manifest: Object) -> bool | None:
+    """None: that is for the API server to say."""
+    try:
+        parse(manifest)
+    except InvalidManifestError as error:
+        return None if all(any(word in told for word in STRICTER) for told in error.sentences) else False
+    return True
+
+
+def is_written(manifest: Object) -> bool:
+    """Whether JSON can say it; and short, as kubectl must read it."""
+    try:
+        return len(json.dumps(manifest, allow_nan=False)) < 20_000
+    except (ValueError, RecursionError):
+        return False
+
+
+def test_the_api_server_gives_fuzzed_specs_pydantic_s_verdict(kubectl: Kubectl) -> None:
+    specs = [{**found, "metadata": {"name": "clauses"}} for found in drawn(fuzzed(), COMPARED * 2 / OBJECTS)]
+    objects = [found for found in specs if is_written(found)][:COMPARED]
+    assert len(objects) > COMPARED * 0.8
+    differences = []
+    for manifest in objects:
+        text = json.dumps(manifest)
+        done = kubectl.run("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text, check=False)
+        if is_taken(manifest) not in (None, done.returncode == 0):
+            differences.append(f"{text[:900]}\n  {done.stderr[:300] or 'is taken'}")
+    assert not differences, f"{len(differences)} differ:\n" + "\n".join(differences)
