@@ -1,0 +1,1 @@
+"""What the operator costs beside the floor: load, measurements, table."""
