@@ -76,7 +76,7 @@ KEYS = st.sampled_from(
 def fitting(draw: st.DrawFn) -> Object:
     """Of the schema, rules over several fields aside: a valid job, some of whose fields are drawn anew."""
     job = manifest(**copy.deepcopy(draw(st.sampled_from(TASKS))))
-    for name in draw(st.sets(st.sampled_from(sorted(SPEC_FIELDS)), min_size=1, max_size=3)):
+    for name in draw(st.lists(st.sampled_from(sorted(SPEC_FIELDS)), min_size=1, max_size=3, unique=True)):
         job["spec"][name] = draw(SPEC_FIELDS[name])
     return job
 

@@ -18,7 +18,7 @@ from finetune_operator.core.cause import Cause, cause_of, has_failed, seconds_to
 from finetune_operator.core.deadline import Late, active_seconds, overdue
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.observed import Observed, PodView
-from finetune_operator.core.resolve import micro_batch_of, refusals, run_config, storage_claim
+from finetune_operator.core.resolve import micro_batch_of, refusals, run_config, storage_claim, with_config_digest
 from finetune_operator.core.restart import GiveUp, Restart, after_failure, bad_nodes
 from finetune_operator.core.retrain import next_attempt, next_run, run_is_needed
 from finetune_operator.core.settings import Settings
@@ -110,7 +110,8 @@ def _at_rest(observed: Observed, run: RunStatus | None, settings: Settings) -> D
         if job.spec.suspend and run and observed.remaining:
             return _suspending(observed, run)
         if job.spec.suspend:
-            return Decision(_as_suspended(observed, job.status, "nothing runs"), look_again=later)
+            suspended = Decision(_as_suspended(observed, job.status, "nothing runs"), look_again=later)
+            return _unfit(observed, settings) or suspended
         return _start(observed, settings, number=run.number + 1 if run else 1)
     assert run is not None
     return Decision(_settled(observed, run), look_again=later)
@@ -126,10 +127,16 @@ def _settled(observed: Observed, run: RunStatus) -> FineTuneJobStatus | None:
     return status.as_failed(observed, now, entry) if entry else None
 
 
+def _unfit(observed: Observed, settings: Settings) -> Decision | None:
+    """Told at once, also while the job is suspended: it is edited then."""
+    sentences = refusals(observed.job.spec, settings)
+    return _stall_job(observed, constants.INVALID_SPEC, detail="; ".join(sentences)) if sentences else None
+
+
 def _start(observed: Observed, settings: Settings, number: int) -> Decision:
     job = observed.job
-    if sentences := refusals(job.spec, settings):
-        return _stall_job(observed, constants.INVALID_SPEC, detail="; ".join(sentences))
+    if unfit := _unfit(observed, settings):
+        return unfit
     nodes = job.spec.resources.nodes
     if nodes > 1 and not volume.is_shared(observed.claim_modes):
         return _stall_job(
@@ -162,9 +169,11 @@ def _suspended(observed: Observed, run: RunStatus) -> Decision:
 
 
 def _suspending(observed: Observed, run: RunStatus) -> Decision:
-    words = {"run": run.number, "pods": len(observed.remaining)}
-    stopping = status.in_phase(observed, observed.job.status, Phase.SUSPENDING, constants.SUSPENDING, **words)
-    return Decision(stopping, look_again=1)
+    return Decision(_as_suspending(observed, observed.job.status, run, len(observed.remaining)), look_again=1)
+
+
+def _as_suspending(observed: Observed, before: FineTuneJobStatus, run: RunStatus, pods: int) -> FineTuneJobStatus:
+    return status.in_phase(observed, before, Phase.SUSPENDING, constants.SUSPENDING, run=run.number, pods=pods)
 
 
 def _as_suspended(observed: Observed, before: FineTuneJobStatus, detail: str) -> FineTuneJobStatus:
@@ -172,17 +181,16 @@ def _as_suspended(observed: Observed, before: FineTuneJobStatus, detail: str) ->
 
 
 def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    if run.attempt == 1 and observed.edited and observed.leftover:
-        return _never_begun(observed, run)
     if run.attempt == 1 and observed.edited:
         # The spec was changed between the decision to start and the start. Another number: some of this run's children
         # may be there, and they are never changed.
-        return _start(observed, settings, number=run.number + 1)
+        return _never_begun(observed, run) if observed.leftover else _start(observed, settings, number=run.number + 1)
     if run_config(observed.job, run, settings).digest != run.config_digest:  # the operator, and its defaults, changed
         if run.attempt == 1:
             return _start(observed, settings, number=run.number + 1)
         again = run.model_copy(update={"attempt": run.attempt + 1, "nonce": observed.nonce})
-        return Decision(_with_attempt(observed, again, settings), look_again=0)
+        again = with_config_digest(observed.job, again, settings)
+        return Decision(observed.job.status.model_copy(update={"run": again}), look_again=0)
     if run.not_before and (wait := (from_text(run.not_before) - observed.now).total_seconds()) > 0:
         return Decision(look_again=wait)
     if holder := volume.holder(observed.remaining, observed.claim_modes):
@@ -209,11 +217,6 @@ def _never_begun(observed: Observed, run: RunStatus) -> Decision:
     ended = run.model_copy(update={"completion_time": to_text(observed.now), "wanted": ""})
     before = observed.job.status.model_copy(update={"run": ended})
     return Decision(status.in_phase(observed, before, Phase.PENDING, constants.PENDING, detail=""), look_again=0)
-
-
-def _with_attempt(observed: Observed, run: RunStatus, settings: Settings) -> FineTuneJobStatus:
-    run = run.model_copy(update={"config_digest": run_config(observed.job, run, settings).digest})
-    return observed.job.status.model_copy(update={"run": run})
 
 
 # ---- the way --------------------------------------------------------------------------------------------------------
@@ -291,15 +294,12 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
         avoid = bad_nodes(after.ledger, run.number, spec.fault_tolerance, now)
         active = active_seconds(run, observed.pods, now)
         following = next_attempt(run, follows, avoid, active, observed.nonce, now)
-        digest = run_config(observed.job, following, settings).digest
-        following = following.model_copy(update={"config_digest": digest})
+        following = with_config_digest(observed.job, following, settings)
         after = after.model_copy(update={"run": following, "progress": None})
         if spec.suspend and cause.failure is FailureClass.SUSPENDED:
-            pods = sum(pod.present for pod in observed.pods)
-            stopping = status.in_phase(
-                observed, after, Phase.SUSPENDING, constants.SUSPENDING, run=run.number, pods=pods
+            return Decision(
+                _as_suspending(observed, after, run, sum(pod.present for pod in observed.pods)), look_again=0
             )
-            return Decision(stopping, look_again=0)
         when = f" in {duration(follows.delay)}" if follows.delay else " now"
         when = " when spec.suspend is false" if spec.suspend else when
         words = {"attempt": following.attempt, "run": run.number, "when": when, "detail": ledger.described(entry)}

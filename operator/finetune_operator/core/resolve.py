@@ -117,6 +117,11 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
     )
 
 
+def with_config_digest(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunStatus:
+    """The run with the digest of what its attempt's ranks are told, and must attest."""
+    return run.model_copy(update={"config_digest": run_config(job, run, settings).digest})
+
+
 def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
     """The fields of a RunConfig that say what is trained."""
     return {

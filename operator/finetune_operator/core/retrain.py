@@ -7,7 +7,7 @@ import json
 from datetime import datetime, timedelta
 
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
-from finetune_operator.core.resolve import recipe_digest, run_config, storage_claim, world_of
+from finetune_operator.core.resolve import recipe_digest, storage_claim, with_config_digest, world_of
 from finetune_operator.core.restart import Restart
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.times import to_text
@@ -69,7 +69,7 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
         world=world.size,
         zero_stage=job.spec.deepspeed.zero_stage,
     )
-    return run.model_copy(update={"config_digest": run_config(job, run, settings).digest})
+    return with_config_digest(job, run, settings)
 
 
 def next_attempt(

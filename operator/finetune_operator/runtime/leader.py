@@ -124,10 +124,10 @@ class Leader:
             return SHORTEST  # then to look who
         except TimeoutError:
             self._written = None  # the write may have taken effect
-            return self._after_failure(f"{self._candidate} could not be read and written in time", blocked=True)
+            return self._after_failure(f"{self._candidate} could not be read and written in time")
         except ApiError as error:
             self._written = None
-            return self._after_failure(sentence_of(error), blocked=True)
+            return self._after_failure(sentence_of(error))
         self._health.leaderless(None)
         self._told = None
         if not held:
@@ -147,15 +147,14 @@ class Leader:
             return TRY_FOR
         return max(0.0, ACT_FOR - (self._candidate.clock() - self._renewed))
 
-    def _after_failure(self, sentence: str, blocked: bool = False) -> float:
+    def _after_failure(self, sentence: str) -> float:
         if self.may_act():
             if sentence != self._told:
                 logger.warning("%s was not renewed: %s", self._candidate, sentence)
             self._told = sentence
             return max(SHORTEST, min(TRY_AGAIN, self._left()))
         self._stand_down(sentence)
-        if blocked:
-            self._health.leaderless(sentence)
+        self._health.leaderless(sentence)
         return LOOK_EVERY
 
     def _stand_by(self, holder: str) -> None:

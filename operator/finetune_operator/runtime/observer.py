@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
@@ -132,7 +131,8 @@ class Observer:
     ) -> Observed:
         listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB_NAME: name})
         self.evidence.forget(key, but=child.uid)
-        pods = self.evidence.merged(child.uid, map(PodView.of, listed), key)
+        seen = [(pod, PodView.of(pod)) for pod in listed]
+        pods = self.evidence.merged(child.uid, (view for _, view in seen), key)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
         return Observed(
             job,
@@ -140,7 +140,7 @@ class Observer:
             self.nonce(),
             child,
             pods,
-            await self._answers(key, job, run, [pod for pod in listed if ours and is_of(pod, child.uid)]),
+            await self._answers(key, job, run, [one for one in seen if ours and one[1].owner_uid == child.uid]),
             await self._refusal(job.metadata.namespace, child, pods),
             edited=edited,
             jitter=self.jitter(),
@@ -192,23 +192,23 @@ class Observer:
         return None
 
     async def _answers(
-        self, key: Key, job: FineTuneJob, run: RunStatus, pods: list[dict[str, Any]]
+        self, key: Key, job: FineTuneJob, run: RunStatus, pods: list[tuple[Object, PodView]]
     ) -> dict[str, PodStatus]:
         """Of all pods until the world is complete; later of rank 0's once in an interval, and of the others less often.
 
         What wakes the reconciler in between, such as its own writing of progress, asks nobody.
         """
         now = self.now()
-        running = [pod for pod in pods if (view := PodView.of(pod)).running and view.ip]
+        running = [(pod, view) for pod, view in pods if view.running and view.ip]
         asked = self._asked.get(key) if is_true(job.status.conditions, constants.ConditionType.WORLD_READY) else None
         if asked and _within(now - asked.first, self.settings.progress_interval):
             return {}
         if asked and _within(now - asked.others, self.settings.peers_interval):
-            running = [pod for pod in running if PodView.of(pod).index == 0]
+            running = [(pod, view) for pod, view in running if view.index == 0]
             self._asked[key] = _Asked(now, asked.others)
         else:
             self._asked[key] = _Asked(now, now)
-        return await ask(self.cluster, run, running, self.settings.agent_port)
+        return await ask(self.cluster, run, [pod for pod, _ in running], self.settings.agent_port)
 
     async def _claim_modes(self, job: FineTuneJob, name: str) -> tuple[str, ...] | None:
         with suppress(NotFoundError):

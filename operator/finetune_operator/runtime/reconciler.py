@@ -88,12 +88,13 @@ class Reconciler:
         if "deletionTimestamp" in manifest["metadata"]:
             self._gone(key)
             return None
-        status, _ = read_status(manifest.get("status"))
-        self.metrics.saw(key, status.phase)
         try:
             job = parse(manifest)
         except InvalidManifestError as error:
+            status, _ = read_status(manifest.get("status"))
+            self.metrics.saw(key, status.phase)
             return await self._execute(manifest, None, decide_invalid(status, _generation(manifest), error, self.now()))
+        self.metrics.saw(key, job.status.phase)
         try:
             observed = await self._observer.observe(key, job)
             return await self._execute(manifest, observed.job, decide(observed, self.settings))

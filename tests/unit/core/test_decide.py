@@ -137,6 +137,12 @@ def test_a_run_that_was_replaced_while_suspended_is_suspended_when_no_pod_is_lef
     assert decided(Observed(edited, NOW, "n")).phase == "Suspended"
 
 
+def test_a_job_that_cannot_run_says_so_although_it_is_suspended() -> None:
+    told = started(**{"spec.suspend": True, "spec.model.uri": "file:///models/minilm"})
+    assert condition(told, "Stalled") == ("True", "InvalidSpec")
+    assert "spec.model.uri" in next(c.message for c in told.conditions if c.type == "Stalled")
+
+
 def test_no_attempt_follows_when_the_spec_that_the_run_began_with_is_lost() -> None:
     status = started()
     second = status.model_copy(update={"run": run_of(status).model_copy(update={"attempt": 2})})
