@@ -24,6 +24,7 @@ from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.intake import Intake, Key
 from finetune_operator.runtime.queue import Queue
+from finetune_operator.runtime.recollection import Recollection
 
 BATCH = 50
 HEALTHY = "healthy"
@@ -152,7 +153,7 @@ def test_no_pod_and_no_job_raises_out_of_an_event(told: tuple[bool, list[Object]
 
     async def see() -> None:
         queue: Queue[Key] = Queue(never)
-        intake = Intake(queue, evidence := Evidence())
+        intake = Intake(queue, evidence := Evidence(), Recollection())
         for state in states:
             intake.saw(PODS if is_pod else JOBS, state)
             view: Any = PodView.of(state) if is_pod else JobView.of(state)

@@ -19,8 +19,9 @@ from finetune_operator.core.observed import JobView, Observed, PodView
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.success import Verdict
 from finetune_operator.protocol import FINETUNEJOBS, Object
-from finetune_operator.runtime import app, observer, reconciler
+from finetune_operator.runtime import app, observer, recollection, reconciler
 from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.recollection import Look
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_trainer.contract import FailureClass
 
@@ -195,7 +196,11 @@ def numbers_of_attempts_are_used_again() -> Any:
 
 
 def the_attempt_before_is_left_alone() -> Any:
-    return _seeing(lambda seen: replace(seen, previous=None))
+    def decide_otherwise(seen: Observed, settings: Settings) -> Decision:
+        decision = decide.decide(replace(seen, previous=None), settings)
+        return replace(decision, delete_job=None) if decision.status else decision
+
+    return patch.object(reconciler, "decide", decide_otherwise)
 
 
 def pods_are_kept_after_the_end() -> Any:
@@ -216,19 +221,13 @@ def children_of_others_are_adopted() -> Any:
 
 
 def children_come_before_the_status() -> Any:
-    async def execute(self: Reconciler, manifest: Object, job: Any, decision: Decision) -> Any:
+    async def execute(self: Reconciler, key: Any, look: Look, decision: Decision) -> Any:
         run = decision.status.run if decision.status else None
-        if (
-            job
-            and decision.status
-            and run
-            and not run.completion_time
-            and run.job_uid is None
-            and run != job.status.run
-        ):
-            early = job.model_copy(update={"status": decision.status})
-            await self._create(manifest, early, Decision(create_children=True))
-        return await _execute(self, manifest, job, decision)
+        begins = run and not run.completion_time and run.job_uid is None and run != look.observed.job.status.run
+        if decision.status and begins:
+            early = look.after_write(look.manifest, decision.status)
+            await self._create(key, early, Decision(create_children=True))
+        return await _execute(self, key, look, decision)
 
     _execute = Reconciler._execute
     return patch.object(Reconciler, "_execute", execute)
@@ -250,6 +249,10 @@ def lost_events_are_never_made_up_for() -> Any:
         return None
 
     return patch.object(app, "_resync", nothing)
+
+
+def what_was_seen_once_is_never_looked_at_again() -> Any:
+    return patch.object(recollection, "within", lambda elapsed, seconds: True)
 
 
 MUTANTS: tuple[Callable[[], Any], ...] = (
@@ -282,4 +285,5 @@ MUTANTS: tuple[Callable[[], Any], ...] = (
     children_come_before_the_status,
     the_last_writer_wins,
     lost_events_are_never_made_up_for,
+    what_was_seen_once_is_never_looked_at_again,
 )

@@ -25,6 +25,9 @@ from finetune_operator.runtime.metrics import Metrics
 
 HIGHEST_PORT = 65535
 TRY_AGAIN = 5.0
+REQUESTS_AT_ONCE = 5
+"""As many as an API server on two cores answers at its highest rate. More would wait there, and let others wait: above
+all the Job controller, which makes the pods."""
 """Seconds until credentials that were wrong are read again."""
 
 
@@ -57,8 +60,10 @@ async def _operate(options: argparse.Namespace, settings: Settings, lease: str, 
                 reason = os.strerror(error.errno or 0)
                 sentence = f"--http-port: {port} cannot be opened ({reason}); give another port, or 0 for none"
                 raise UsageError(sentence) from None
-        cluster = await _connect(options.agent_access, health)
+        cluster = await _connect(options.agent_access, health, REQUESTS_AT_ONCE)
         stack.push_async_callback(cluster.close)
+        leases = await _connect(options.agent_access, health, 1)
+        stack.push_async_callback(leases.close)
         stop = asyncio.Event()
         take_signals = partial(_on_signals, stop.set)
         take_signals()
@@ -70,6 +75,7 @@ async def _operate(options: argparse.Namespace, settings: Settings, lease: str, 
             metrics=metrics,
             health=health,
             candidate=Candidate(cluster.namespace, lease, _identity()),
+            leases=leases,
             stop=stop,
         )
 
@@ -85,11 +91,11 @@ def _identity() -> str:
     return os.environ.get("POD_ID") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
-async def _connect(agent_access: AgentAccess, health: Health) -> KubeCluster:
+async def _connect(agent_access: AgentAccess, health: Health, at_once: int) -> KubeCluster:
     """Tries until the kubeconfig or the service account can be read: whoever mends it need not start us again."""
     while True:
         try:
-            return await KubeCluster.connect(agent_access=agent_access)
+            return await KubeCluster.connect(agent_access=agent_access, at_once=at_once)
         except ConfigurationError as error:
             health.blocked(f"there is no cluster to talk to ({error}); set KUBECONFIG to a kubeconfig")
         await asyncio.sleep(TRY_AGAIN)

@@ -1,7 +1,7 @@
 """decide(observed) -> what to write, to make or to delete. Reads as a table of contents; each rule is in its own file.
 
-A decision is a change of the status, the creation of children or a deletion, never two of them: what starts or ends an
-attempt is written first and ends the reconcile, and the next one acts on it. A crash in between loses nothing.
+What starts or ends an attempt is written before anything is made or deleted, by the same reconcile if it knows all that
+this takes, else by the next one: a crash in between loses nothing, for the next one finds what is still to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from finetune_trainer.contract import FailureClass, Result
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reconcile does: write the status if it differs, or make or delete children."""
+    """What a reconcile does, in this order: write the status if it differs, delete, and make children."""
 
     status: FineTuneJobStatus | None = None
     create_children: bool = False
@@ -40,6 +40,8 @@ class Decision:
     """All children of the newest run."""
     look_again: float | None = None
     """Seconds; None: when something changes."""
+    is_report: bool = False
+    """Nothing is decided but what the status says of an attempt that goes on."""
 
 
 def decide(observed: Observed, settings: Settings) -> Decision:
@@ -48,7 +50,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     run = job.status.run
     if run is None or run.completion_time:
         return _at_rest(observed, run, settings)
-    if observed.previous and not observed.previous.deleted:
+    if observed.previous and not (observed.previous.deleted or observed.previous.failure):
         return Decision(delete_job=_name(observed, run.model_copy(update={"attempt": run.attempt - 1})), look_again=0)
     if observed.child and observed.child.owner_uid != job.metadata.uid:
         return _stall_job(observed, constants.NAME_CONFLICT, kind="Job", name=_name(observed, run))
@@ -151,8 +153,10 @@ def _start(observed: Observed, settings: Settings, number: int) -> Decision:
         return Decision(delete_children=True, look_again=0)
     run = next_run(job, number, settings, observed.nonce, observed.now)
     now = job.status.model_copy(update={"run": run, "progress": None, "evaluation": None, "result": None})
-    now = status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail="")
-    return Decision(status.world_not_ready(observed, now), look_again=0)
+    now = status.world_not_ready(observed, status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=""))
+    if number > 1:  # pods of the run before may hold the claim
+        return Decision(now, look_again=0)
+    return Decision(now, create_children=True, look_again=settings.waiting_interval)
 
 
 # ---- between attempts -----------------------------------------------------------------------------------------------
@@ -236,8 +240,9 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     answers = list(observed.answers.values())
     if not reported:
         if not progress.world_complete(run, answers):
-            interval = progress.seconds_to_next_look(run, observed.pods, observed.now, settings)
-            return Decision(_waiting(observed, now, run), look_again=min(interval, late.seconds or interval))
+            interval = progress.seconds_to_next_look(run, observed.all_run, observed.now, settings)
+            soon = min(interval, late.seconds or interval)
+            return Decision(_waiting(observed, now, run), look_again=soon, is_report=True)
         now = status.world_ready(observed, now, run)
     phase = progress.phase_of(answers, Phase(now.phase) if now.phase in set(Phase) else Phase.STARTING)
     now = now.model_copy(update={"progress": progress.progress_of(answers, now.progress)})
@@ -245,7 +250,8 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         phase, constants.PODS_RUNNING
     )
     words = {"run": run.number, "pods": run.nodes, "ready": run.world, "world": run.world, "detail": ""}
-    return Decision(status.in_phase(observed, now, phase, reason, **words), look_again=settings.progress_interval)
+    told = status.in_phase(observed, now, phase, reason, **words)
+    return Decision(told, look_again=settings.progress_interval, is_report=True)
 
 
 def _image_id(pods: tuple[PodView, ...]) -> str | None:
@@ -303,9 +309,23 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
         when = f" in {duration(follows.delay)}" if follows.delay else " now"
         when = " when spec.suspend is false" if spec.suspend else when
         words = {"attempt": following.attempt, "run": run.number, "when": when, "detail": ledger.described(entry)}
-        return Decision(status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words), look_again=0)
+        after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
+        # Where a pod has failed, the Job controller stops the others by itself.
+        ends = observed.child is None or has_failed(observed.child, observed.pods)
+        delete = None if ends else _name(observed, run)
+        if not _may_follow_at_once(observed, following):
+            return Decision(after, delete_job=delete, look_again=0)
+        return Decision(after, delete_job=delete, create_children=True, look_again=settings.waiting_interval)
     after = after.model_copy(update={"run": _ended(observed, run, release=True)})
     return Decision(status.as_failed(observed, after, entry), look_again=0)
+
+
+def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
+    """Whether an attempt waits for nothing: no delay, nobody who wants the job suspended, no pod that may hold its
+    claim (several nodes have one that they share), and its spec is known."""
+    waits = observed.job.spec.suspend or following.not_before or observed.spec_lost
+    held = following.nodes == 1 and any(pod.present and pod.exit_code is None for pod in observed.pods)
+    return not (waits or held)
 
 
 def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:

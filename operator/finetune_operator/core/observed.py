@@ -42,6 +42,7 @@ class PodView:
     owner_uid: str | None
     node: str | None = None
     ip: str | None = None
+    """None as well if it is its node's: no pod is dialled there."""
     phase: str = "Pending"
     image_id: str | None = None
     scheduled: bool = False
@@ -77,13 +78,14 @@ class PodView:
         scheduled = conditions.get("PodScheduled", {})
         disruption = conditions.get("DisruptionTarget", {})
         disrupted = disruption.get("status") == "True"
+        shares_node = bool(spec.get("hostNetwork")) or status.get("podIP") == status.get("hostIP")
         return cls(
             uid=text(metadata.get("uid")) or "",
             name=text(metadata.get("name")) or "",
             index=int(index) if index and _INDEX.fullmatch(index) else None,
             owner_uid=controller_uid(metadata),
             node=text(spec.get("nodeName")),
-            ip=text(status.get("podIP")),
+            ip=None if shares_node else text(status.get("podIP")),
             phase=text(status.get("phase")) or "Pending",
             image_id=text(container.get("imageID")),
             scheduled=text(spec.get("nodeName")) is not None,
@@ -231,6 +233,12 @@ class Observed:
     """The run's own spec was deleted; `job` then has that of now."""
     jitter: float = 0.5
     """Random, from 0 to 1."""
+
+    @property
+    def all_run(self) -> bool:
+        """Whether each node of the run has a pod that runs."""
+        run = self.job.status.run
+        return run is not None and sum(pod.running for pod in self.pods) >= run.nodes
 
     @property
     def generation(self) -> int:

@@ -70,13 +70,12 @@ def world_complete(run: RunStatus, answers: Iterable[PodStatus]) -> bool:
     return sorted(rank.rank for rank in attested(run, answers)) == list(range(run.world))
 
 
-def seconds_to_next_look(run: RunStatus, pods: Iterable[PodView], now: datetime, settings: Settings) -> float:
-    """While ranks are awaited: often at first, then in steps that are a quarter of the time waited. That a pod runs is
-    told by an event."""
-    if sum(pod.running for pod in pods) < run.nodes:
-        return settings.waiting_interval
+def seconds_to_next_look(run: RunStatus, all_run: bool, now: datetime, settings: Settings) -> float:
+    """While ranks are awaited: often at first, then in steps that are a quarter of the time waited. That all pods run
+    is told by an event."""
+    shortest = settings.starting_interval if all_run else settings.waiting_interval
     waited = (now - from_text(run.attempt_time or run.start_time)).total_seconds()
-    return max(settings.starting_interval, min(waited / 4, settings.progress_interval))
+    return max(shortest, min(waited / 4, settings.progress_interval))
 
 
 def starts_now(pods: Iterable[PodView], now: datetime) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from finetune_operator.api.times import from_text as from_text
 
@@ -28,3 +28,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60}s"
     return f"{whole // 3600}h{whole % 3600 // 60}m"
+
+
+def within(elapsed: timedelta, seconds: float) -> bool:
+    """Whether an interval goes on. A clock that was set back ends it: it must not silence anybody."""
+    return timedelta() <= elapsed < timedelta(seconds=seconds)

@@ -11,7 +11,7 @@ import aiohttp
 from finetune_operator.kube import watching
 from finetune_operator.kube.errors import ConfigurationError, not_kubernetes
 from finetune_operator.kube.pod_http import PodHttp, pod_url
-from finetune_operator.kube.transport import Query, Transport
+from finetune_operator.kube.transport import AT_ONCE, Query, Transport
 from finetune_operator.protocol import PODS, ApiError, Event, InvalidError, Object, Resource
 
 __all__ = ["ConfigurationError", "KubeCluster"]
@@ -37,12 +37,15 @@ class KubeCluster:
 
     @classmethod
     async def connect(
-        cls, kubeconfig: str | None = None, context: str | None = None, agent_access: AgentAccess = "direct"
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        agent_access: AgentAccess = "direct",
+        at_once: int = AT_ONCE,
     ) -> KubeCluster:
-        """With the given kubeconfig, $KUBECONFIG, the pod's service account, or ~/.kube/config.
-
-        Raises ConfigurationError."""
-        return cls(await Transport.connect(kubeconfig, context), agent_access)
+        """With the given kubeconfig, $KUBECONFIG, the pod's service account, or ~/.kube/config; with `at_once` requests
+        at most. Raises ConfigurationError."""
+        return cls(await Transport.connect(kubeconfig, context, at_once), agent_access)
 
     @property
     def namespace(self) -> str:

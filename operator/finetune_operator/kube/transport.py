@@ -26,6 +26,8 @@ from finetune_operator.kube.errors import ConfigurationError, error_of, not_kube
 from finetune_operator.protocol import Object
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+AT_ONCE = 100
+"""Requests: as many as aiohttp opens connections."""
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0)
 """Seconds; a Retry-After header comes before them."""
 LONGEST_RETRY_AFTER = 30.0
@@ -40,15 +42,18 @@ Query = Sequence[tuple[str, str]]
 class Transport:
     """A connection to one API server."""
 
-    def __init__(self, configuration: Any, namespace: str) -> None:
+    def __init__(self, configuration: Any, namespace: str, at_once: int = AT_ONCE) -> None:
         self.namespace = namespace
         """What the context, or the service account, has as its own namespace."""
         self._api = client.ApiClient(_with_proxy_of_environment(configuration))
         self._api.user_agent = USER_AGENT
         self._refresh: asyncio.Task[None] | None = None
+        self._free = asyncio.Semaphore(at_once)
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Transport:
+    async def connect(
+        cls, kubeconfig: str | None = None, context: str | None = None, at_once: int = AT_ONCE
+    ) -> Transport:
         """From the file given, $KUBECONFIG, the pod's service account, or ~/.kube/config, whichever is first.
 
         Raises ConfigurationError when none of them is there, or the one chosen cannot be read."""
@@ -56,7 +61,7 @@ class Transport:
         inside = not chosen and not context and "KUBERNETES_SERVICE_HOST" in os.environ
         path = "the service account" if inside else _kubeconfig(chosen)
         try:
-            return _of_the_pod() if inside else await cls._of_kubeconfig(path, context)
+            return _of_the_pod(at_once) if inside else await cls._of_kubeconfig(path, context, at_once)
         except config.ConfigException as error:
             raise ConfigurationError(str(error)) from error
         except yaml.YAMLError as error:
@@ -69,13 +74,13 @@ class Transport:
             raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     @classmethod
-    async def _of_kubeconfig(cls, path: str, context: str | None) -> Transport:
+    async def _of_kubeconfig(cls, path: str, context: str | None, at_once: int) -> Transport:
         configuration = client.Configuration()
         unnamed = configuration.host
         loader = await config.load_kube_config(path, context, configuration, persist_config=False)
         if configuration.host == unnamed:
             raise ConfigurationError(f"{path} names no server for its context")
-        transport = cls(configuration, loader.current_context["context"].get("namespace", "default"))
+        transport = cls(configuration, loader.current_context["context"].get("namespace", "default"), at_once)
         transport._refresh = asyncio.create_task(config.refresh_token(loader, configuration))
         return transport
 
@@ -99,8 +104,9 @@ class Transport:
         delays = iter(RETRY_DELAYS)
         while True:
             try:
-                response = await self._send(method, path, query, body, content_type, REQUEST_TIMEOUT)
-                content = await response.read()
+                async with self._free:
+                    response = await self._send(method, path, query, body, content_type, REQUEST_TIMEOUT)
+                    content = await response.read()
             except (OSError, aiohttp.ClientError, ValueError) as error:  # ValueError: credentials that no header holds
                 raise unreachable(error) from error
             if response.status < 300:
@@ -163,10 +169,10 @@ def _with_proxy_of_environment(configuration: Any) -> Any:
     return configuration
 
 
-def _of_the_pod() -> Transport:
+def _of_the_pod(at_once: int) -> Transport:
     configuration = client.Configuration()
     config.load_incluster_config(client_configuration=configuration)
-    return Transport(configuration, SERVICE_ACCOUNT_NAMESPACE.read_text().strip())
+    return Transport(configuration, SERVICE_ACCOUNT_NAMESPACE.read_text().strip(), at_once)
 
 
 def _object(content: bytes, host: str) -> Object:

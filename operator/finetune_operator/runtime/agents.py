@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.core.observed import PodView
 from finetune_operator.core.progress import valid
-from finetune_operator.protocol import Cluster
+from finetune_operator.protocol import Cluster, Object
 from finetune_trainer.contract import MAX_STATUS_BYTES, STATUS_PATH, PodStatus
 
 TIMEOUT = 2.0
@@ -24,15 +23,21 @@ TIMEOUT = 2.0
 logger = logging.getLogger(__name__)
 
 
-async def ask(cluster: Cluster, run: RunStatus, pods: Iterable[dict[str, Any]], port: int) -> dict[str, PodStatus]:
+async def ask(
+    cluster: Cluster, run: RunStatus, namespace: str, pods: Sequence[PodView], port: int
+) -> dict[str, PodStatus]:
     """The valid answers, by pod UID."""
-    asked = list(pods)
-    answers = await asyncio.gather(*(_ask(cluster, pod, port) for pod in asked))
-    heard = ((PodView.of(pod), answer) for pod, answer in zip(asked, answers, strict=True))
+    answers = await asyncio.gather(*(_ask(cluster, _address(namespace, pod), port) for pod in pods))
+    heard = zip(pods, answers, strict=True)
     return {pod.uid: answer for pod, answer in heard if answer and valid(run, answer, pod.uid, pod.index)}
 
 
-async def _ask(cluster: Cluster, pod: dict[str, Any], port: int) -> PodStatus | None:
+def _address(namespace: str, pod: PodView) -> Object:
+    """As much of a pod as it takes to dial it."""
+    return {"metadata": {"name": pod.name, "namespace": namespace, "uid": pod.uid}, "status": {"podIP": pod.ip}}
+
+
+async def _ask(cluster: Cluster, pod: Object, port: int) -> PodStatus | None:
     body = await cluster.pod_status(pod, port, STATUS_PATH, MAX_STATUS_BYTES, TIMEOUT)
     try:
         return PodStatus.model_validate_json(body) if body else None

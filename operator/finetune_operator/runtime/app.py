@@ -21,6 +21,7 @@ from finetune_operator.runtime.intake import Intake, Key
 from finetune_operator.runtime.leader import Candidate, Leader
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.queue import Queue
+from finetune_operator.runtime.recollection import Recollection
 from finetune_operator.runtime.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
@@ -48,18 +49,19 @@ async def operate(
     health: Health | None = None,
     pauses: Sequence[float] = PAUSES,
     candidate: Candidate | None = None,
+    leases: Cluster | None = None,
     stop: asyncio.Event | None = None,
     make_reconciler: Callable[..., Reconciler] = Reconciler,
 ) -> None:
     """Reconcile the FineTuneJobs of some or all namespaces until `stop` is set or the informer ends: then what is under
     way is finished, for a few seconds, and the lease given back. Who is cancelled does neither, as if it were killed.
 
-    With a `candidate` it works as long as it holds the lease, and is informed all the time. What stands in the way (no
-    such kind, no right, no API server) is told to the log and `health` in a sentence, and tried again after `pauses`
-    (seconds, the last one for ever)."""
+    With a `candidate` it works as long as it holds the lease, and is informed all the time; `leases` is a connection of
+    the lease's own, which waits for no other request. What stands in the way (no such kind, no right, no API server) is
+    told to the log and `health` in a sentence, and tried again after `pauses` (seconds, the last one for ever)."""
     sys.setrecursionlimit(max(DEEP, sys.getrecursionlimit()))
     metrics, health, stop = metrics or Metrics(), health or Health(), stop or asyncio.Event()
-    evidence, listed, took_over = Evidence(), asyncio.Event(), asyncio.Event()
+    evidence, recollection, listed, took_over = Evidence(), Recollection(), asyncio.Event(), asyncio.Event()
 
     def begin() -> None:
         metrics.leads = True
@@ -72,10 +74,11 @@ async def operate(
         for key in metrics.jobs:
             reconciler.forget(key)
 
-    leader = Leader(cluster, candidate, health, begin, end) if candidate else None
+    leader = Leader(leases or cluster, candidate, health, begin, end) if candidate else None
     fenced = Fence(cluster, leader.may_act) if leader else cluster
-    reconciler = make_reconciler(fenced, settings, evidence, metrics=metrics)
+    reconciler = make_reconciler(fenced, settings, evidence, recollection=recollection, metrics=metrics)
     queue: Queue[Key] = Queue(reconciler.reconcile, waited=metrics.waited, told=ApiError, paused=leader is not None)
+    intake = Intake(queue, evidence, recollection)
     metrics.leads = leader is None
     metrics.measure_depth(lambda: queue.depth)
     health.longest = lambda: queue.longest
@@ -86,9 +89,7 @@ async def operate(
         leading = group.create_task(_lead(leader, listed)) if leader else None
         stopping = group.create_task(stop.wait())
         await asyncio.sleep(0)  # lets the queue start its workers
-        informing = group.create_task(
-            _inform(cluster, partial(inform, Intake(queue, evidence)), namespaces, health, pauses, listed)
-        )
+        informing = group.create_task(_inform(cluster, partial(inform, intake), namespaces, health, pauses, listed))
         try:
             await asyncio.wait((informing, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -24,6 +24,7 @@ class Evidence:
         self._pods: OrderedDict[str, PodView] = OrderedDict()
         self._job_of: dict[str, Hashable] = {}
         self._uids_of: defaultdict[Hashable, set[str]] = defaultdict(set)
+        self._over: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pods)
@@ -49,9 +50,31 @@ class Evidence:
     def merged(self, owner_uid: str, listed: Iterable[PodView], job: Hashable = None) -> tuple[PodView, ...]:
         """The pods of a FineTuneJob's Job: those listed now, and those that are gone."""
         present = {pod.uid: self.record(pod, job) for pod in listed if pod.owner_uid == owner_uid}
+        return tuple(replace(pod, present=pod.uid in present) for pod in self.told(owner_uid, job))
+
+    def told(self, owner_uid: str, job: Hashable = None) -> tuple[PodView, ...]:
+        """The pods of a FineTuneJob's Job, as far as they are known."""
         recorded = (self._pods[uid] for uid in self._uids_of.get(job, ()))
-        gone = [replace(p, present=False) for p in recorded if p.owner_uid == owner_uid and p.uid not in present]
-        return tuple(sorted([*present.values(), *gone], key=lambda pod: (pod.index or 0, pod.name)))
+        known = (pod for pod in recorded if pod.owner_uid == owner_uid)
+        return tuple(sorted(known, key=lambda pod: (pod.index or 0, pod.name)))
+
+    def running(self, owner_uid: str, job: Hashable) -> int:
+        """How many pods of a FineTuneJob's Job run, and are not about to end."""
+        return sum(pod.running and pod.ending is None for pod in self.told(owner_uid, job))
+
+    def end(self, owner_uid: str) -> None:
+        """Another attempt has followed that of a Job: how its pods end is of no interest any more."""
+        self._over[owner_uid] = None
+        while len(self._over) > self._capacity:
+            self._over.popitem(last=False)
+
+    def is_over(self, owner_uid: str | None) -> bool:
+        """Whether that was told of a Job."""
+        return owner_uid in self._over
+
+    def forget_end(self, owner_uid: str) -> None:
+        """The Job is gone."""
+        self._over.pop(owner_uid, None)
 
     def forget(self, job: Hashable, but: str | None = None) -> None:
         """What a FineTuneJob's pods have left, but those of the Job with that UID."""

@@ -1,23 +1,26 @@
 """Where watched events come in, from kopf or from the in-memory cluster: keep evidence, wake the job's key.
 
 Nothing is decided here: an event only says that something has changed. What ends or asks for an attempt wakes the key
-at once; pods start one after the other, and are looked at together a moment later. What changes nothing that cannot
-wait for the next look (a pod's node, the operator's own status, a Job's count of ready pods) wakes nobody.
+at once, and so does the last pod of a gang that starts. What changes nothing that cannot wait for the next look (the
+pods that start before it, a pod's node, the operator's own status, a Job that was made, the end of pods that another
+attempt has replaced) wakes nobody. A job that has lost a pod, and holds nodes for nothing, goes before those that wait.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from finetune_operator import constants
-from finetune_operator.core.foreign import Fields, fields, text
+from finetune_operator.core.foreign import Fields, controller_uid, fields, text
 from finetune_operator.core.observed import JobView, PodView
 from finetune_operator.protocol import JOBS, PODS, Resource
 from finetune_operator.runtime.evidence import CAPACITY, Evidence
 from finetune_operator.runtime.queue import Queue
+from finetune_operator.runtime.recollection import Recollection
 
 SOON = 0.5
-"""Seconds in which the pods of a gang usually start."""
+"""Seconds in which the pods of a gang mostly are told to wait."""
 
 
 class Key(NamedTuple):
@@ -33,9 +36,10 @@ class Key(NamedTuple):
 class Intake:
     """One method, called for every event of FineTuneJobs and of their Jobs and Pods."""
 
-    def __init__(self, queue: Queue[Key], evidence: Evidence) -> None:
+    def __init__(self, queue: Queue[Key], evidence: Evidence, recollection: Recollection) -> None:
         self._queue = queue
         self._evidence = evidence
+        self._recollection = recollection
         self._seen: dict[str, Any] = {}
         """By UID: what of a FineTuneJob or a Job is decided on, as it was told last."""
 
@@ -48,28 +52,48 @@ class Intake:
         if not (name and namespace and uid):
             return
         key = Key(namespace, name)
+        if self._evidence.is_over(controller_uid(metadata) if resource is PODS else uid):
+            if resource is JOBS and gone:
+                self._evidence.forget_end(uid)
+                self._seen.pop(uid, None)
+            return
         if resource is PODS:
             self._saw_pod(key, PodView.of(body), gone)
         elif self._is_news(uid, JobView.of(body) if resource is JOBS else _of(metadata), gone):
+            self._recollection.forget(key)
             self._queue.add(key)
+        elif own:
+            self._recollection.saw(key, text(metadata.get("resourceVersion")) or "")
 
     def _saw_pod(self, key: Key, pod: PodView, gone: bool) -> None:
         earlier = self._evidence.known(pod.uid)
-        now = self._evidence.record(pod, key)
-        if gone or now.ending != (earlier.ending if earlier else None):
+        now = self._evidence.record(replace(pod, present=not gone), key)
+        ends = gone or now.ending != (earlier.ending if earlier else None)
+        starts = now.running and not (earlier and earlier.running)
+        if ends:
+            self._queue.add(key, first=True)
+        elif starts and self._is_last_to_start(key, now):
             self._queue.add(key)
-        elif (now.running, now.waiting) != ((earlier.running, earlier.waiting) if earlier else (False, None)):
+        elif now.waiting != (earlier.waiting if earlier else None):
             self._queue.add_after(key, SOON)
+
+    def _is_last_to_start(self, key: Key, pod: PodView) -> bool:
+        """Of its Job's pods; True if the Job has not been seen yet."""
+        owner = pod.owner_uid or ""
+        job = self._seen.get(owner)
+        return not isinstance(job, JobView) or self._evidence.running(owner, key) >= job.parallelism
 
     def _is_news(self, uid: str, seen: Any, gone: bool) -> bool:
         if gone:
             self._seen.pop(uid, None)
             return True
-        news = bool(self._seen.pop(uid, None) != seen)
+        before = self._seen.pop(uid, None)
         self._seen[uid] = seen
         if len(self._seen) > CAPACITY:  # of those whose deletion was missed; a key is woken once too often at worst
             del self._seen[next(iter(self._seen))]
-        return news
+        if before is None and isinstance(seen, JobView):  # which is looked at in a while, by whoever made it
+            return bool(seen.failure or seen.succeeded or seen.deleted or seen.suspended)
+        return bool(before != seen)
 
 
 def _of(metadata: Fields) -> tuple[Any, ...]:

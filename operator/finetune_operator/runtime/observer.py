@@ -10,17 +10,20 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
+from finetune_operator.core.cause import has_failed
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.foreign import controller_uid
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.observed import JobView, Observed, PodView
+from finetune_operator.core.progress import attested
 from finetune_operator.core.resolve import storage_claim
 from finetune_operator.core.retrain import is_edited, run_is_needed, with_spec_of_run
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.times import within
 from finetune_operator.core.ttl import seconds_left
 from finetune_operator.protocol import (
     CLAIMS,
@@ -72,6 +75,22 @@ class Observer:
     def forget(self, key: Key) -> None:
         """The job is gone, or at rest, or others look after it."""
         self._asked.pop(key, None)
+
+    async def again(self, key: Key, before: Observed) -> Observed:
+        """The same attempt, with what events have told of its pods and what the agents say now."""
+        job, child, run = before.job, before.child, before.job.status.run
+        assert run is not None
+        assert child is not None
+        pods = self.evidence.told(child.uid, key)
+        return replace(
+            before,
+            now=self.now(),
+            nonce=self.nonce(),
+            pods=pods,
+            answers=await self._answers(key, job, run, pods),
+            refused=await self._refusal(job.metadata.namespace, child, pods),
+            jitter=self.jitter(),
+        )
 
     async def observe(self, key: Key, job: FineTuneJob) -> Observed:
         """What is there now."""
@@ -131,16 +150,16 @@ class Observer:
     ) -> Observed:
         listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB_NAME: name})
         self.evidence.forget(key, but=child.uid)
-        seen = [(pod, PodView.of(pod)) for pod in listed]
-        pods = self.evidence.merged(child.uid, (view for _, view in seen), key)
+        pods = self.evidence.merged(child.uid, map(PodView.of, listed), key)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
+        alive = ours and not has_failed(child, pods)
         return Observed(
             job,
             self.now(),
             self.nonce(),
             child,
             pods,
-            await self._answers(key, job, run, [one for one in seen if ours and one[1].owner_uid == child.uid]),
+            await self._answers(key, job, run, pods) if alive else {},
             await self._refusal(job.metadata.namespace, child, pods),
             edited=edited,
             jitter=self.jitter(),
@@ -192,23 +211,26 @@ class Observer:
         return None
 
     async def _answers(
-        self, key: Key, job: FineTuneJob, run: RunStatus, pods: list[tuple[Object, PodView]]
+        self, key: Key, job: FineTuneJob, run: RunStatus, pods: tuple[PodView, ...]
     ) -> dict[str, PodStatus]:
-        """Of all pods until the world is complete; later of rank 0's once in an interval, and of the others less often.
+        """Of rank 0's pod, as long as it does not know the world: nobody does before it. Then of all; later of rank 0's
+        once in an interval, and of the others less often.
 
         What wakes the reconciler in between, such as its own writing of progress, asks nobody.
         """
         now = self.now()
-        running = [(pod, view) for pod, view in pods if view.running and view.ip]
+        running = [pod for pod in pods if pod.present and pod.running and pod.ip]
+        first, others = ([pod for pod in running if (pod.index == 0) is is_first] for is_first in (True, False))
         asked = self._asked.get(key) if is_true(job.status.conditions, constants.ConditionType.WORLD_READY) else None
-        if asked and _within(now - asked.first, self.settings.progress_interval):
+        if asked and within(now - asked.first, self.settings.progress_interval):
             return {}
-        if asked and _within(now - asked.others, self.settings.peers_interval):
-            running = [(pod, view) for pod, view in running if view.index == 0]
-            self._asked[key] = _Asked(now, asked.others)
-        else:
-            self._asked[key] = _Asked(now, now)
-        return await ask(self.cluster, run, [pod for pod, _ in running], self.settings.agent_port)
+        peers = not (asked and within(now - asked.others, self.settings.peers_interval))
+        self._asked[key] = _Asked(now, now if peers or not asked else asked.others)
+        port, namespace = self.settings.agent_port, job.metadata.namespace
+        answers = await ask(self.cluster, run, namespace, first, port)
+        if peers and (asked or attested(run, answers.values())):
+            answers |= await ask(self.cluster, run, namespace, others, port)
+        return answers
 
     async def _claim_modes(self, job: FineTuneJob, name: str) -> tuple[str, ...] | None:
         with suppress(NotFoundError):
@@ -227,11 +249,6 @@ class Observer:
         told = await self.cluster.list(CORE_EVENTS, namespace, fields=fields)
         newest = max(told, key=lambda event: event.get("lastTimestamp") or "", default=None)
         return f"no pod can be made: {newest.get('message', '')}" if newest else None
-
-
-def _within(elapsed: timedelta, seconds: float) -> bool:
-    """A clock that was set back must not silence anybody."""
-    return timedelta() <= elapsed < timedelta(seconds=seconds)
 
 
 def is_of(child: Object, uid: str) -> bool:

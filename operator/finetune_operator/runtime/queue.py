@@ -1,8 +1,8 @@
 """A queue of keys: what waits is there once, and no key is worked on twice at a time.
 
-A key that is added while it is worked on is worked on once more afterwards, so the last word is always seen. A key that
-fails comes again after a delay that doubles, with jitter. While the queue is paused keys wait, each once. It knows
-nothing of Kubernetes.
+A key that is added while it is worked on is worked on once more afterwards, so the last word is always seen. Some go
+before the others. A key that fails comes again after a delay that doubles, with jitter. While the queue is paused keys
+wait, each once. It knows nothing of Kubernetes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Queue(Generic[Key]):
         self._waited = waited
         self._told = told
         self._waiting: dict[Key, float] = {}
+        self._first: dict[Key, None] = {}
+        """Of those that wait, in their order."""
         self._running: dict[Key, float] = {}
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -55,14 +57,16 @@ class Queue(Generic[Key]):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def add(self, key: Key) -> None:
-        """Work on a key as soon as possible."""
+    def add(self, key: Key, first: bool = False) -> None:
+        """Work on a key as soon as possible; `first`: before all that were added otherwise."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._running:
             self._again.add(key)
             return
         self._waiting.setdefault(key, asyncio.get_running_loop().time())
+        if first:
+            self._first.setdefault(key)
         self._filled.set()
 
     def add_after(self, key: Key, delay: float) -> None:
@@ -77,6 +81,7 @@ class Queue(Generic[Key]):
     def discard(self, key: Key) -> None:
         """Forget a key that waits."""
         self._waiting.pop(key, None)
+        self._first.pop(key, None)
         self._failures.pop(key, None)
         if timer := self._timers.pop(key, None):
             timer.cancel()
@@ -137,7 +142,8 @@ class Queue(Generic[Key]):
             while self._paused or not self._waiting:
                 self._filled.clear()
                 await self._filled.wait()
-            key = next(iter(self._waiting))
+            key = next(iter(self._first or self._waiting))
+            self._first.pop(key, None)
             self._running[key] = now = asyncio.get_running_loop().time()
             self._idle.clear()
             self._waited(now - self._waiting.pop(key))

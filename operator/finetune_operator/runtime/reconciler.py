@@ -7,18 +7,19 @@ import random
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, parse, read_status
-from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
 from finetune_operator.build.children import children
 from finetune_operator.build.event import event
 from finetune_operator.core.cadence import is_transition
 from finetune_operator.core.decide import Decision, decide, decide_invalid, stall
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.times import within
 from finetune_operator.core.transitions import notes
 from finetune_operator.protocol import (
     CONFIGMAPS,
@@ -41,6 +42,7 @@ from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.intake import Key
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observer import Observer, is_of, utc_now
+from finetune_operator.runtime.recollection import Look, Recollection
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Reconciler:
     nonce: Callable[[], str] = lambda: secrets.token_hex(8)
     jitter: Callable[[], float] = random.random
     metrics: Metrics = field(default_factory=Metrics)
+    recollection: Recollection = field(default_factory=Recollection)
 
     def __post_init__(self) -> None:
         self._observer = Observer(self.cluster, self.settings, self.evidence, self.now, self.nonce, self.jitter)
@@ -68,6 +71,7 @@ class Reconciler:
             with self.metrics.reconcile():
                 return await self._step(key)
         except ConflictError:
+            self.recollection.forget(key)
             return 0  # somebody wrote in between: look and decide again
         except NotFoundError:
             self._gone(key)
@@ -80,10 +84,17 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """The job is gone, or others look after it."""
         self._observer.forget(key)
+        self.recollection.forget(key)
         self._written.pop(key, None)
         self.metrics.forget(key)
 
     async def _step(self, key: Key) -> float | None:
+        if look := self.recollection.of(key, self.now()):
+            look = replace(look, observed=await self._observer.again(key, look.observed))
+            decision = decide(look.observed, self.settings)
+            if decision.is_report:
+                return await self._report(key, look, decision)
+        began = self.recollection.begin(key, self.now())
         manifest = await self.cluster.get(FINETUNEJOBS, key.namespace, key.name)
         if "deletionTimestamp" in manifest["metadata"]:
             self._gone(key)
@@ -93,67 +104,93 @@ class Reconciler:
         except InvalidManifestError as error:
             status, _ = read_status(manifest.get("status"))
             self.metrics.saw(key, status.phase)
-            return await self._execute(manifest, None, decide_invalid(status, _generation(manifest), error, self.now()))
+            return await self._tell(manifest, decide_invalid(status, _generation(manifest), error, self.now()))
         self.metrics.saw(key, job.status.phase)
         try:
-            observed = await self._observer.observe(key, job)
-            return await self._execute(manifest, observed.job, decide(observed, self.settings))
+            look = Look(began, manifest, await self._observer.observe(key, job))
+            decision = decide(look.observed, self.settings)
+            return await (self._report if decision.is_report else self._execute)(key, look, decision)
         except (ForbiddenError, InvalidError) as error:
             return await self._refused(manifest, "let the operator work on the job", error)
 
     # ---- execute ----------------------------------------------------------------------------------------------------
 
-    async def _execute(self, manifest: Object, job: FineTuneJob | None, decision: Decision) -> float | None:
-        if decision.status is not None and (wait := await self._write(manifest, decision.status)):
-            return min(wait, decision.look_again or wait)
-        if decision.create_children and job is not None:
-            return await self._create(manifest, job, decision)
-        if decision.delete_job and job is not None:
-            await self._delete(JOBS, job, decision.delete_job)
-        if decision.delete_children and job is not None:
-            await self._delete_children(job)
-        return decision.look_again
+    async def _report(self, key: Key, look: Look, decision: Decision) -> float | None:
+        assert decision.status is not None
+        manifest, wait = await self._write(look.manifest, decision.status)
+        self.recollection.keep(key, look if wait else look.after_write(manifest, decision.status))
+        return _sooner(wait, decision.look_again)
 
-    async def _write(self, manifest: Object, status: FineTuneJobStatus) -> float:
+    async def _execute(self, key: Key, look: Look, decision: Decision) -> float | None:
+        job = look.observed.job
+        if decision.status is not None:
+            manifest, wait = await self._write(look.manifest, decision.status)
+            if wait:
+                return _sooner(wait, decision.look_again)
+            look = look.after_write(manifest, decision.status)
+        if decision.delete_job:
+            await self._delete(JOBS, job, decision.delete_job)
+        if decision.delete_children:
+            await self._delete_children(job)
+        return await self._create(key, look, decision) if decision.create_children else decision.look_again
+
+    async def _tell(self, manifest: Object, decision: Decision) -> float | None:
+        """Of a job that nothing more can be done for."""
+        assert decision.status is not None
+        _, wait = await self._write(manifest, decision.status)
+        return _sooner(wait, decision.look_again)
+
+    async def _write(self, manifest: Object, status: FineTuneJobStatus) -> tuple[Object, float]:
         """Nothing, if nothing has changed; ConflictError if somebody was faster: then it is decided again.
 
-        Returns after how many seconds it is written, if it is not yet: what is no transition waits its turn."""
+        Returns the object as it is now, and after how many seconds it is written, if it is not yet: what is no
+        transition waits its turn."""
         old, faults = read_status(manifest.get("status"))
         fields = status.model_dump(mode="json", by_alias=True, exclude_none=True)
         if fields == old.model_dump(mode="json", by_alias=True, exclude_none=True):
-            return 0
+            return manifest, 0
         key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        since = self.settings.progress_interval
-        if last := self._written.get(key):
-            since = abs((self.now() - last).total_seconds())  # a clock that was set back silences nobody for long
-        if since < self.settings.progress_interval and not is_transition(old, status):
-            return self.settings.progress_interval - since
+        interval, last = self.settings.progress_interval, self._written.get(key)
+        if last and within(since := self.now() - last, interval) and not is_transition(old, status):
+            return manifest, interval - since.total_seconds()
         # What cannot be read stays, for a person to look at, unless it is written anew.
         unread = {name: manifest["status"][name] for name, _ in faults if name in manifest["status"]}
         written = await self.cluster.put_status(FINETUNEJOBS, {**manifest, "status": {**unread, **fields}})
         self._written[key] = self.now()
+        self.metrics.saw(key, status.phase)
         self.metrics.wrote(old, status)
         for note in notes(old, status):
             logger.info("%s: %s: %s", key, note.reason, note.message)
             with suppress(ApiError):
                 await self.cluster.create(EVENTS, event(written, note, self.now()))
-        return 0
+        return written, 0
 
-    async def _create(self, manifest: Object, job: FineTuneJob, decision: Decision) -> float | None:
-        """Children are made, never changed; one that exists is right if it is ours."""
-        assert job.status.run is not None
-        later = job.status.run.attempt > 1
-        for resource, child in children(job, job.status.run, self.settings):
+    async def _create(self, key: Key, look: Look, decision: Decision) -> float | None:
+        """Children are made, never changed; one that exists is right if it is ours. Those of the attempt before stay
+        for their logs; older ones go."""
+        job = look.observed.job
+        run = job.status.run
+        assert run is not None
+        made: Object | None = None
+        for resource, child in children(job, run, self.settings):
             try:
-                if later and resource is NETWORKPOLICIES and await self._is_there(resource, child, job.metadata.uid):
-                    continue  # all attempts share it
-                await self.cluster.create(resource, child)
+                shared = run.attempt > 1 and resource is NETWORKPOLICIES
+                if shared and await self._is_there(resource, child, job.metadata.uid):
+                    continue
+                made = await self.cluster.create(resource, child)
             except AlreadyExistsError:
+                made = None
                 if not await self._ours(resource, child, job.metadata.uid):
                     name = child["metadata"]["name"]
-                    return await self._stall(manifest, constants.NAME_CONFLICT, kind=resource.kind, name=name)
+                    return await self._stall(look.manifest, constants.NAME_CONFLICT, kind=resource.kind, name=name)
             except (ForbiddenError, InvalidError) as error:
-                return await self._refused(manifest, f"create {resource.kind} {child['metadata']['name']}", error)
+                return await self._refused(look.manifest, f"create {resource.kind} {child['metadata']['name']}", error)
+        if look.observed.child:
+            self.evidence.end(look.observed.child.uid)
+        if made:  # the last child is the Job
+            self.recollection.keep(key, look.of_new_attempt(made))
+        if run.attempt > 2:
+            await self._delete_attempt(job, run, run.attempt - 2)
         return decision.look_again
 
     async def _delete(self, resource: Resource, job: FineTuneJob, name: str) -> None:
@@ -165,9 +202,12 @@ class Reconciler:
         run = job.status.run
         assert run is not None
         for attempt in range(1, run.attempt + 1):
-            name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
-            for resource in (SERVICES, CONFIGMAPS, JOBS):
-                await self._delete(resource, job, name)
+            await self._delete_attempt(job, run, attempt)
+
+    async def _delete_attempt(self, job: FineTuneJob, run: RunStatus, attempt: int) -> None:
+        name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
+        for resource in (SERVICES, CONFIGMAPS, JOBS):
+            await self._delete(resource, job, name)
 
     async def _is_there(self, resource: Resource, child: Object, uid: str) -> bool:
         with suppress(NotFoundError):
@@ -185,7 +225,12 @@ class Reconciler:
     async def _stall(self, manifest: Object, reason: constants.Reason, **words: str) -> float | None:
         status, _ = read_status(manifest.get("status"))
         decision = stall(status, _generation(manifest), self.now(), reason, **words)
-        return await self._execute(manifest, None, decision)
+        return await self._tell(manifest, decision)
+
+
+def _sooner(wait: float, look_again: float | None) -> float | None:
+    """`wait` is 0 if nobody waits."""
+    return min(wait, look_again or wait) if wait else look_again
 
 
 def _generation(manifest: Object) -> int:

@@ -11,6 +11,7 @@ import pytest
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.core import progress
+from finetune_operator.core.observed import PodView
 from finetune_operator.protocol import Cluster, Object
 from finetune_operator.runtime.agents import ask
 from finetune_trainer.contract import MAX_STATUS_BYTES, PodStatus
@@ -59,13 +60,13 @@ class Pods:
 
     async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
         assert (port, path, limit, timeout <= 2) == (8471, "/status", MAX_STATUS_BYTES, True)
-        return self.bodies[int(pod["metadata"]["labels"][constants.LABEL_INDEX])]
+        return self.bodies[int(pod["metadata"]["name"].removeprefix("pod-"))]
 
 
 async def heard(*answers: dict[str, Any] | bytes | None) -> dict[str, PodStatus]:
     """What is left of these answers of pods 0, 1, …"""
     cluster = cast(Cluster, Pods(*answers))
-    return await ask(cluster, RUN, [pod(index) for index in range(len(answers))], 8471)
+    return await ask(cluster, RUN, "default", [PodView.of(pod(index)) for index in range(len(answers))], 8471)
 
 
 async def test_honest_answers_complete_the_world() -> None:
@@ -108,7 +109,7 @@ async def test_a_pod_with_a_forged_index_is_not_heard(label: str) -> None:
             return json.dumps(answer(0)).encode()
 
     cluster = cast(Cluster, Answering())
-    assert await ask(cluster, RUN, [forged], 8471) == {}
+    assert await ask(cluster, RUN, "default", [PodView.of(forged)], 8471) == {}
 
 
 @pytest.mark.parametrize("numbers", [[0, 1], [2, 3, 0], [1, 2], [2, 4], [-1], [10**30], [0, 1, 2, 3]])

@@ -49,3 +49,12 @@ def test_a_full_map_keeps_no_job_without_pods() -> None:
     for number in range(9):
         evidence.record(view(f"p{number}"), f"job-{number}")
     assert (len(evidence), evidence.jobs) == (2, {"job-7", "job-8"})
+
+
+def test_the_jobs_whose_attempt_is_over_are_kept_in_mind_as_far_as_there_is_room() -> None:
+    evidence = Evidence(capacity=2)
+    for uid in ("j1", "j2", "j3"):
+        evidence.end(uid)
+    assert [evidence.is_over(uid) for uid in ("j1", "j2", "j3", None)] == [False, True, True, False]
+    evidence.forget_end("j3")
+    assert not evidence.is_over("j3")

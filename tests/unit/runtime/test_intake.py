@@ -11,6 +11,7 @@ from finetune_operator.local import pods
 from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Object
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.intake import SOON, Intake, Key
+from finetune_operator.runtime.recollection import Recollection
 
 KEY = Key("default", "clauses")
 
@@ -21,7 +22,7 @@ class Woken:
     def __init__(self) -> None:
         self.calls: list[float] = []
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, first: bool = False) -> None:
         assert key == KEY
         self.calls.append(0)
 
@@ -30,10 +31,12 @@ class Woken:
         self.calls.append(delay)
 
 
-def woken(resource: Any, *bodies: Object, gone: bool = False) -> list[float]:
-    """What the last of several events did."""
+def woken(resource: Any, *bodies: Object, gone: bool = False, job: Object | None = None) -> list[float]:
+    """What the last of several events did; the Job was seen before."""
     queue = Woken()
-    intake = Intake(queue, Evidence())  # type: ignore[arg-type]
+    intake = Intake(queue, Evidence(), Recollection())  # type: ignore[arg-type]
+    if job:
+        intake.saw(JOBS, job)
     for body in bodies[:-1]:
         intake.saw(resource, body)
     queue.calls.clear()
@@ -62,6 +65,17 @@ def a_job(**status: Any) -> Object:
     return {**made, "status": status}
 
 
+def of_the_job(uid: str) -> Callable[[Object], None]:
+    def change(pod: Object) -> None:
+        pod["metadata"] |= {"uid": uid, "ownerReferences": [{"kind": "Job", "uid": "j", "controller": True}]}
+
+    return change
+
+
+def marked(pod: Object, **metadata: Any) -> Object:
+    return {**pod, "metadata": {**pod["metadata"], **metadata}}
+
+
 def scheduled(pod: Object) -> None:
     pods.set_scheduled(pod, "n1", 1.0)
 
@@ -70,8 +84,15 @@ def running(pod: Object) -> None:
     pods.set_running(pod, "10.0.0.1", 2.0)
 
 
-def test_pods_that_start_are_looked_at_together() -> None:
-    assert woken(PODS, a_pod(scheduled), a_pod(scheduled, running)) == [SOON]
+def test_the_last_pod_of_a_gang_that_starts_wakes_at_once() -> None:
+    first, second = (a_pod(of_the_job(uid), scheduled, running) for uid in ("u0", "u1"))
+    assert woken(PODS, first, second, job=a_job()) == [0]
+    assert woken(PODS, first, job=a_job()) == [], "the next look tells how many run"
+    assert woken(PODS, marked(first, deletionTimestamp="2026-01-01T00:00:00Z"), second, job=a_job()) == []
+    assert woken(PODS, first) == [0], "nobody knows how many there will be"
+
+
+def test_pods_that_cannot_be_scheduled_are_looked_at_together() -> None:
     assert woken(PODS, a_pod(), a_pod(lambda pod: pods.set_unschedulable(pod, "no room", 1.0))) == [SOON]
 
 
@@ -90,6 +111,7 @@ def test_what_changes_nothing_that_is_decided_on_wakes_nobody() -> None:
     assert woken(PODS, a_pod(scheduled, running), a_pod(scheduled, running)) == []
     assert woken(JOBS, a_job(), a_job(active=2, ready=1)) == []
     assert woken(FINETUNEJOBS, a_finetunejob(), a_finetunejob(phase="Training")) == []
+    assert woken(JOBS, a_job()) == [], "who made it looks at it in a while"
 
 
 def test_an_edit_a_failed_job_and_a_deletion_wake_at_once() -> None:
@@ -98,4 +120,15 @@ def test_an_edit_a_failed_job_and_a_deletion_wake_at_once() -> None:
     assert woken(FINETUNEJOBS, a_finetunejob(), a_finetunejob(2)) == [0]
     assert woken(FINETUNEJOBS, a_finetunejob(), a_finetunejob(), gone=True) == [0]
     assert woken(JOBS, a_job(), a_job(conditions=[failed])) == [0]
+    assert woken(JOBS, a_job(conditions=[failed])) == [0]
     assert woken(JOBS, a_job(), a_job(), gone=True) == [0]
+
+
+def test_how_an_attempt_ends_that_another_has_followed_wakes_nobody() -> None:
+    queue, evidence = Woken(), Evidence()
+    intake = Intake(queue, evidence, Recollection())  # type: ignore[arg-type]
+    evidence.end("j")
+    intake.saw(PODS, a_pod(of_the_job("u0"), scheduled, lambda pod: pods.set_finished(pod, 1, "", 2.0)))
+    intake.saw(JOBS, a_job(), gone=True)
+    assert queue.calls == []
+    assert len(evidence) == 0

@@ -44,6 +44,24 @@ async def test_a_key_that_waits_is_there_once() -> None:
     assert seen == {"a": 1, "last": 1}
 
 
+async def test_some_keys_go_before_the_others_in_their_order() -> None:
+    seen: list[str] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if key == "d":
+            done.set()
+
+    async with running(work, workers=1, paused=True) as queue:
+        for key, first in (("a", False), ("b", False), ("c", True), ("b", True), ("d", False), ("e", True)):
+            queue.add(key, first=first)
+        queue.discard("e")
+        queue.resume()
+        await until(done)
+    assert seen == ["c", "b", "a", "d"]
+
+
 async def test_a_key_added_while_it_is_worked_on_is_worked_on_once_more_and_never_twice_at_a_time() -> None:
     at_once = most = calls = 0
     started, go_on, again = asyncio.Event(), asyncio.Event(), asyncio.Event()

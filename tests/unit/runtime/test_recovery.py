@@ -24,8 +24,19 @@ async def test_a_lost_pod_starts_a_new_attempt_that_completes() -> None:
         assert [(e.attempt, e.class_, e.counted) for e in complete.ledger] == [
             (1, "Infrastructure", True), (2, "Success", False),
         ]  # fmt: skip
-        (job,) = await world.cluster.list(JOBS, "default")
-        assert job["metadata"]["name"].endswith("-1-2"), "the Job of the attempt before is gone"
+
+
+async def test_the_attempt_before_stays_for_its_logs_and_older_ones_go() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
+        pods = await world.pods_of_attempt(1, 2)
+        world.driver.evict(pods[0])
+        pods = await world.pods_of_attempt(2, 2)
+        world.driver.finish(pods[0], 1)
+        await world.pods_of_attempt(3, 2)
+        for resource in (JOBS, CONFIGMAPS, SERVICES):
+            names = [child["metadata"]["name"] for child in await world.cluster.list(resource, "default")]
+            assert [name[-4:] for name in names] == ["-1-2", "-1-3"], resource.kind
 
 
 async def test_the_budget_of_restarts_is_kept_and_the_run_fails() -> None:
