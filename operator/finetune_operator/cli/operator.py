@@ -25,10 +25,10 @@ from finetune_operator.runtime.metrics import Metrics
 
 HIGHEST_PORT = 65535
 TRY_AGAIN = 5.0
+"""Seconds until credentials that were wrong are read again."""
 REQUESTS_AT_ONCE = 5
 """As many as an API server on two cores answers at its highest rate. More would wait there, and let others wait: above
 all the Job controller, which makes the pods."""
-"""Seconds until credentials that were wrong are read again."""
 
 
 def main(options: argparse.Namespace) -> int:

@@ -42,6 +42,11 @@ def has_failed(child: JobView, pods: tuple[PodView, ...]) -> bool:
     return any(pod.failed for pod in pods) and not any(pod.deleted for pod in pods)
 
 
+def stops_by_itself(pods: Iterable[PodView]) -> bool:
+    """Whether the Job controller ends an attempt's other pods: one has failed, and is there for its log."""
+    return any(pod.failed and pod.present for pod in pods)
+
+
 def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, settle: float) -> float:
     """For the words of pods that are about to end: the one who says why may be last. 0 or less: not any more.
 

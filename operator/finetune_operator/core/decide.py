@@ -14,7 +14,7 @@ from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase, Reason
 from finetune_operator.core import conditions, ledger, progress, status, suspend, volume
-from finetune_operator.core.cause import Cause, cause_of, has_failed, seconds_to_wait
+from finetune_operator.core.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
 from finetune_operator.core.deadline import Late, active_seconds, overdue
 from finetune_operator.core.naming import child_name
 from finetune_operator.core.observed import Observed, PodView
@@ -50,8 +50,8 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     run = job.status.run
     if run is None or run.completion_time:
         return _at_rest(observed, run, settings)
-    if observed.previous and not (observed.previous.deleted or observed.previous.failure):
-        return Decision(delete_job=_name(observed, run.model_copy(update={"attempt": run.attempt - 1})), look_again=0)
+    if observed.previous and not observed.previous.deleted:
+        return Decision(delete_job=_name(observed, run, before=1), look_again=0)
     if observed.child and observed.child.owner_uid != job.metadata.uid:
         return _stall_job(observed, constants.NAME_CONFLICT, kind="Job", name=_name(observed, run))
     if observed.child and (verdict := judge(run, observed.child, observed.pods)):
@@ -92,8 +92,9 @@ def _stall_job(observed: Observed, reason: Reason, **words: object) -> Decision:
     return stall(observed.job.status, observed.job.metadata.generation, observed.now, reason, **words)
 
 
-def _name(observed: Observed, run: RunStatus) -> str:
-    return child_name(observed.job.metadata.name, observed.job.metadata.uid, run.number, run.attempt)
+def _name(observed: Observed, run: RunStatus, before: int = 0) -> str:
+    """Of the children of a run's attempt, or of one so many attempts before it."""
+    return child_name(observed.job.metadata.name, observed.job.metadata.uid, run.number, run.attempt - before)
 
 
 # ---- between runs ---------------------------------------------------------------------------------------------------
@@ -242,7 +243,9 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         if not progress.world_complete(run, answers):
             interval = progress.seconds_to_next_look(run, observed.all_run, observed.now, settings)
             soon = min(interval, late.seconds or interval)
-            return Decision(_waiting(observed, now, run), look_again=soon, is_report=True)
+            # What is left of the attempt before may be what the quota is used up by.
+            delete = _name(observed, run, before=1) if observed.refused and run.attempt > 1 else None
+            return Decision(_waiting(observed, now, run), delete_job=delete, look_again=soon, is_report=True)
         now = status.world_ready(observed, now, run)
     phase = progress.phase_of(answers, Phase(now.phase) if now.phase in set(Phase) else Phase.STARTING)
     now = now.model_copy(update={"progress": progress.progress_of(answers, now.progress)})
@@ -310,9 +313,8 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
         when = " when spec.suspend is false" if spec.suspend else when
         words = {"attempt": following.attempt, "run": run.number, "when": when, "detail": ledger.described(entry)}
         after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
-        # Where a pod has failed, the Job controller stops the others by itself.
-        ends = observed.child is None or has_failed(observed.child, observed.pods)
-        delete = None if ends else _name(observed, run)
+        must_go = observed.child and not observed.child.deleted and not stops_by_itself(observed.pods)
+        delete = _name(observed, run) if must_go else None
         if not _may_follow_at_once(observed, following):
             return Decision(after, delete_job=delete, look_again=0)
         return Decision(after, delete_job=delete, create_children=True, look_again=settings.waiting_interval)
@@ -324,8 +326,8 @@ def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
     """Whether an attempt waits for nothing: no delay, nobody who wants the job suspended, no pod that may hold its
     claim (several nodes have one that they share), and its spec is known."""
     waits = observed.job.spec.suspend or following.not_before or observed.spec_lost
-    held = following.nodes == 1 and any(pod.present and pod.exit_code is None for pod in observed.pods)
-    return not (waits or held)
+    ended = observed.child and all(pod.ended_or_gone for pod in observed.pods)
+    return not waits and bool(following.nodes > 1 or ended)
 
 
 def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:

@@ -105,6 +105,8 @@ class PodView:
         """This view, with the terminal facts of an earlier one that it lacks."""
         if earlier is None:
             return self
+        if self.phase == "Pending" and earlier.phase != "Pending":
+            return replace(earlier, present=self.present)  # told late
         facts = ("exit_code", "message", "ended", "deleted", "disrupted", "node", "index", "owner_uid", "scheduled_at")
         kept = {name: getattr(earlier, name) for name in facts if getattr(self, name) is None}
         if self.reason is None or self.exit_code is None:
@@ -117,6 +119,11 @@ class PodView:
     def failed(self) -> bool:
         """Ended by itself, without success."""
         return (self.exit_code is not None and self.exit_code != 0) or (self.phase == "Failed")
+
+    @property
+    def ended_or_gone(self) -> bool:
+        """Whether it holds neither a node nor a claim any more."""
+        return not self.present or self.phase in ("Succeeded", "Failed")
 
     @property
     def ending(self) -> tuple[object, ...] | None:

@@ -85,7 +85,8 @@ async def operate(
     async with asyncio.TaskGroup() as group:
         # These come first: what kopf finds among its own tasks when it ends, it cancels.
         work = [group.create_task(queue.run())]
-        work += [group.create_task(_resync(cluster, queue, evidence, metrics, namespaces, resync, took_over))]
+        resyncing = _resync(cluster, queue, evidence, recollection, metrics, namespaces, resync, took_over)
+        work += [group.create_task(resyncing)]
         leading = group.create_task(_lead(leader, listed)) if leader else None
         stopping = group.create_task(stop.wait())
         await asyncio.sleep(0)  # lets the queue start its workers
@@ -139,6 +140,7 @@ async def _resync(
     cluster: Cluster,
     queue: Queue[Key],
     evidence: Evidence,
+    recollection: Recollection,
     metrics: Metrics,
     namespaces: list[str] | None,
     interval: float,
@@ -166,6 +168,7 @@ async def _resync(
             for key in known - there:
                 queue.discard(key)
                 evidence.forget(key)
+                recollection.forget(key)
 
 
 async def _keys(cluster: Cluster, namespaces: list[str] | None) -> list[Key]:

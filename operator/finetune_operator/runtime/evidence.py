@@ -24,7 +24,7 @@ class Evidence:
         self._pods: OrderedDict[str, PodView] = OrderedDict()
         self._job_of: dict[str, Hashable] = {}
         self._uids_of: defaultdict[Hashable, set[str]] = defaultdict(set)
-        self._over: OrderedDict[str, None] = OrderedDict()
+        self._outdated: defaultdict[Hashable, set[str]] = defaultdict(set)
 
     def __len__(self) -> int:
         return len(self._pods)
@@ -62,22 +62,18 @@ class Evidence:
         """How many pods of a FineTuneJob's Job run, and are not about to end."""
         return sum(pod.running and pod.ending is None for pod in self.told(owner_uid, job))
 
-    def end(self, owner_uid: str) -> None:
-        """Another attempt has followed that of a Job: how its pods end is of no interest any more."""
-        self._over[owner_uid] = None
-        while len(self._over) > self._capacity:
-            self._over.popitem(last=False)
+    def outdate(self, owner_uid: str, job: Hashable) -> None:
+        """Another attempt of a FineTuneJob has followed that of a Job: how its pods end is of no interest any more."""
+        self._outdated[job].add(owner_uid)
 
-    def is_over(self, owner_uid: str | None) -> bool:
+    def is_outdated(self, owner_uid: str | None, job: Hashable) -> bool:
         """Whether that was told of a Job."""
-        return owner_uid in self._over
-
-    def forget_end(self, owner_uid: str) -> None:
-        """The Job is gone."""
-        self._over.pop(owner_uid, None)
+        return owner_uid in self._outdated.get(job, ())
 
     def forget(self, job: Hashable, but: str | None = None) -> None:
-        """What a FineTuneJob's pods have left, but those of the Job with that UID."""
+        """What a FineTuneJob's pods have left, but those of the Job with that UID; without it, all that is known."""
+        if but is None:
+            self._outdated.pop(job, None)
         for uid in tuple(self._uids_of.get(job, ())):
             if but is None or self._pods[uid].owner_uid != but:
                 self._remove(uid)

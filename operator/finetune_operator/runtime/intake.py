@@ -52,10 +52,8 @@ class Intake:
         if not (name and namespace and uid):
             return
         key = Key(namespace, name)
-        if self._evidence.is_over(controller_uid(metadata) if resource is PODS else uid):
-            if resource is JOBS and gone:
-                self._evidence.forget_end(uid)
-                self._seen.pop(uid, None)
+        if self._evidence.is_outdated(controller_uid(metadata) if resource is PODS else uid, key):
+            self._seen.pop(uid, None)
             return
         if resource is PODS:
             self._saw_pod(key, PodView.of(body), gone)
@@ -71,6 +69,7 @@ class Intake:
         ends = gone or now.ending != (earlier.ending if earlier else None)
         starts = now.running and not (earlier and earlier.running)
         if ends:
+            self._recollection.forget(key)
             self._queue.add(key, first=True)
         elif starts and self._is_last_to_start(key, now):
             self._queue.add(key)

@@ -1,6 +1,7 @@
 """Observing: all that one decision needs, read live from the API server and merged with the evidence of what is gone.
 
-A list or an index that a watch keeps would be late; decisions are made on what the API server says now.
+A list or an index that a watch keeps would be late; decisions are made on what the API server says now. Only how an
+attempt goes on may be told from what is known (`again`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
-from finetune_operator.core.cause import has_failed
+from finetune_operator.core.cause import has_failed, stops_by_itself
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.foreign import controller_uid
 from finetune_operator.core.naming import child_name
@@ -138,7 +139,7 @@ class Observer:
             self.now(),
             self.nonce(),
             claim_modes=await self._claim_modes(job, run.claim_name) if held else None,
-            previous=await self._job(job, run.number, run.attempt - 1) if run.attempt > 1 else None,
+            previous=await self._previous(key, job, run) if run.attempt > 1 else None,
             remaining=remaining,
             leftover=edited and run.attempt == 1 and await self._leftover(job, run),
             edited=edited,
@@ -189,7 +190,7 @@ class Observer:
     async def _remaining(self, job: FineTuneJob) -> tuple[PodView, ...]:
         """The pods of all attempts and runs that have not ended."""
         listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB: job.metadata.name})
-        return tuple(pod for pod in map(PodView.of, listed) if pod.phase not in ("Succeeded", "Failed"))
+        return tuple(pod for pod in map(PodView.of, listed) if not pod.ended_or_gone)
 
     async def _job(self, job: FineTuneJob, run: int, attempt: int) -> JobView | None:
         name = child_name(job.metadata.name, job.metadata.uid, run, attempt)
@@ -197,6 +198,11 @@ class Observer:
             view = JobView.of(await self.cluster.get(JOBS, job.metadata.namespace, name))
             return view if view.owner_uid == job.metadata.uid else None
         return None
+
+    async def _previous(self, key: Key, job: FineTuneJob, run: RunStatus) -> JobView | None:
+        """The Job of the attempt before, unless it stops by itself."""
+        previous = await self._job(job, run.number, run.attempt - 1)
+        return None if previous and stops_by_itself(self.evidence.told(previous.uid, key)) else previous
 
     async def _with_own_spec(self, job: FineTuneJob, run: RunStatus) -> FineTuneJob | None:
         """With the spec that the run began with, from the ConfigMap of its newest attempt that has one. None if all
@@ -224,11 +230,11 @@ class Observer:
         asked = self._asked.get(key) if is_true(job.status.conditions, constants.ConditionType.WORLD_READY) else None
         if asked and within(now - asked.first, self.settings.progress_interval):
             return {}
-        peers = not (asked and within(now - asked.others, self.settings.peers_interval))
-        self._asked[key] = _Asked(now, now if peers or not asked else asked.others)
+        recently = asked.others if asked and within(now - asked.others, self.settings.peers_interval) else None
+        self._asked[key] = _Asked(now, recently or now)
         port, namespace = self.settings.agent_port, job.metadata.namespace
         answers = await ask(self.cluster, run, namespace, first, port)
-        if peers and (asked or attested(run, answers.values())):
+        if not recently and (asked or attested(run, answers.values())):
             answers |= await ask(self.cluster, run, namespace, others, port)
         return answers
 

@@ -47,7 +47,8 @@ class Queue(Generic[Key]):
         self._first: dict[Key, None] = {}
         """Of those that wait, in their order."""
         self._running: dict[Key, float] = {}
-        self._again: set[Key] = set()
+        self._again: dict[Key, bool] = {}
+        """Added while they are worked on, and whether as one of the first."""
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._paused = paused
@@ -62,7 +63,7 @@ class Queue(Generic[Key]):
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._running:
-            self._again.add(key)
+            self._again[key] = first or self._again.get(key, False)
             return
         self._waiting.setdefault(key, asyncio.get_running_loop().time())
         if first:
@@ -154,8 +155,7 @@ class Queue(Generic[Key]):
                 if not self._running:
                     self._idle.set()
                 if key in self._again:
-                    self._again.discard(key)
-                    self.add(key)
+                    self.add(key, self._again.pop(key))
 
     async def _once(self, key: Key) -> None:
         limit = asyncio.timeout(None)
@@ -168,7 +168,7 @@ class Queue(Generic[Key]):
                     del self._limits[key]
         except Exception as error:
             if limit.expired():
-                self._again.add(key)
+                self._again.setdefault(key, False)
                 return
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 30)) * (0.5 + self._jitter())

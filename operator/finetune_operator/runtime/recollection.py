@@ -49,7 +49,7 @@ class Look:
 
 
 class Recollection:
-    """At most one look for each job that has not come to rest."""
+    """At most one look for each job."""
 
     def __init__(self) -> None:
         self._began: dict[Hashable, Beginning] = {}

@@ -76,6 +76,9 @@ class Reconciler:
         except NotFoundError:
             self._gone(key)
             return None  # the job, or its namespace, went in between: nothing is left to do
+        except ApiError:
+            self.recollection.forget(key)
+            raise
 
     def _gone(self, key: Key) -> None:
         self.forget(key)
@@ -119,6 +122,8 @@ class Reconciler:
         assert decision.status is not None
         manifest, wait = await self._write(look.manifest, decision.status)
         self.recollection.keep(key, look if wait else look.after_write(manifest, decision.status))
+        if decision.delete_job:
+            await self._delete(JOBS, look.observed.job, decision.delete_job)
         return _sooner(wait, decision.look_again)
 
     async def _execute(self, key: Key, look: Look, decision: Decision) -> float | None:
@@ -166,12 +171,15 @@ class Reconciler:
         return written, 0
 
     async def _create(self, key: Key, look: Look, decision: Decision) -> float | None:
-        """Children are made, never changed; one that exists is right if it is ours. Those of the attempt before stay
-        for their logs; older ones go."""
+        """Children are made, never changed; one that exists is right if it is ours. What is left of the attempt before
+        the last goes: first its Job, which a quota may count; last its ConfigMap, which may have the only copy of the
+        spec."""
         job = look.observed.job
         run = job.status.run
         assert run is not None
         made: Object | None = None
+        if run.attempt > 2:
+            await self._delete(JOBS, job, self._name(job, run, run.attempt - 2))
         for resource, child in children(job, run, self.settings):
             try:
                 shared = run.attempt > 1 and resource is NETWORKPOLICIES
@@ -184,9 +192,11 @@ class Reconciler:
                     name = child["metadata"]["name"]
                     return await self._stall(look.manifest, constants.NAME_CONFLICT, kind=resource.kind, name=name)
             except (ForbiddenError, InvalidError) as error:
+                if run.attempt > 1:
+                    await self._delete(JOBS, job, self._name(job, run, run.attempt - 1))
                 return await self._refused(look.manifest, f"create {resource.kind} {child['metadata']['name']}", error)
         if look.observed.child:
-            self.evidence.end(look.observed.child.uid)
+            self.evidence.outdate(look.observed.child.uid, key)
         if made:  # the last child is the Job
             self.recollection.keep(key, look.of_new_attempt(made))
         if run.attempt > 2:
@@ -205,9 +215,11 @@ class Reconciler:
             await self._delete_attempt(job, run, attempt)
 
     async def _delete_attempt(self, job: FineTuneJob, run: RunStatus, attempt: int) -> None:
-        name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
         for resource in (SERVICES, CONFIGMAPS, JOBS):
-            await self._delete(resource, job, name)
+            await self._delete(resource, job, self._name(job, run, attempt))
+
+    def _name(self, job: FineTuneJob, run: RunStatus, attempt: int) -> str:
+        return child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
 
     async def _is_there(self, resource: Resource, child: Object, uid: str) -> bool:
         with suppress(NotFoundError):

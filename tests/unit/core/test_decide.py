@@ -14,7 +14,7 @@ from support.manifests import manifest
 
 from finetune_operator.api.parse import InvalidManifestError, parse
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus
-from finetune_operator.core.decide import decide, decide_invalid
+from finetune_operator.core.decide import Decision, decide, decide_invalid
 from finetune_operator.core.observed import JobView, Observed, PodView
 from finetune_operator.core.progress import valid
 from finetune_operator.core.settings import Settings
@@ -222,6 +222,39 @@ def test_an_attempt_that_fails_while_it_is_to_be_suspended_says_both() -> None:
     assert status.phase == "Restarting"
     assert "Attempt 2 of run 1 starts when spec.suspend is false" in status.conditions[0].message
     assert "ended as Hung (exit code 79, node n1)" in status.conditions[0].message
+
+
+def ended_attempt(nodes: int, *pods: PodView, deleted: bool = False) -> Decision:
+    """What is decided when the Job of a first attempt has failed, or was deleted."""
+    status = started(**{"spec.resources": {"nodes": nodes, "gpusPerNode": 0}})
+    assert run_of(status).nodes == nodes
+    run = run_of(status).model_copy(update={"job_uid": "j"})
+    now = job(status.model_copy(update={"run": run}), **{"spec.resources": {"nodes": nodes, "gpusPerNode": 0}})
+    return decide(Observed(now, NOW, "n", None if deleted else child(failure=NOW), pods), SETTINGS)
+
+
+FAILED = PodView("u0", "p0", 0, "j", phase="Failed", exit_code=1, ended=NOW)
+
+
+def test_the_next_attempt_follows_at_once_where_no_pod_can_hold_its_claim() -> None:
+    assert ended_attempt(1, FAILED).create_children
+    sidecar_runs = replace(FAILED, phase="Running")
+    assert not ended_attempt(1, sidecar_runs).create_children
+    gone = replace(FAILED, present=False, exit_code=None, deleted=NOW)
+    assert not ended_attempt(1, gone, deleted=True).create_children, "the pods of a deleted Job may live on for a while"
+
+
+def test_the_job_of_a_failed_pod_is_left_to_its_controller_and_any_other_is_deleted() -> None:
+    assert ended_attempt(1, FAILED).delete_job is None
+    lost = replace(FAILED, exit_code=None, phase="Running", deleted=NOW, disrupted="DeletionByTaintManager: ")
+    assert ended_attempt(1, lost).delete_job == "clauses-0b5e7-1-1"
+
+
+def test_a_quota_that_refuses_pods_is_given_what_is_left_of_the_attempt_before() -> None:
+    run = run_of(started()).model_copy(update={"attempt": 2, "job_uid": "j"})
+    second = Observed(job(started().model_copy(update={"run": run})), NOW, "n", child(), refused="no pod can be made")
+    assert decide(second, SETTINGS).delete_job == "clauses-0b5e7-1-1"
+    assert decide(replace(second, refused=None), SETTINGS).delete_job is None
 
 
 def test_whoever_resumes_a_job_waits_for_no_delay_of_a_failure_before() -> None:

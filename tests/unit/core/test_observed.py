@@ -103,3 +103,25 @@ def test_an_init_container_that_cannot_start_or_fails_is_told() -> None:
     view = PodView.of(api_pod(**ended))
     assert (view.failed, view.exit_code, view.reason) == (True, None, "init container copy ended with exit code 3")
     assert cause_of(None, [view]).message == "pod p failed: init container copy ended with exit code 3"
+
+
+def test_a_pod_that_ran_does_not_wait_again_whatever_is_told_late() -> None:
+    running = PodView("u", "p", 0, "j", ip="10.0.0.1", phase="Running", running=True)
+    late = PodView("u", "p", 0, "j", phase="Pending", present=False)
+    told = late.after(running)
+    assert (told.running, told.ip, told.present) == (True, "10.0.0.1", False)
+
+
+def test_a_pod_holds_its_node_until_all_of_its_containers_have_ended() -> None:
+    sidecar_runs = PodView("u", "p", 0, "j", phase="Running", exit_code=1)
+    assert not sidecar_runs.ended_or_gone
+    assert PodView("u", "p", 0, "j", phase="Failed").ended_or_gone
+    assert PodView("u", "p", 0, "j", phase="Running", present=False).ended_or_gone
+
+
+def test_a_pod_at_its_nodes_address_has_none_to_be_dialled_at() -> None:
+    assert PodView.of(api_pod(podIP="10.0.0.1", hostIP="192.0.2.1")).ip == "10.0.0.1"
+    assert PodView.of(api_pod(podIP="192.0.2.1", hostIP="192.0.2.1")).ip is None
+    shared = api_pod(podIP="10.0.0.1", hostIP="192.0.2.1")
+    shared["spec"]["hostNetwork"] = True
+    assert PodView.of(shared).ip is None

@@ -51,10 +51,12 @@ def test_a_full_map_keeps_no_job_without_pods() -> None:
     assert (len(evidence), evidence.jobs) == (2, {"job-7", "job-8"})
 
 
-def test_the_jobs_whose_attempt_is_over_are_kept_in_mind_as_far_as_there_is_room() -> None:
-    evidence = Evidence(capacity=2)
-    for uid in ("j1", "j2", "j3"):
-        evidence.end(uid)
-    assert [evidence.is_over(uid) for uid in ("j1", "j2", "j3", None)] == [False, True, True, False]
-    evidence.forget_end("j3")
-    assert not evidence.is_over("j3")
+def test_jobs_that_another_attempt_has_followed_are_kept_in_mind_until_the_finetunejob_goes() -> None:
+    evidence = Evidence()
+    evidence.outdate("j1", "a")
+    evidence.forget("a", but="j2")
+    assert [evidence.is_outdated(*asked) for asked in (("j1", "a"), ("j2", "a"), ("j1", "b"), (None, "a"))] == [
+        True, False, False, False,
+    ]  # fmt: skip
+    evidence.forget("a")
+    assert not evidence.is_outdated("j1", "a")

@@ -127,7 +127,7 @@ def test_an_edit_a_failed_job_and_a_deletion_wake_at_once() -> None:
 def test_how_an_attempt_ends_that_another_has_followed_wakes_nobody() -> None:
     queue, evidence = Woken(), Evidence()
     intake = Intake(queue, evidence, Recollection())  # type: ignore[arg-type]
-    evidence.end("j")
+    evidence.outdate("j", KEY)
     intake.saw(PODS, a_pod(of_the_job("u0"), scheduled, lambda pod: pods.set_finished(pod, 1, "", 2.0)))
     intake.saw(JOBS, a_job(), gone=True)
     assert queue.calls == []

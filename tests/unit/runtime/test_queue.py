@@ -62,6 +62,28 @@ async def test_some_keys_go_before_the_others_in_their_order() -> None:
     assert seen == ["c", "b", "a", "d"]
 
 
+async def test_a_key_that_is_to_be_first_while_it_is_worked_on_is_first_afterwards() -> None:
+    seen: list[str] = []
+    begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        begun.set()
+        await go_on.wait()
+        if len(seen) == 3:
+            done.set()
+
+    async with running(work, workers=1) as queue:
+        queue.add("a")
+        await until(begun)
+        queue.add("b")
+        queue.add("a", first=True)
+        queue.add("a")
+        go_on.set()
+        await until(done)
+    assert seen == ["a", "a", "b"]
+
+
 async def test_a_key_added_while_it_is_worked_on_is_worked_on_once_more_and_never_twice_at_a_time() -> None:
     at_once = most = calls = 0
     started, go_on, again = asyncio.Event(), asyncio.Event(), asyncio.Event()

@@ -107,6 +107,19 @@ async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes
         assert made.cluster.asked - asked == {"0": 2, "1": 1}
 
 
+async def test_a_quota_that_refuses_the_next_attempt_gets_the_job_of_the_one_before_back() -> None:
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest())
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        (pod,) = await made.world.pods(1)
+        made.cluster.refused = JOBS.kind
+        made.world.driver.finish(pod, 1)
+        await made.reconcile_until(lambda s: condition(s, "Stalled") == ("True", "Refused"))
+        assert await made.cluster.list(JOBS, "default") == []
+        made.cluster.refused = ""
+        await made.reconcile_until(lambda s: s.run and s.run.attempt == 2 and s.run.job_uid)
+
+
 async def test_a_refused_creation_is_tried_again_in_a_minute() -> None:
     async with bench() as made:
         await made.cluster.create(FINETUNEJOBS, manifest())

@@ -39,6 +39,22 @@ async def test_the_attempt_before_stays_for_its_logs_and_older_ones_go() -> None
             assert [name[-4:] for name in names] == ["-1-2", "-1-3"], resource.kind
 
 
+async def test_the_log_of_a_failed_pod_stays_while_the_next_attempt_is_delayed() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        for attempt in (1, 2):
+            (pod,) = await world.pods_of_attempt(attempt, 1)
+            world.driver.finish(pod, 1)
+        delayed = await world.until(lambda s: s.run and s.run.attempt == 3)
+        assert run_of(delayed).not_before
+        await world.edit(
+            **{"spec.ttlSecondsAfterFinished": 7}
+        )  # is looked at: a live look has passed when it is observed
+        await world.until(lambda s: s.observed_generation == 2)
+        jobs = [job["metadata"]["name"][-4:] for job in await world.cluster.list(JOBS, "default")]
+        assert "-1-2" in jobs
+
+
 async def test_the_budget_of_restarts_is_kept_and_the_run_fails() -> None:
     async with operated() as world:
         await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"maxRestarts": 1}}))
