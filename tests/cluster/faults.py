@@ -224,17 +224,24 @@ class Ground:
     # ---- ends -------------------------------------------------------------------------------------------------------
 
     def completes(self, job: str, attempt: int, seconds: float = DEADLINE) -> dict[str, Any]:
-        """Let an attempt finish: the job is complete, and of its pods only those that finished are left."""
+        """Let an attempt finish: the job is complete, and of its pods only those that finished are left, and for their
+        log those that had failed in the attempt before."""
         self.order(job, "finish")
         complete = self.in_phase(job, "Complete", attempt, seconds)
         assert (complete["ledger"][-1]["class"], complete["ledger"][-1]["attempt"]) == ("Success", attempt)
         assert [entry["attempt"] for entry in complete["ledger"]] == list(range(1, attempt + 1))
         nodes = complete["run"]["nodes"]
-        eventually(lambda: len(self.pods(job)) == nodes, self.pods_at_a_glance, seconds)
+        eventually(lambda: self._attempts_of_failed_pods(job) <= {attempt - 1}, self.pods_at_a_glance, seconds)
         assert [pod["status"]["phase"] for pod in self.pods(job, attempt)] == ["Succeeded"] * nodes
-        (child,) = self.kubectl.get("jobs", "-l", f"finetune.dev/job={job}")
-        assert child["metadata"]["name"].endswith(f"-{attempt}")
+        children = self.kubectl.get("jobs", "-l", f"finetune.dev/job={job}")
+        attempts = {int(child["metadata"]["labels"]["finetune.dev/attempt"]) for child in children}
+        assert attempts == {attempt} | self._attempts_of_failed_pods(job)
         return complete
+
+    def _attempts_of_failed_pods(self, job: str) -> set[int]:
+        """0 stands for those of pods that neither failed nor finished."""
+        phases = [(pod["metadata"]["labels"]["finetune.dev/attempt"], pod["status"]["phase"]) for pod in self.pods(job)]
+        return {int(attempt) if phase == "Failed" else 0 for attempt, phase in phases if phase != "Succeeded"}
 
     def leaves_nothing(self, *jobs: str) -> None:
         """When the jobs are deleted, the namespace is as it was before."""

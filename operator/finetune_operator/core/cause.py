@@ -43,8 +43,8 @@ def has_failed(child: JobView, pods: tuple[PodView, ...]) -> bool:
 
 
 def stops_by_itself(pods: Iterable[PodView]) -> bool:
-    """Whether the Job controller ends an attempt's other pods: one has failed, and is there for its log."""
-    return any(pod.failed and pod.present for pod in pods)
+    """Whether the Job controller ends an attempt's other pods: one has failed, and stays for its log."""
+    return any(pod.failed and pod.present and pod.deleted is None for pod in pods)
 
 
 def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, settle: float) -> float:

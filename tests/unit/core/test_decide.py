@@ -248,6 +248,8 @@ def test_the_job_of_a_failed_pod_is_left_to_its_controller_and_any_other_is_dele
     assert ended_attempt(1, FAILED).delete_job is None
     lost = replace(FAILED, exit_code=None, phase="Running", deleted=NOW, disrupted="DeletionByTaintManager: ")
     assert ended_attempt(1, lost).delete_job == "clauses-0b5e7-1-1"
+    stopped = replace(FAILED, deleted=NOW)
+    assert ended_attempt(1, stopped).delete_job == "clauses-0b5e7-1-1", "it will not stay for its log"
 
 
 def test_a_quota_that_refuses_pods_is_given_what_is_left_of_the_attempt_before() -> None:
