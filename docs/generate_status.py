@@ -37,7 +37,8 @@ PHASES = {
     Phase.FAILED: "The newest run has failed, and no other attempt follows.",
 }
 WORLD_READY_IN = {Phase.STARTING: "at its end ", Phase.TRAINING: "", Phase.EXPORTING: ""}
-"""It does not follow from the phase, but from what the ranks have said."""
+HEALTHY_IN = (Phase.TRAINING, Phase.EXPORTING)
+"""These do not follow from the phase, but from what the ranks have said."""
 CONDITIONS = {
     ConditionType.READY: ("The model that the spec asks for is there.", "It is not, or not yet."),
     ConditionType.RECONCILING: ("The operator is on the way to it.", "It is there, or somebody must act."),
@@ -47,6 +48,10 @@ CONDITIONS = {
         "Not all have; or the attempt has ended.",
     ),
     ConditionType.TRAINING: ("Steps are made.", "None are made now."),
+    ConditionType.TRAINING_HEALTHY: (
+        "The steps do what they are for.",
+        "They are skipped, or held up, or cannot be saved; or the last attempt hung. Unknown while none are made.",
+    ),
     ConditionType.COMPLETE: ("The newest run has a result.", "It has none yet."),
     ConditionType.FAILED: ("The newest run has failed.", "It has not."),
     ConditionType.SUSPENDED: ("`spec.suspend` is true, and no pod is left.", "It is false, or pods are still there."),
@@ -57,6 +62,7 @@ FIELDS = {
     "conditions": "from the first status on",
     "run": "from the start of the first run on; a later run replaces it",
     "progress": "while an attempt trains, and after its success; a new attempt begins without",
+    "checkpoint": "from the first checkpoint of a run on, until the next run starts",
     "evaluation": "after a success, until the next run starts",
     "result": "after a success, until the next run starts",
     "ledger": "from the end of the first attempt on; over all runs",
@@ -153,6 +159,8 @@ def _true_in(phase: Phase) -> str:
     names = [f"`{kind}`" for kind in true]
     if phase in WORLD_READY_IN:
         names.append(f"{WORLD_READY_IN[phase]}`{ConditionType.WORLD_READY}`")
+    if phase in HEALTHY_IN:
+        names.append(f"unless something is wrong `{ConditionType.TRAINING_HEALTHY}`")
     return ", ".join(names)
 
 
@@ -171,11 +179,14 @@ def _failure(failure: FailureClass) -> str:
     if failure in NEVER:
         counted, follows = "no", "none: the run has failed"
     elif failure in UNCOUNTED:
-        counted, follows = "no", f"another attempt, if it was not the {MAX_UNCOUNTED_IN_ROW + 1}st in a row"
+        row = f"{MAX_UNCOUNTED_IN_ROW + 1}st in a row without a new checkpoint"
+        counted, follows = "no", f"another attempt, if it was not the {row}"
         if failure is FailureClass.SUSPENDED:
             follows = "another attempt, when the job is resumed or the queue has room"
+        if failure is FailureClass.GANG_TIMEOUT:
+            follows = "another attempt, each time a little later"
     elif failure is FailureClass.OUT_OF_MEMORY:
-        counted, follows = "no", "one attempt with half the rows in a forward pass"
+        counted, follows = "no", "an attempt with a smaller plan: half the rows in a forward pass, and so on"
     return f"{_linked(failure)} | {', '.join(codes)} | {counted} | {follows}"
 
 

@@ -65,6 +65,7 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
     WORLD_READY = "WorldReady"
     TRAINING = "Training"
+    TRAINING_HEALTHY = "TrainingHealthy"
     COMPLETE = "Complete"
     FAILED = "Failed"
     SUSPENDED = "Suspended"
@@ -88,8 +89,17 @@ PODS_RUNNING = Reason("PodsRunning", "All {pods} pods run; {ready} of {world} ra
 TRAINING = Reason("Training", "Run {run} trains")
 EXPORTING = Reason("Exporting", "Run {run} saves and checks its result")
 WORLD_READY = Reason("AllRanksAttested", "All {world} ranks attested world size {world} and configuration {digest}")
+HEALTHY = Reason("Healthy", "The weights change with every step{detail}")
+DIVERGING = Reason(
+    "Diverging", "{row} steps in a row, {all} in all, were skipped because a loss or a gradient was not finite"
+)
+DIVERGED = Reason("Diverged", "Attempt {attempt} of run {run} diverged: {detail}")
+CHECKPOINT_FAILING = Reason("CheckpointFailing", "The training goes on, but {newest}: {detail}")
+STRAGGLING = Reason("Straggling", "Rank {rank}{where} needs {times} times as long for its own work as the median rank")
+HUNG = Reason("Hung", "Attempt {attempt} of run {run} hung: {detail}")
+NOT_TRAINING = Reason("NotTraining", "No steps are made now")
 RESTARTING = Reason(
-    "Restarting", "Attempt {attempt} of run {run} starts{when}, from the beginning; the one before ended as {detail}"
+    "Restarting", "Attempt {attempt} of run {run} starts{when}, from {start}; the one before ended as {detail}"
 )
 SUSPENDING = Reason("Suspending", "Run {run} is being stopped; {pods} of its pods are still there")
 SUSPENDED = Reason("Suspended", "spec.suspend is true; {detail}")

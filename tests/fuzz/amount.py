@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NonInteractiveExampleWarning
 
 OBJECTS = int(os.environ.get("FINETUNE_FUZZED_OBJECTS", "10000"))
-"""In all tests of this folder together."""
+"""FineTuneJobs in all tests of this folder together; pods and Jobs come besides."""
 T = TypeVar("T")
 
 

@@ -29,7 +29,7 @@ verdicts: Counter[str] = Counter()
 
 
 @pytest.mark.timeout(900)
-@share(0.5)
+@share(0.65)
 @given(fuzzed())
 def test_a_manifest_gets_a_clear_verdict(manifest: Object) -> None:
     try:
@@ -46,11 +46,15 @@ def test_a_manifest_gets_a_clear_verdict(manifest: Object) -> None:
     verdicts["refused" if refused else "accepted"] += 1
     if refused:
         return
-    made = children(job, next_run(job, 1, SETTINGS, "nonce", NOW), SETTINGS)
+    run = next_run(job, 1, SETTINGS, "nonce", NOW)
+    made = children(job, run, SETTINGS)
+    # A later attempt of it, when everything has gone wrong.
+    later = {"attempt": 2, "avoid_nodes": ["n"], "micro_batch_size": 1, "activation_checkpointing": True}
+    assert len(children(job, run.model_copy(update=later), SETTINGS)) == len(made)
     size = sum(len(json.dumps(child, allow_nan=False)) for _, child in made)
     assert size <= 4 * len(json.dumps(manifest)) + ENVELOPE
 
 
 def test_both_verdicts_are_frequent() -> None:
-    assert verdicts.total() >= OBJECTS // 2 * 0.9, "run the whole file: this looks at what the test above has seen"
+    assert verdicts.total() >= OBJECTS * 0.65 * 0.9, "run the whole file: this looks at what the test above has seen"
     assert min(verdicts["accepted"], verdicts["refused"]) > verdicts.total() / 10

@@ -25,6 +25,7 @@ from finetune_operator.protocol import (
     Object,
     Resource,
 )
+from finetune_trainer.contract import CheckpointReport
 from finetune_trainer.contract import Phase as RankPhase
 
 Scene = Callable[[], Awaitable[Object]]
@@ -32,7 +33,7 @@ SCENES: dict[str, Scene] = {}
 TWO_NODES = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
 UNREADABLE = {"spec.model.uri": "file:///srv/model"}
 """What the schema lets pass and the operator refuses."""
-LONG_AGO = "2026-01-01T00:00:00Z"
+CHECKPOINT = CheckpointReport(step=20, time=1_800_000_000, bytes=1_200_000, save_seconds=2.5)
 
 
 class Running(NamedTuple):
@@ -155,6 +156,30 @@ async def training(world: World) -> Object:
     return await world.job()
 
 
+async def troubled(world: World, reason: str, **told: Any) -> Object:
+    """The job, once its rank 0 has told of something that goes wrong."""
+    job = await trained(world)
+    world.say(job.pod, job.run, step=25, **told)
+    await world.until(lambda s: condition(s, "TrainingHealthy") == ("False", reason))
+    return await world.job()
+
+
+@scene()
+async def diverging(world: World) -> Object:
+    return await troubled(world, "Diverging", figures={"loss": None, "skipped_steps": 4, "skipped_in_row": 3})
+
+
+@scene()
+async def checkpoint_failing(world: World) -> Object:
+    failure = "default/clauses/runs/1-x/checkpoints/step-25-a1 could not be written: No space left on device (rank 0)"
+    return await troubled(world, "CheckpointFailing", checkpoint=CHECKPOINT.model_copy(update={"failure": failure}))
+
+
+@scene()
+async def straggling(world: World) -> Object:
+    return await troubled(world, "Straggling", figures={"slowest_rank": 0, "slowness": 2.75}, checkpoint=CHECKPOINT)
+
+
 @scene()
 async def exporting(world: World) -> Object:
     job = await running(world)
@@ -225,13 +250,24 @@ async def failed_after_restarts(world: World) -> Object:
     return await world.job()
 
 
-@scene(automatic=False)
+@scene()
 async def failed_by_deadline(world: World) -> Object:
-    """As if it had waited for a node since long."""
-    await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"queueMinutes": 1}}))
-    await world.pods_of_attempt(1, 1)
-    with_time = {"status.run.startTime": LONG_AGO, "status.run.attemptTime": LONG_AGO}
-    await world.cluster.put_status(FINETUNEJOBS, changed(await world.job(), with_time))
+    """As if earlier attempts had held their nodes for an hour."""
+    await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"activeMinutes": 1}}))
+    await world.until(lambda s: s.phase == Phase.STARTING)
+    await world.cluster.put_status(FINETUNEJOBS, changed(await world.job(), {"status.run.activeSeconds": 3600}))
+    await world.until(lambda s: s.phase == Phase.FAILED)
+    return await world.job()
+
+
+@scene()
+async def diverged(world: World) -> Object:
+    job = await trained(world)
+    error = "training.learningRate: the loss or its gradient was not finite in 11 steps in a row up to step 14"
+    words = last_words(
+        job.pod, job.run, 77, error=error, error_time=1.0, rows=("train.jsonl:7",), checkpoint=CHECKPOINT
+    )
+    world.driver.finish(job.pod, 77, words)
     await world.until(lambda s: s.phase == Phase.FAILED)
     return await world.job()
 

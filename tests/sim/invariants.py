@@ -48,6 +48,8 @@ class Known:
     """UIDs of those that are there and have not ended, and since when."""
     configs: dict[int, Object] = field(default_factory=dict)
     """What the first attempt of each run was to train."""
+    rows: dict[int, int] = field(default_factory=dict)
+    """In a forward pass, as each run began."""
     started: dict[int, int] = field(default_factory=dict)
     """Generation of each run."""
     suspended_since: float | None = None
@@ -127,7 +129,9 @@ class Invariants:
         elif resource == CONFIGMAPS and event.type == "ADDED":
             config = json.loads(event.object["data"][RUN_CONFIG_KEY])
             recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world")}
-            recipe["training"] = {k: v for k, v in recipe["training"].items() if k != "microBatchSize"}
+            plan = ("microBatchSize", "activationCheckpointing")
+            known.rows.setdefault(which[0], recipe["training"]["microBatchSize"])
+            recipe["training"] = {k: v for k, v in recipe["training"].items() if k not in plan}
             first = known.configs.setdefault(which[0], recipe)
             self._expect(first == recipe, "attempts of run {} of {} train different things", which[0], known.name)
 
@@ -262,9 +266,14 @@ class Invariants:
         if what in NEVER_AGAIN:
             self._expect(ended, "{}: an attempt after {}", name, what)
         elif what == OUT_OF_MEMORY:
-            smaller = after.get("microBatchSize") != before.get("microBatchSize") and "microBatchSize" not in before
+            rows = [run.get("microBatchSize", known.rows[before["number"]]) for run in (before, after)]
+            computes = [run.get("activationCheckpointing", False) for run in (before, after)]
+            smaller = (rows[1] < rows[0] and computes[0] == computes[1]) or (
+                rows[0] == rows[1] and computes[1] > computes[0]
+            )
+            smallest = rows[0] == 1 and computes[0]
             self._expect(ended or smaller, "{}: an attempt as large as before after {}", name, what)
-            self._expect(goes_on or "microBatchSize" in before, "{}: no smaller attempt after {}", name, what)
+            self._expect(goes_on or smallest, "{}: no smaller attempt after {}", name, what)
         elif what in COUNTED:
             self._check_budget(known, spec, after, entry, goes_on)
         else:

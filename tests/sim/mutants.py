@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry, RunStatus
-from finetune_operator.core import cause, decide, ledger, observed, restart, retrain, success
+from finetune_operator.core import cause, decide, ledger, memory, observed, restart, retrain, success
 from finetune_operator.core.deadline import Wait
 from finetune_operator.core.decide import Decision
 from finetune_operator.core.observed import JobView, Observed, PodView
@@ -63,9 +63,9 @@ def the_window_is_ignored() -> Any:
 
 
 def one_restart_too_many() -> Any:
-    def later(failure: Any, run: Any, rows: Any, tolerance: Any, now: Any, jitter: Any) -> Any:
+    def later(failure: Any, run: Any, rows: Any, tolerance: Any, *rest: Any) -> Any:
         more = tolerance.model_copy(update={"max_restarts": tolerance.max_restarts + 1})
-        return restart.after_failure(failure, run, rows, more, now, jitter)
+        return restart.after_failure(failure, run, rows, more, *rest)
 
     return patch.object(decide, "after_failure", later)
 
@@ -79,10 +79,10 @@ def the_back_off_is_not_waited_for() -> Any:
 
 
 def memory_that_ran_out_is_no_lesson() -> Any:
-    def same_size(run: Any, times: Any, rows: int) -> restart.Restart:
-        return restart.Restart(0.0, False, times, 0, run.micro_batch_size)
+    def same_size(run: Any, rows: int) -> memory.Plan:
+        return memory.Plan(rows, run.activation_checkpointing, "nothing is different")
 
-    return patch.object(restart, "_smaller", same_size)
+    return patch.object(restart, "smaller", same_size)
 
 
 def deadlines_are_forgotten() -> Any:
@@ -188,8 +188,8 @@ def entries_are_doubled() -> Any:
 
 
 def numbers_of_attempts_are_used_again() -> Any:
-    def same(run: RunStatus, *rest: Any) -> RunStatus:
-        return _next(run, *rest).model_copy(update={"attempt": run.attempt})
+    def same(status: FineTuneJobStatus, run: RunStatus, *rest: Any) -> RunStatus:
+        return _next(status, run, *rest).model_copy(update={"attempt": run.attempt})
 
     _next = decide.next_attempt
     return patch.object(decide, "next_attempt", same)

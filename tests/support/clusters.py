@@ -110,7 +110,7 @@ class World:
     def say(
         self, pod: Object, run: RunStatus, phase: RankPhase = RankPhase.TRAIN, step: int = 1, **changes: Any
     ) -> None:
-        """What the pod's agent answers from now on, for one rank per pod."""
+        """What the pod's agent answers from now on, for one rank per pod. `figures` are more of its progress."""
         index = index_of(pod)
         rank = RankStatus(
             rank=index,
@@ -122,7 +122,8 @@ class World:
             step=step,
             heartbeat=1_800_000_000,
         )
-        progress = Progress(step=step, total_steps=30, epoch=0.1 * step, loss=1.0 / step, eta_seconds=30 - step)
+        figures = {"loss": 1.0 / step, "eta_seconds": 30.0 - step, **changes.get("figures", {})}
+        progress = Progress(step=step, total_steps=30, epoch=0.1 * step, **figures)
         answer = PodStatus(
             pod_uid=changes.get("pod_uid", pod["metadata"]["uid"]),
             attempt=run.attempt,
@@ -130,6 +131,7 @@ class World:
             index=index,
             ranks=(rank,),
             progress=progress if index == 0 else None,
+            checkpoint=changes.get("checkpoint"),
         )
         self.answers[pod["metadata"]["uid"]] = answer.to_json().encode()
 

@@ -6,10 +6,12 @@ import torch
 
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.distributed import Ranks
+from finetune_trainer.engine import load_engine
 from finetune_trainer.export import export
-from finetune_trainer.loop import load_engine, steps
 from finetune_trainer.paths import Paths
 from finetune_trainer.prepare import Prepared, prepare
+from finetune_trainer.requests import Requests
+from finetune_trainer.steps import steps
 
 LOGITS_FILE = "logits.pt"
 BATCH_FILE = "batch.pt"
@@ -20,7 +22,8 @@ def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int
     ranks.first(lambda: prepare(config, paths))
     prepared = ranks.every(lambda: Prepared.load(config, paths))
     engine = load_engine(config, prepared, ranks)
-    assert not any(step.skipped for step in steps(engine, prepared, config, ranks))
+    requests = Requests(config, paths, ranks.rank)
+    assert not any(step.skipped for step in steps(engine, prepared, config, ranks, requests))
     engine.eval()
     with torch.no_grad():
         logits = engine(**fixed_batch(config)).logits

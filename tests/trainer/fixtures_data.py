@@ -97,5 +97,6 @@ def run_config(**changes: Any) -> RunConfig:
         zero_stage=0,
         world=World(nodes=1, processes_per_node=1, device="cpu"),
         metrics=("accuracy", "f1"),
+        checkpoint=contract.Checkpointing(every_seconds=3600, keep=3),
     )
     return config.model_copy(update=changes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_trainer import contract
@@ -15,9 +17,9 @@ from finetune_trainer.paths import Paths
 
 if TYPE_CHECKING:
     from finetune_trainer.distributed import Ranks
-    from finetune_trainer.loop import Step
     from finetune_trainer.prepare import Prepared
     from finetune_trainer.sampler import Sampler
+    from finetune_trainer.steps import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +70,10 @@ def curve(ranks: Ranks, config: RunConfig, paths: Paths, poisons: tuple[Poison, 
     """Train from what `prepare_run` left."""
     import torch
 
-    from finetune_trainer import loop
+    from finetune_trainer.steps import sampler_of
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
-    done = list(_steps(engine, prepared, config, ranks, poisons))
+    done = list(_steps(engine, prepared, config, _own(paths, ranks), ranks, poisons))
     weights = whole_weights(engine)
     answer = Curve(
         losses=[step.loss for step in done],
@@ -79,7 +81,7 @@ def curve(ranks: Ranks, config: RunConfig, paths: Paths, poisons: tuple[Poison, 
         skipped=[step.number for step in done if step.skipped],
         digest=digest_of_weights(weights),
         finite=all(bool(torch.isfinite(weight).all()) for weight in weights.values()),
-        supervised=_supervised(loop.sampler_of(config, prepared), prepared, ranks.rank, len(done)),
+        supervised=_supervised(sampler_of(config, prepared), prepared, ranks.rank, len(done)),
     )
     engine.destroy()
     return answer
@@ -94,7 +96,7 @@ def end_of_steps(
 
     def train() -> None:
         nonlocal done
-        for step in _steps(engine, prepared, config, ranks, poisons):
+        for step in _steps(engine, prepared, config, _own(paths, ranks), ranks, poisons):
             done = step.number
             if done == stop_after and ranks.rank == ranks.world - 1:
                 (ranks.scratch / contract.STOP_FILE).touch()
@@ -109,7 +111,7 @@ def evaluation(ranks: Ranks, config: RunConfig, paths: Paths) -> dict[str, float
     from finetune_trainer.evaluate import evaluate
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
-    metrics = evaluate(engine, prepared, config, ranks.device, ranks)
+    metrics = evaluate(engine, prepared, config, ranks)
     assert engine.training, "evaluation left the model in another mode"
     engine.destroy()
     return metrics
@@ -122,7 +124,7 @@ def end_of_evaluation(ranks: Ranks, config: RunConfig, paths: Paths, stopped: in
     engine, prepared, ranks = _loaded(ranks, config, paths)
     if ranks.rank == stopped:
         (ranks.scratch / contract.STOP_FILE).touch()
-    ended = _end_of(lambda: evaluate(engine, prepared, config, ranks.device, ranks))
+    ended = _end_of(lambda: evaluate(engine, prepared, config, ranks))
     engine.destroy()
     return ended
 
@@ -133,7 +135,7 @@ def train(ranks: Ranks, config: RunConfig, paths: Paths) -> contract.Result | No
     from finetune_trainer.report import Report
 
     ranks, paths = _in_own_pod(ranks, paths)
-    with Report(config, paths, ranks.rank, "gloo") as report:
+    with Report(config, paths, ranks.rank, "gloo", ranks.activity) as report:
         return train(config, paths, ranks, report)
 
 
@@ -183,23 +185,35 @@ def _in_own_pod(ranks: Ranks, paths: Paths) -> tuple[Ranks, Paths]:
     return dataclasses.replace(ranks, scratch=paths.scratch), paths
 
 
+def _own(paths: Paths, ranks: Ranks) -> Paths:
+    return dataclasses.replace(paths, scratch=ranks.scratch)
+
+
 def _loaded(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[Any, Prepared, Ranks]:
-    from finetune_trainer import loop
+    from finetune_trainer.engine import load_engine
     from finetune_trainer.prepare import Prepared
 
     ranks, paths = _in_own_pod(ranks, paths)
     prepared = Prepared.load(config, paths)
-    return loop.load_engine(config, prepared, ranks), prepared, ranks
+    return load_engine(config, prepared, ranks), prepared, ranks
 
 
 def _steps(
-    engine: Any, prepared: Prepared, config: RunConfig, ranks: Ranks, poisons: tuple[Poison, ...]
+    engine: Any, prepared: Prepared, config: RunConfig, paths: Paths, ranks: Ranks, poisons: tuple[Poison, ...]
 ) -> Iterator[Step]:
-    from finetune_trainer import loop
+    from finetune_trainer.distributed import raise_stopped
+    from finetune_trainer.health import Health, after_step
+    from finetune_trainer.requests import Requests
+    from finetune_trainer.steps import refuse_divergence, steps
 
     poisoned = _Poisoned(engine, poisons, ranks.rank)
-    for step in loop.steps(poisoned, prepared, config, ranks):
+    health = Health()
+    for step in steps(poisoned, prepared, config, ranks, Requests(config, paths, ranks.rank)):
         yield step
+        health = after_step(health, step.loss, step.skipped)
+        refuse_divergence(config, step, health.skipped_in_row)
+        if step.asked.stop:
+            raise_stopped()
         poisoned.at += 1
 
 
@@ -260,3 +274,109 @@ def digest_of_weights(weights: dict[str, Any]) -> str:
     for name in sorted(weights):
         digest.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a training: an attempt in its own world, which is asked to stop after some step."""
+
+    config: RunConfig
+    stop_after: int | None = None
+    """None: to the end."""
+    disk_fault: tuple[int, Literal["full", "deleted", "replaced"]] | None = None
+    """After that step, while a checkpoint is written, on rank 0: the disk takes no more; or before it is written, the
+    folder of the checkpoints is gone, or a file is in its place. Afterwards all is well again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a part of a training did."""
+
+    exit_code: int
+    error: str
+    began_after: int
+    """Steps that it found done."""
+    losses: list[float]
+    digest: str
+    """Of all weights at its end."""
+    told: list[contract.CheckpointReport | None]
+    """After each step, on rank 0, of the newest checkpoint."""
+
+
+def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
+    """Prepare if need be, resume if there is a checkpoint, train until asked to stop or to the last step, and save."""
+    from finetune_trainer.distributed import exit_code_of
+    from finetune_trainer.engine import load_engine
+    from finetune_trainer.loop import Training
+    from finetune_trainer.prepare import Prepared, prepare
+    from finetune_trainer.report import Report
+    from finetune_trainer.steps import steps
+
+    config = stage.config
+    ranks, paths = _in_own_pod(ranks, paths)
+    (ranks.scratch / contract.STOP_FILE).unlink(missing_ok=True)
+    ranks.first(lambda: prepare(config, paths))
+    prepared = ranks.every(lambda: Prepared.load(config, paths))
+    engine = load_engine(config, prepared, ranks)
+    began, losses, told = -1, [], []
+    exit_code, error = 0, ""
+    with Report(config, paths, ranks.rank, "gloo", ranks.activity) as report:
+        training = Training(config, paths, ranks, report, prepared, engine)
+        try:
+            training.begin()
+            began = training.position.step
+            for step in steps(engine, prepared, config, ranks, training.requests, began):
+                losses.append(step.loss)
+                if step.number == stage.stop_after and ranks.rank == ranks.world - 1:
+                    (ranks.scratch / contract.STOP_FILE).touch()
+                with _disk_fault(stage, step.number, ranks, paths.run(config) / "checkpoints"):
+                    training.after(step)
+                told.append(report._checkpoint)
+            training.save()
+        except Exception as failure:
+            exit_code, error = exit_code_of(failure), str(failure)
+    answer = Part(exit_code, error, began, losses, digest_of_weights(whole_weights(engine)), told)
+    engine.destroy()
+    return answer
+
+
+def overtaken_part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
+    """A part that another attempt overtakes after `stop_after` steps."""
+    from finetune_trainer import claim, requests
+
+    requests.SECONDS_BETWEEN_LOOKS, before = 0.0, requests.SECONDS_BETWEEN_LOOKS
+    newer = stage.config.model_copy(update={"attempt": stage.config.attempt + 1})
+    after = requests.Requests.now
+
+    def now(self: Any) -> Any:
+        if (ranks.rank, self.looks) == (0, stage.stop_after):
+            claim.claim(newer, paths)
+        self.looks += 1
+        return after(self)
+
+    requests.Requests.looks, requests.Requests.now = 0, now  # type: ignore[attr-defined, method-assign]
+    try:
+        return part(ranks, dataclasses.replace(stage, stop_after=None), paths)
+    finally:
+        requests.SECONDS_BETWEEN_LOOKS, requests.Requests.now = before, after  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _disk_fault(stage: Stage, step: int, ranks: Ranks, folder: Path) -> Iterator[None]:
+    import resource
+
+    at, fault = stage.disk_fault or (None, "")
+    if step != at or ranks.rank != 0:
+        yield
+        return
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if fault == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    else:
+        shutil.rmtree(folder)
+    if fault == "replaced":
+        folder.write_text("foreign")
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if fault == "replaced":
+        folder.unlink()

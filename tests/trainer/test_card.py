@@ -15,14 +15,19 @@ from PIL import Image
 from trainer.base_models import save_model
 from trainer.fixtures_data import CLAUSES, run_config, workspace, write_jsonl
 
+from finetune_trainer.activity import Activity
 from finetune_trainer.card import write_card
+from finetune_trainer.checkpoint_files import Position
 from finetune_trainer.contract import Lora, Result, RunConfig, Source
 from finetune_trainer.distributed import Ranks
 from finetune_trainer.export import export
+from finetune_trainer.metrics_files import read_metrics
 from finetune_trainer.model import load_model
 from finetune_trainer.paths import Paths
 from finetune_trainer.prepare import Prepared, prepare
-from finetune_trainer.report import Report, read_metrics
+from finetune_trainer.report import Report
+from finetune_trainer.requests import Asked
+from finetune_trainer.steps import Step
 
 RESULT = Result(
     path="legal/clauses/runs/1-0f9a/output",
@@ -47,10 +52,12 @@ def card(paths: Paths, **changes: Any) -> tuple[dict[str, Any], str]:
     write_jsonl(paths.workspace / "contracts/train.jsonl", clauses)
     save_model("bert-with-head", paths.workspace / "models/bert")
     prepare(config, paths)
-    with Report(config, paths, 0, "gloo") as report:
+    with Report(config, paths, 0, "gloo", Activity()) as report:
+        report.begin()
         report.evaluation(0, 0.0, RESULT.base_metrics, "base")
         for step in range(1, 7):
-            report.step(step, 6, step / 6, 1.2 / step, 1e-3, 1.0, 50, 8)
+            done = Step(step, 1.2 / step, 1.0, 1e-3, 50, 8, Asked(stop=False, save=False, make_way=False))
+            report.step(done, 6, Position(step=step, epoch=step / 6, evaluated=True), None)
     folder = paths.output(config)
     folder.mkdir(exist_ok=True)
     write_card(folder, config, Prepared.load(config, paths), read_metrics(paths.run(config)), RESULT)

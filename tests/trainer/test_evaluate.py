@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from trainer import tiny
 
 from finetune_trainer.contract import RunConfig
+from finetune_trainer.distributed import Ranks
 from finetune_trainer.errors import DivergedError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.prepare import Prepared, prepare
@@ -41,9 +44,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Prepared]:
     return config, Prepared.load(config, paths)
 
 
+def alone() -> Ranks:
+    return Ranks(dist.HashStore(), rank=0, world=1, scratch=Path(), device=torch.device("cpu"))
+
+
 def test_rows_of_equal_chances_have_the_perplexity_of_the_vocabulary(run: tuple[RunConfig, Prepared]) -> None:
     config, prepared = run
-    metrics = evaluate(Fixed(0.0, tiny.VOCABULARY), prepared, config, torch.device("cpu"), None)
+    metrics = evaluate(Fixed(0.0, tiny.VOCABULARY), prepared, config, alone())
     assert metrics["perplexity"] == pytest.approx(tiny.VOCABULARY)
 
 
@@ -51,4 +58,4 @@ def test_rows_of_equal_chances_have_the_perplexity_of_the_vocabulary(run: tuple[
 def test_one_bad_row_among_good_ones_is_a_divergence(value: float, run: tuple[RunConfig, Prepared]) -> None:
     config, prepared = run
     with pytest.raises(DivergedError, match="not finite"):
-        evaluate(Fixed(value, tiny.VOCABULARY), prepared, config, torch.device("cpu"), None)
+        evaluate(Fixed(value, tiny.VOCABULARY), prepared, config, alone())

@@ -20,9 +20,9 @@ from trainer.worlds import Worlds
 from transformers import Trainer, TrainingArguments
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.loop import sampler_of, total_steps
 from finetune_trainer.optimizer import learning_rate
 from finetune_trainer.prepare import Prepared
+from finetune_trainer.steps import sampler_of, total_steps
 from finetune_trainer.tasks import task_of
 
 MICRO_BATCH = 6

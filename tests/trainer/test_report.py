@@ -7,15 +7,21 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer.fixtures_data import run_config, workspace
 
 from finetune_trainer import contract, report
-from finetune_trainer.contract import Phase, Progress, RankStatus
+from finetune_trainer.activity import Activity
+from finetune_trainer.checkpoint_files import Position
+from finetune_trainer.contract import CheckpointReport, Phase, Progress, RankStatus
+from finetune_trainer.metrics_files import read_metrics
 from finetune_trainer.paths import Paths
-from finetune_trainer.report import Report, read_metrics
+from finetune_trainer.report import Report
+from finetune_trainer.requests import Asked
+from finetune_trainer.steps import Step
 
 CONFIG = run_config(zero_stage=2)
 
@@ -33,8 +39,16 @@ def progress(paths: Paths) -> Progress:
     return Progress.model_validate_json((paths.scratch / contract.PROGRESS_FILE).read_text())
 
 
-def step(to: Report, number: int, loss: float = 1.5, tokens: int = 100) -> None:
-    to.step(number, 40, number / 10, loss, 2e-4, 0.7, tokens, 8)
+def begun(paths: Paths) -> Report:
+    """Rank 0's."""
+    told = Report(CONFIG, paths, 0, "gloo", Activity())
+    told.begin()
+    return told
+
+
+def step(to: Report, number: int, loss: float = 1.5, tokens: int = 100, **fields: Any) -> None:
+    done = Step(number, loss, 0.7, 2e-4, tokens, 8, Asked(stop=False, save=False, make_way=False), **fields)
+    to.step(done, 40, Position(step=number, epoch=number / 10, evaluated=True), None)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -45,7 +59,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_every_rank_attests_itself_at_once(paths: Paths) -> None:
-    with Report(CONFIG, paths, 3, "gloo"):
+    with Report(CONFIG, paths, 3, "gloo", Activity()):
         attested = status(paths, rank=3)
     assert attested.model_dump(exclude={"heartbeat"}) == {
         "rank": 3,
@@ -59,7 +73,7 @@ def test_every_rank_attests_itself_at_once(paths: Paths) -> None:
 
 
 def test_phase_step_and_progress_reach_the_agent_without_another_call(paths: Paths) -> None:
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         told.phase(Phase.TRAIN)
         wait_for(lambda: status(paths).phase == Phase.TRAIN)
         for number in range(1, 31):
@@ -70,7 +84,7 @@ def test_phase_step_and_progress_reach_the_agent_without_another_call(paths: Pat
 
 
 def test_the_heartbeat_stands_still_when_training_does(paths: Paths) -> None:
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         step(told, 1)
         wait_for(lambda: status(paths).step == 1)
         before = status(paths).heartbeat
@@ -89,7 +103,7 @@ def test_tiny_steps_are_not_slowed_by_writing_and_the_last_is_written(
 
     monkeypatch.setattr(report, "write_atomically", counted)
     began = time.monotonic()
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         for number in range(1, 2001):
             step(told, number)
     seconds = time.monotonic() - began
@@ -101,7 +115,7 @@ def test_tiny_steps_are_not_slowed_by_writing_and_the_last_is_written(
 def test_speed_and_remaining_time_come_from_the_recent_steps(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         for number, seconds in enumerate((60.0, *[2.0] * 9), 1):
             clock[0] += seconds
             step(told, number, tokens=300)
@@ -116,14 +130,14 @@ def test_speed_and_remaining_time_come_from_the_recent_steps(paths: Paths, monke
 
 
 def test_pictures_have_samples_and_no_tokens_per_second(paths: Paths) -> None:
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         step(told, 1, tokens=0)
     assert progress(paths).tokens_per_second is None
     assert progress(paths).samples_per_second
 
 
 def test_metrics_have_one_line_for_each_step_and_evaluation(paths: Paths) -> None:
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         told.evaluation(0, 0.0, {"accuracy": 0.3}, "base")
         step(told, 1)
         step(told, 2, loss=math.nan)
@@ -151,7 +165,7 @@ def test_metrics_have_one_line_for_each_step_and_evaluation(paths: Paths) -> Non
 
 
 def test_tensorboard_has_the_same_curves(paths: Paths) -> None:
-    with Report(CONFIG, paths, 0, "gloo") as told:
+    with begun(paths) as told:
         step(told, 1, loss=2.0)
         step(told, 2, loss=1.0)
         told.evaluation(2, 1.0, {"accuracy": 0.5}, "epoch")
@@ -161,9 +175,94 @@ def test_tensorboard_has_the_same_curves(paths: Paths) -> None:
 
 
 def test_only_rank_0_writes_into_the_run(paths: Paths) -> None:
-    with Report(CONFIG, paths, 1, "gloo") as told:
+    with Report(CONFIG, paths, 1, "gloo", Activity()) as told:
+        told.begin()
         step(told, 1)
         told.evaluation(1, 0.1, {"accuracy": 0.3}, "epoch")
     assert not paths.run(CONFIG).exists()
     assert not (paths.scratch / contract.PROGRESS_FILE).exists()
     assert status(paths, rank=1).step == 1
+
+
+def test_a_resumed_run_has_every_step_and_evaluation_once(paths: Paths) -> None:
+    with begun(paths) as told:
+        told.evaluation(0, 0.0, {"accuracy": 0.3}, "base")
+        for number in (1, 2, 3, 4, 5):
+            step(told, number, loss=number)
+            if number == 4:
+                told.evaluation(4, 0.4, {"accuracy": 0.4}, "epoch")
+    with (paths.run(CONFIG) / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    checkpoint = CheckpointReport(step=4, time=1.0, bytes=1, save_seconds=1.0)
+    with Report(CONFIG, paths, 0, "gloo", Activity()) as told:
+        told.resume(Position(step=4, epoch=0.4, evaluated=True), {"accuracy": 0.3}, checkpoint)
+        for number in (5, 6):
+            step(told, number, loss=number)
+        wait_for(lambda: (paths.scratch / contract.CHECKPOINT_FILE).exists())
+        records = read_metrics(paths.run(CONFIG))
+    assert [(record["step"], record.get("split")) for record in records] == [
+        (0, "base"),
+        (1, None),
+        (2, None),
+        (3, None),
+        (4, None),
+        (4, "epoch"),
+        (5, None),
+        (6, None),
+    ]
+    events = EventAccumulator(str(paths.run(CONFIG) / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(n, n) for n in range(1, 7)]
+
+
+def test_an_evaluation_that_was_interrupted_is_told_once(paths: Paths) -> None:
+    with begun(paths) as told:
+        step(told, 1)
+        told.evaluation(1, 0.1, {"accuracy": 0.4}, "epoch")
+    checkpoint = CheckpointReport(step=1, time=1.0, bytes=1, save_seconds=1.0)
+    with Report(CONFIG, paths, 0, "gloo", Activity()) as told:
+        told.resume(Position(step=1, epoch=0.1, evaluated=False), {"accuracy": 0.3}, checkpoint)
+        told.evaluation(1, 0.1, {"accuracy": 0.5}, "epoch")
+        records = read_metrics(paths.run(CONFIG))
+    assert [record.get("metrics") for record in records] == [{"accuracy": 0.3}, None, {"accuracy": 0.5}]
+
+
+def test_metrics_that_someone_deleted_begin_with_the_base(paths: Paths) -> None:
+    checkpoint = CheckpointReport(step=2, time=1.0, bytes=1, save_seconds=1.0)
+    with Report(CONFIG, paths, 0, "gloo", Activity()) as told:
+        told.resume(Position(step=2, epoch=0.2, evaluated=True), {"accuracy": 0.3}, checkpoint)
+        records = read_metrics(paths.run(CONFIG))
+    assert [record["split"] for record in records] == ["base"]
+
+
+def test_a_full_disk_costs_no_record(paths: Paths, tmp_path: Path) -> None:
+    """/dev/full answers as a full disk does."""
+    with begun(paths) as told:
+        files = told._metrics
+        assert files is not None
+        good = files._file
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            files._file = full
+            step(told, 1)
+            step(told, 2)
+        files._file = good
+        step(told, 3)
+        assert [record["step"] for record in read_metrics(paths.run(CONFIG))] == [1, 2, 3]
+
+
+def test_a_checkpoint_that_failed_is_told_beside_the_one_before(paths: Paths) -> None:
+    with begun(paths) as told:
+        told.checkpoint(CheckpointReport(step=4, time=1.0, bytes=7, save_seconds=1.0))
+        told.checkpoint("runs/1/checkpoints/step-8-a1 could not be written: No space left on device")
+    report = CheckpointReport.model_validate_json((paths.scratch / contract.CHECKPOINT_FILE).read_text())
+    assert (report.step, report.failure) == (
+        4,
+        "runs/1/checkpoints/step-8-a1 could not be written: No space left on device",
+    )
+
+
+def test_skipped_steps_name_their_rows(paths: Paths) -> None:
+    with begun(paths) as told:
+        step(told, 1, loss=math.nan, bad_rows=("rows.jsonl line 7",))
+        step(told, 2)
+        records = read_metrics(paths.run(CONFIG))
+    assert [record.get("skippedRows") for record in records] == [None, None]

@@ -182,6 +182,7 @@ def run_config(
     deepspeed: dict[str, Any] | None = None,
     merge: bool = False,
     folder: str = "runs/1-abcdef12",
+    checkpoint: contract.Checkpointing | None = None,
     **training: Any,
 ) -> RunConfig:
     """A run on CPU ranks; `training` changes the recipe."""
@@ -221,6 +222,7 @@ def run_config(
         zero_stage=stage,
         deepspeed=deepspeed or {},
         world=contract.World(nodes=1, processes_per_node=world, device="cpu"),
+        checkpoint=checkpoint or contract.Checkpointing(every_seconds=3600, keep=3),
         metrics=METRICS[task],
         merge=merge,
     )

@@ -112,7 +112,9 @@ class Agent:
         settings = self.settings
         ranks = termination.ranks_of(config, settings.index)
         oom_kills = self._cgroup.oom_kills()
-        agent_server.serve(settings.pod_ip, settings.port, lambda: self._status(config, ranks))
+        agent_server.serve(
+            settings.pod_ip, settings.port, lambda: self._status(config, ranks), self._request_checkpoint
+        )
         if settings.index > 0:
             wait_for_rank_zero(settings.rendezvous, self.stop)
         if self.stop.requested:
@@ -135,6 +137,7 @@ class Agent:
             failed_first=termination.failed_first(output.launcher_lines(), ranks.start),
             oom_killed=self._cgroup.oom_kills() > oom_kills,
             killed_after=self.stop.enforced_after,
+            checkpoint=self.scratch.checkpoint(),
         ), output
 
     def _run_launcher(self, config: RunConfig, ranks: range, environment: Mapping[str, str], output: RankOutput) -> int:
@@ -144,7 +147,6 @@ class Agent:
             config,
             self.settings.index,
             self.settings.rendezvous,
-            max(1, int(self.settings.grace - 5)),
             self.scratch.output,
             self._module,
         )
@@ -174,7 +176,14 @@ class Agent:
             index=self.settings.index,
             ranks=self.scratch.statuses(ranks),
             progress=self.scratch.progress(),
+            checkpoint=self.scratch.checkpoint(),
         )
+
+    def _request_checkpoint(self, request: str) -> None:
+        try:
+            self.scratch.request_checkpoint(request)
+        except OSError as error:
+            logger.warning("a request for a checkpoint cannot be passed on: %s", error)
 
     @staticmethod
     def _log_of(rank: int | None, output: RankOutput) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import secrets
 import socket
 import threading
 import time
@@ -17,8 +18,16 @@ from http import HTTPStatus
 from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
-from finetune_trainer.contract import MAX_STATUS_BYTES, STATUS_PATH, PodStatus
+from finetune_trainer.contract import (
+    MAX_REQUEST_CHARACTERS,
+    MAX_STATUS_BYTES,
+    NONCE_PARAMETER,
+    REQUEST_PARAMETER,
+    STATUS_PATH,
+    PodStatus,
+)
 
 METRICS_PATH = "/metrics"
 MAX_CONNECTIONS = 32
@@ -157,14 +166,23 @@ class QuietHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def serve(address: str, port: int, status: Callable[[], PodStatus]) -> BoundedServer:
-    """Answer at address:port (address "" is all interfaces) from a thread, until `shutdown`. Raises OSError."""
+def serve(
+    address: str, port: int, status: Callable[[], PodStatus], request_checkpoint: Callable[[str], None]
+) -> BoundedServer:
+    """Answer at address:port (address "" is all interfaces) from a thread, until `shutdown`. Raises OSError.
+
+    Whoever knows the attempt's nonce may ask for a checkpoint with the status: `request_checkpoint` is given the words.
+    """
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:
-            if self.path == STATUS_PATH:
-                self.answer(HTTPStatus.OK, "application/json", fit(status()))
-            elif self.path == METRICS_PATH:
+            path, _, query = self.path.partition("?")
+            if path == STATUS_PATH:
+                answer = status()
+                if request := asked_for(query, answer.nonce):
+                    request_checkpoint(request)
+                self.answer(HTTPStatus.OK, "application/json", fit(answer))
+            elif path == METRICS_PATH:
                 text = "".join(line + "\n" for line in metrics(status(), time.time()))
                 self.answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", text)
             else:
@@ -173,6 +191,15 @@ def serve(address: str, port: int, status: Callable[[], PodStatus]) -> BoundedSe
     server = BoundedServer((address, port), Handler)
     threading.Thread(target=server.serve_forever, name="agent-server", daemon=True).start()
     return server
+
+
+def asked_for(query: str, nonce: str) -> str | None:
+    """The request for a checkpoint that a status path's query makes; None without the attempt's nonce, or when it is
+    too long."""
+    fields = dict(parse_qsl(query))
+    request = fields.get(REQUEST_PARAMETER, "")
+    ours = secrets.compare_digest(fields.get(NONCE_PARAMETER, "").encode(), nonce.encode())
+    return request if ours and 0 < len(request) <= MAX_REQUEST_CHARACTERS else None
 
 
 def fit(status: PodStatus, limit: int = MAX_STATUS_BYTES) -> str:
@@ -184,8 +211,9 @@ def fit(status: PodStatus, limit: int = MAX_STATUS_BYTES) -> str:
 
 def metrics(status: PodStatus, now: float) -> Iterator[str]:
     """Prometheus text format 0.0.4, a line at a time."""
+    gauges: list[tuple[str, float | None, str]] = []
     if progress := status.progress:
-        gauges: list[tuple[str, float | None, str]] = [
+        gauges += [
             ("finetune_step", progress.step, "Optimizer steps done."),
             ("finetune_total_steps", progress.total_steps, "Optimizer steps of the run."),
             ("finetune_epoch", progress.epoch, "Passes over the data."),
@@ -193,10 +221,19 @@ def metrics(status: PodStatus, now: float) -> Iterator[str]:
             ("finetune_learning_rate", progress.learning_rate, "Learning rate of the last step."),
             ("finetune_tokens_per_second", progress.tokens_per_second, "Tokens, over all ranks."),
             ("finetune_samples_per_second", progress.samples_per_second, "Rows, over all ranks."),
+            ("finetune_skipped_steps", progress.skipped_steps, "Steps of the run that were not finite, and dropped."),
+            ("finetune_loss_spikes", progress.loss_spikes, "Steps of the run with a loss far above those before."),
         ]
-        for name, value, help_ in gauges:
-            if value is not None:
-                yield from (f"# HELP {name} {help_}", f"# TYPE {name} gauge", f"{name} {value:.10g}")
+    if checkpoint := status.checkpoint:
+        gauges += [
+            ("finetune_checkpoint_step", checkpoint.step, "Optimizer steps in the newest checkpoint."),
+            ("finetune_checkpoint_age_seconds", now - checkpoint.time, "Time since the newest checkpoint."),
+            ("finetune_checkpoint_bytes", checkpoint.bytes, "Size of the newest checkpoint."),
+            ("finetune_checkpoint_save_seconds", checkpoint.save_seconds, "What writing it has taken."),
+        ]
+    for name, value, help_ in gauges:
+        if value is not None:
+            yield from (f"# HELP {name} {help_}", f"# TYPE {name} gauge", f"{name} {value:.10g}")
     if status.ranks:
         name = "finetune_heartbeat_age_seconds"
         yield from (f"# HELP {name} Time since a rank last said that it lives.", f"# TYPE {name} gauge")

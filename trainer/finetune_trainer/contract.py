@@ -19,6 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 STATUS_PATH = "/status"
+REQUEST_PARAMETER = "checkpoint"
+"""Of the status path's query: a text, percent-encoded. A new one asks rank 0's pod for a checkpoint; together with"""
+NONCE_PARAMETER = "nonce"
+"""the attempt's nonce, without which nothing is asked for."""
+MAX_REQUEST_CHARACTERS = 256
 MAX_STATUS_BYTES = 16 * 1024
 MAX_TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet cuts a termination message there."""
@@ -179,6 +184,28 @@ class Training(Message):
     """0 means no clipping."""
     precision: Literal["bf16", "fp32"]
     seed: int
+    activation_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass instead of being kept: memory for time."""
+
+
+class Checkpointing(Message):
+    """When the state of the training is saved, and how much of it is kept."""
+
+    every_seconds: float
+    """Between two checkpoints; besides them there is one when the pods are asked to stop, and one at the end."""
+    keep: int
+    """Newest checkpoints that are kept; the best by evaluation metric is kept besides them."""
+
+
+class Patience(Message):
+    """Seconds without any progress after which a rank counts as hung."""
+
+    first_step: float = 900.0
+    """Of the first step of an attempt, in which kernels are compiled and buffers made; also of saving and exporting."""
+    step: float = 60.0
+    """Of a later step, if that is more than ten times the median step."""
+    silent: float = 30.0
+    """Of a rank that does not even say that it lives: it is frozen, or its node is gone."""
 
 
 class World(Message):
@@ -216,6 +243,8 @@ class RunConfig(Message):
     """Raw keys, merged last into DeepSpeed's configuration."""
     world: World
     metrics: tuple[Metric, ...]
+    checkpoint: Checkpointing
+    patience: Patience = Patience()
     merge: bool = False
     allow_remote_code: bool = False
     """Whether code that lies beside a model's weights may run; the operator's configuration alone says so."""
@@ -274,6 +303,32 @@ class Progress(Message):
     samples_per_second: float | None = None
     eta_seconds: float | None = None
     """Until the last step, from the speed of the recent ones."""
+    step_seconds: float | None = None
+    """Median of the recent steps."""
+    skipped_steps: int = 0
+    """Of the run so far: their loss or gradient was not finite, and no weight changed."""
+    skipped_in_row: int = 0
+    """Up to now; 0 after a step that was done."""
+    loss_spikes: int = 0
+    """Of the run so far: steps whose loss was far above that of the steps before."""
+    slowest_rank: int | None = None
+    """The rank whose own work took longest in the recent steps, if it was much longer than the others'."""
+    slowness: float | None = None
+    """Its time in multiples of the median rank's."""
+
+
+class CheckpointReport(Message):
+    """The newest checkpoint that was written and verified; told by rank 0."""
+
+    step: int
+    time: float
+    bytes: int
+    save_seconds: float
+    """From the decision to save until it was written and verified."""
+    request: str = ""
+    """The request (`GET /status?checkpoint=...`) that it answers, or that an earlier one has answered."""
+    failure: str | None = None
+    """Why one after it could not be written; a sentence that names the path. The training goes on."""
 
 
 class PodStatus(Message):
@@ -285,6 +340,7 @@ class PodStatus(Message):
     index: int
     ranks: tuple[RankStatus, ...] = ()
     progress: Progress | None = None
+    checkpoint: CheckpointReport | None = None
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------
@@ -316,6 +372,10 @@ class RankExit(Message):
     error: str | None = None
     """One sentence for people; the traceback is in the log."""
     error_time: float | None = None
+    rows: tuple[str, ...] = ()
+    """Ids of rows whose loss or gradient was not finite, when the training diverged; the first few."""
+    slowest_rank: int | None = None
+    """The rank for which all others waited, when the training hung."""
     result: Result | None = None
     """Of rank 0, when done."""
 
@@ -336,6 +396,10 @@ class TerminationMessage(Message):
     """The rank of this pod that failed first."""
     error: str | None = None
     error_time: float | None = None
+    rows: tuple[str, ...] = ()
+    slowest_rank: int | None = None
+    checkpoint: CheckpointReport | None = None
+    """The newest one that this attempt knows of: written by it, or resumed from."""
     result: Result | None = None
     log: tuple[str, ...] = ()
 
@@ -364,5 +428,9 @@ def rank_exit_file(rank: int) -> str:
 
 PROGRESS_FILE = "progress.json"
 """Where rank 0 keeps its `Progress`, in the scratch folder of its pod."""
+CHECKPOINT_FILE = "checkpoint.json"
+"""Where rank 0 keeps its `CheckpointReport`, in the scratch folder of its pod."""
+CHECKPOINT_REQUEST_FILE = "checkpoint-request"
+"""The newest request for a checkpoint, in the scratch folder of rank 0's pod; its text is the request's."""
 STOP_FILE = "stop"
 """Its presence in the scratch folder asks the pod's ranks to stop at the next step."""

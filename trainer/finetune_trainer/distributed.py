@@ -12,18 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from finetune_trainer import contract
+from finetune_trainer.activity import Activity
+from finetune_trainer.checkpoint_files import UntrustedError
 from finetune_trainer.contract import ExitCode, RunConfig
 from finetune_trainer.errors import MismatchError, StoppedError, TrainingError
 
 T = TypeVar("T")
-POLL_SECONDS = 0.1
+POLL_SECONDS = (0.002, 0.1)
+"""First and longest pause between two looks at the store."""
 TELLING_SECONDS = 10.0
+STOP_KEY = "stop"
+"""In the store: a rank that waits for another was asked to stop."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Of one collective; the longest wait between two is a step's difference between ranks, or the writing of one shard."""
 
@@ -57,6 +63,7 @@ class Ranks:
     device: torch.device
     on_failure: Callable[[Exception], object] = lambda error: None
     """Called with this rank's own error before its siblings hear of it: what they do then may end this process."""
+    activity: Activity = field(default_factory=Activity)
     _agreements: int = field(default=0, init=False)
 
     def first(self, action: Callable[[], T]) -> T | None:
@@ -77,20 +84,44 @@ class Ranks:
             self._tell(told)
             raise
         self.store.add(done, 1)
-        while self.store.add(done, 0) < self.world:
-            if self.store.check([failure]):
-                rank, exit_code, message = json.loads(self.store.get(failure))
-                self.store.add(told, 1)
-                raise SiblingError(f"rank {rank} failed: {message}", exit_code)
-            time.sleep(POLL_SECONDS)
+        pause, longest = POLL_SECONDS
+        with self.activity.waiting():
+            while self.store.add(done, 0) < self.world:
+                if self.store.check([failure]):
+                    rank, exit_code, message = json.loads(self.store.get(failure))
+                    self.store.add(told, 1)
+                    raise SiblingError(f"rank {rank} failed: {message}", exit_code)
+                if self.stop_requested:
+                    self.store.set(STOP_KEY, "")
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
         return result
+
+    def outcomes(self, action: Callable[[], T]) -> tuple[list[T], str | None]:
+        """Act on every rank and wait until all have done so. Returns what each has got, as JSON can say it, by rank, on
+        every rank; or the words of the first that failed, which ends nothing."""
+        self._agreements += 1
+        mine, all_of_them = f"outcome/{self._agreements}/{self.rank}", f"outcomes/{self._agreements}"
+        try:
+            outcome: list[Any] = [action(), None]
+        except Exception as error:
+            known = isinstance(error, OSError | UntrustedError)
+            outcome = [None, str(error) if known else f"{type(error).__name__}: {error}"]
+        self.store.set(mine, json.dumps(outcome))
+        if self.rank == 0:
+            told = [json.loads(self.store.get(f"outcome/{self._agreements}/{rank}")) for rank in range(self.world)]
+            self.store.set(all_of_them, json.dumps(told))
+        with self.activity.waiting():
+            answers = json.loads(self.store.get(all_of_them))
+        failure = next((f"{words} (rank {rank})" for rank, (_, words) in enumerate(answers) if words is not None), None)
+        return [value for value, _ in answers], failure
 
     def _tell(self, told: str) -> None:
         """Give the others time to read the failure: when this process ends, the store may end with it."""
         self.store.add(told, 1)
         deadline = time.monotonic() + TELLING_SECONDS
         while self.store.add(told, 0) < self.world and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS[-1])
 
     def agreed(self, name: str, value: str) -> str:
         """Rank 0's value."""
@@ -110,11 +141,24 @@ class Ranks:
         """Whether this pod was asked to stop."""
         return (self.scratch / contract.STOP_FILE).exists()
 
-    def stop_together(self) -> None:
-        """Raise StoppedError on all ranks if any was asked to stop."""
-        (stops,) = self.sum(self.stop_requested)
-        if stops:
+    def stop_together(self, alone: bool = False) -> None:
+        """Raise StoppedError on all ranks if any was asked to stop; on this one, if it acts `alone` and the others
+        wait."""
+        heard = alone and self.store.check([STOP_KEY])
+        if heard or (self.stop_requested if alone else self.sum(self.stop_requested)[0]):
             raise_stopped()
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give rank 0's buffers to all. Running statistics are those of each rank's own rows; a checkpoint and a result
+        hold one rank's, so the others' must never be measured with."""
+        for buffer in persistent_buffers(getattr(model, "module", model)).values() if self.world > 1 else ():
+            dist.broadcast(buffer, src=0)
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a model holds besides its parameters, such as the running statistics of batch normalisation."""
+    persistent = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in persistent}
 
 
 def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Path) -> Ranks:

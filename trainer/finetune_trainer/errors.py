@@ -18,9 +18,13 @@ class InvalidError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """Too many steps in a row had a loss or a gradient that is not finite."""
+    """Too many steps in a row had a loss or a gradient that is not finite. `rows`: ids of some rows of the last."""
 
     exit_code = ExitCode.DIVERGED
+
+    def __init__(self, message: str, rows: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class MismatchError(TrainingError):
@@ -33,3 +37,21 @@ class StoppedError(TrainingError):
     """All ranks agreed to stop, because one was asked to."""
 
     exit_code = ExitCode.PREEMPTED
+
+
+class HungError(TrainingError):
+    """No progress for too long."""
+
+    exit_code = ExitCode.HUNG
+
+
+class SupersededError(TrainingError):
+    """A newer attempt of the run has begun."""
+
+    exit_code = ExitCode.SUPERSEDED
+
+
+class NoCheckpointError(TrainingError):
+    """There are checkpoints, and none can be trusted."""
+
+    exit_code = ExitCode.UNTRUSTED

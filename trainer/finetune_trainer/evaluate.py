@@ -24,28 +24,30 @@ LARGEST_LOSS = math.log(sys.float_info.max)
 
 
 def evaluate(
-    model: nn.Module, prepared: Prepared, config: RunConfig, device: torch.device, ranks: Ranks | None
+    model: nn.Module, prepared: Prepared, config: RunConfig, ranks: Ranks, alone: bool = False
 ) -> dict[str, float]:
-    """The mean loss (nats) and the run's metrics. With `ranks` all of them take part and get the same answer; without,
-    this process evaluates alone.
+    """The mean loss (nats) and the run's metrics. All ranks take part and get the same answer; or this one evaluates
+    `alone`, while the others wait.
 
     Raises StoppedError when any rank is asked to stop, DivergedError when the loss is not finite.
     """
-    task = task_of(config.task)
+    task, device = task_of(config.task), ranks.device
+    if not alone:
+        ranks.share_buffers(model)
     # By default a NaN is left out of the mean with a warning: the other rows would hide that the model has diverged.
     loss = MeanMetric(nan_strategy=math.inf, sync_on_compute=False).set_dtype(torch.float64).to(device)
     metrics: dict[str, Metric] = {}
     for name in config.metrics:
         if (metric := task.metric(name, prepared.classes)) is not None:
             metrics[name] = metric.to(device)
-    world, rank = (ranks.world, ranks.rank) if ranks else (1, 0)
+    world, rank = (1, 0) if alone else (ranks.world, ranks.rank)
     batches = evaluation_batches(len(prepared.evaluation), config.training.micro_batch_size, world, rank)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for number, micro_batch in enumerate(batches):
-            if ranks and number % BATCHES_BETWEEN_POLLS == 0:
-                ranks.stop_together()
+            if number % BATCHES_BETWEEN_POLLS == 0:
+                ranks.stop_together(alone)
             batch = load_batch(prepared.evaluation, micro_batch, task, prepared, device, config)
             logits, labels = task.aligned(model(**batch.features, **task.arguments).logits, batch.labels)
             # An empty batch has no mean; NaN would spread.
@@ -53,8 +55,9 @@ def evaluate(
                 loss.update(task.loss_sum(logits, labels) / len(labels), len(labels))
                 for metric in metrics.values():
                     metric.update(logits, labels)
+            ranks.activity.tick()
     model.train(was_training)
-    if ranks and ranks.world > 1:
+    if world > 1:
         for metric in (loss, *metrics.values()):
             metric.sync()
     return _values(loss, metrics, config)

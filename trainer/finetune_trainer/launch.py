@@ -30,6 +30,9 @@ NO_TELEMETRY = {
 """Switches of all that the libraries would tell somebody else. Nothing else in them is a switch: torch, DeepSpeed and
 PEFT send nothing, and OpenTelemetry in Arrow is off unless asked for."""
 
+SHUTDOWN_SECONDS = 3
+"""What torchrun gives its other ranks between SIGTERM, at which a rank ends at once, and SIGKILL, for one that is
+frozen; its default is 30 s."""
 RENDEZVOUS_SECONDS = 24 * 3600
 """How long torchrun waits for the other pods; its default is 600 s. How long is too long is the operator's to say."""
 
@@ -39,12 +42,10 @@ def command(
     config: RunConfig,
     index: int,
     rendezvous: tuple[str, int],
-    shutdown_seconds: int,
     output: Path,
     module: str,
 ) -> list[str]:
-    """torchrun's arguments for the pod `index`. `shutdown_seconds`: how long ranks may take after its SIGTERM; its own
-    default is 30 s, whatever the pod's grace period is."""
+    """torchrun's arguments for the pod `index`."""
     host, port = rendezvous
     return [
         *launcher,
@@ -56,7 +57,7 @@ def command(
         *("--master-addr", host),
         *("--master-port", str(port)),
         *("--max-restarts", "0"),
-        *("--shutdown-timeout", str(shutdown_seconds)),
+        *("--shutdown-timeout", str(SHUTDOWN_SECONDS)),
         "--no-python",
         *("/bin/sh", "-c", RANK_SHELL, sys.executable, module, str(output)),
     ]

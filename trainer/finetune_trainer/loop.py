@@ -1,119 +1,75 @@
-"""The training of one attempt, from data to saved result.
-
-A step's loss is the sum over its rows divided by the count of what is supervised in them. The counts are stored with
-the rows, so every rank knows the denominator before the step begins and only sums go over the wire: the gradients'
-and, in one small collective, {stop requests, loss}. Step number, rows, learning rate and randomness are functions of
-the step alone, never of DeepSpeed's counters.
-"""
+"""The training of one attempt, from data to saved result."""
 
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import deepspeed
-import numpy as np
-import torch
-
 from finetune_trainer.card import write_card
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoint_files import Best, Position
+from finetune_trainer.claim import claim, refuse_outdated
 from finetune_trainer.contract import Phase, Result, RunConfig
-from finetune_trainer.deepspeed_config import clips_itself, deepspeed_config
 from finetune_trainer.distributed import Ranks, raise_stopped
-from finetune_trainer.errors import DivergedError, InvalidError
-from finetune_trainer.evaluate import evaluate, load_batch
+from finetune_trainer.engine import load_engine
+from finetune_trainer.errors import StoppedError, SupersededError
+from finetune_trainer.evaluate import evaluate
 from finetune_trainer.export import export, load_result
-from finetune_trainer.model import load_model
-from finetune_trainer.optimizer import adamw, learning_rate, optimizer_step
+from finetune_trainer.health import after_step
+from finetune_trainer.metrics_files import read_metrics
 from finetune_trainer.paths import Paths
 from finetune_trainer.prepare import Prepared, prepare
-from finetune_trainer.report import Report, read_metrics
-from finetune_trainer.sampler import Sampler, micro_batch_seed
-from finetune_trainer.tasks import task_of
-
-MAX_SKIPPED_IN_A_ROW = 10
-"""Steps whose loss or gradient was not finite; one more and the run has diverged."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimizer step that was done, or skipped."""
-
-    number: int
-    """From 1."""
-    loss: float
-    """Mean over what is supervised in the step's rows, in nats; NaN if there was nothing, or it is not finite."""
-    grad_norm: float
-    """L2 norm over all trained parameters before clipping; not finite if the step was skipped."""
-    learning_rate: float
-    tokens: int
-    """Without padding; 0 for images."""
-    samples: int
-
-    @property
-    def skipped(self) -> bool:
-        """Its gradients were dropped."""
-        return not math.isfinite(self.grad_norm)
+from finetune_trainer.report import Report
+from finetune_trainer.requests import Requests
+from finetune_trainer.sampler import Sampler
+from finetune_trainer.steps import Step, refuse_divergence, sampler_of, steps, total_steps
+from finetune_trainer.stragglers import straggler
 
 
 def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Result | None:
     """Train and save. All ranks call this; rank 0 gets the result, the others None.
 
-    Raises InvalidError, DivergedError or StoppedError; SiblingError when another rank failed.
+    Raises InvalidError, DivergedError, StoppedError, SupersededError or NoCheckpointError; SiblingError when another
+    rank failed.
     """
     report.phase(Phase.LOAD)
+    ranks.first(lambda: claim(config, paths))
     ranks.first(lambda: prepare(config, paths))
     ranks.stop_together()
     prepared = ranks.every(lambda: Prepared.load(config, paths))
     engine = load_engine(config, prepared, ranks)
     ranks.stop_together()
 
-    report.phase(Phase.EVAL)
-    base_metrics = evaluate(engine, prepared, config, ranks.device, ranks)
-    report.evaluation(0, 0.0, base_metrics, "base")
-
-    report.phase(Phase.TRAIN)
-    sampler = sampler_of(config, prepared)
-    total = total_steps(config, sampler)
-    for step in steps(engine, prepared, config, ranks):
-        epoch = step.number / sampler.steps_per_epoch
-        report.step(
-            step.number,
-            total,
-            epoch,
-            step.loss,
-            step.learning_rate,
-            step.grad_norm,
-            step.tokens,
-            step.samples,
-        )
-        if step.number % sampler.steps_per_epoch == 0:
-            report.phase(Phase.EVAL)
-            report.evaluation(step.number, epoch, evaluate(engine, prepared, config, ranks.device, ranks), "epoch")
-            report.phase(Phase.TRAIN)
+    training = Training(config, paths, ranks, report, prepared, engine)
+    training.begin()
+    for step in steps(engine, prepared, config, ranks, training.requests, training.position.step):
+        training.after(step)
+    training.save()
 
     ranks.stop_together()
+    ranks.first(lambda: refuse_outdated(config, paths))
     report.phase(Phase.EXPORT)
     exported = export(engine, prepared.settings.processor, config, paths, ranks)
     engine.destroy()
     del engine
+    training.release()
     gc.collect()
+    ranks.stop_together()
 
     report.phase(Phase.EVAL)
 
     def measured() -> Result:
         assert exported is not None, "rank 0 has saved"
         model = load_result(paths.output(config), config.task, remote_code=config.allow_remote_code).to(ranks.device)
-        metrics = evaluate(model, prepared, config, ranks.device, None)
-        report.evaluation(total, total / sampler.steps_per_epoch, metrics, "final")
+        metrics = evaluate(model, prepared, config, ranks, alone=True)
+        report.evaluation(training.total, training.position.epoch, metrics, "final")
         result = Result(
             path=exported.path,
             digest=exported.digest,
-            base_metrics=base_metrics,
+            base_metrics=training.base_metrics,
             metrics=metrics,
-            step=total,
+            step=training.total,
             trainable_parameters=exported.trainable_parameters,
             parameters=exported.parameters,
             merged_path=exported.merged_path,
@@ -124,105 +80,95 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
     return ranks.first(measured)
 
 
-def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
-    """DeepSpeed's engine around the start model, in training mode. All ranks call this."""
-    settings = deepspeed_config(config)
-    model = ranks.every(lambda: load_model(config, prepared, settings))
-    engine = ranks.every(lambda: _initialize(config, model, settings))
-    engine.train()
-    return engine
+@dataclass
+class Training:
+    """Where the training of this attempt is, and what belongs to each step besides the step itself."""
 
+    config: RunConfig
+    paths: Paths
+    ranks: Ranks
+    report: Report
+    prepared: Prepared
+    engine: Any
 
-def _initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
-    try:
-        deepspeed.DeepSpeedConfig(settings)
-    except Exception as error:
-        if not config.deepspeed:
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise InvalidError(f"deepspeed.config: DeepSpeed refuses it ({reason}); correct or remove the key") from None
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=adamw(model, config), config=settings, dist_init_required=False
-    )
-    # In bf16 without ZeRO, DeepSpeed begins with a step on zero gradients, which Adam's bias correction would count:
-    # the first updates would be a quarter too small.
-    engine.basic_optimizer.state.clear()
-    return engine
+    def __post_init__(self) -> None:
+        self.sampler: Sampler = sampler_of(self.config, self.prepared)
+        self.total = total_steps(self.config, self.sampler)
+        self.requests = Requests(self.config, self.paths, self.ranks.rank)
+        self.position = Position(step=0, epoch=0.0, evaluated=True)
+        self.base_metrics: dict[str, float] = {}
+        self._checkpoints = Checkpoints(self.config, self.paths, self.prepared, self.ranks, self.total)
 
+    def begin(self) -> None:
+        """From the newest checkpoint that can be trusted; without any, measure the start model."""
+        if resumed := self._checkpoints.resume(self.engine):
+            manifest, told = resumed
+            self.position, self.base_metrics = manifest.position, manifest.base_metrics
+            self.report.resume(self.position, self.base_metrics, told)
+            self.requests.answered = manifest.request
+            if not self.position.evaluated:
+                self._evaluate()
+        else:
+            self.report.begin()
+            self.report.phase(Phase.EVAL)
+            self.base_metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)
+            self.report.evaluation(0, 0.0, self.base_metrics, "base")
+        self.report.phase(Phase.TRAIN)
 
-def sampler_of(config: RunConfig, prepared: Prepared) -> Sampler:
-    """The order of the training rows."""
-    return Sampler(
-        rows=len(prepared.train),
-        global_batch=config.training.global_batch_size,
-        micro_batch=config.training.micro_batch_size,
-        world=config.world.size,
-        seed=config.training.seed,
-        digest=prepared.digest,
-    )
-
-
-def total_steps(config: RunConfig, sampler: Sampler) -> int:
-    """Optimizer steps of the run."""
-    if config.training.max_steps is not None:
-        return config.training.max_steps
-    assert config.training.epochs is not None, "one of epochs and max_steps is set"
-    return config.training.epochs * sampler.steps_per_epoch
-
-
-def steps(engine: Any, prepared: Prepared, config: RunConfig, ranks: Ranks) -> Iterator[Step]:
-    """Do all steps of the run. Raises DivergedError and StoppedError, on all ranks at the same step."""
-    training = config.training
-    sampler = sampler_of(config, prepared)
-    total = total_steps(config, sampler)
-    counts, lengths = np.asarray(prepared.train["count"]), np.asarray(prepared.train["length"])
-    skipped = 0
-    for number in range(total):
-        items = sampler.items(number)
-        count = int(counts[items].sum())
-        loss_sum = _accumulate(engine, prepared, config, sampler, number, count, ranks)
-        stops, loss_sum = ranks.sum(ranks.stop_requested, loss_sum)
-        rate = learning_rate(training, number, total)
-        norm = optimizer_step(engine, rate, training.max_grad_norm, clips_itself(config))
-        step = Step(
-            number=number + 1,
-            loss=loss_sum / count if count and math.isfinite(loss_sum) else math.nan,
-            grad_norm=norm,
-            learning_rate=rate,
-            tokens=int(lengths[items].sum()),
-            samples=len(items),
+    def after(self, step: Step) -> None:
+        """Report, measure, save, stop: in this order. Raises what `train` raises, on all ranks."""
+        is_end_of_epoch = step.number % self.sampler.steps_per_epoch == 0
+        self.position = Position(
+            step=step.number,
+            epoch=step.number / self.sampler.steps_per_epoch,
+            evaluated=not is_end_of_epoch,
+            best=self.position.best,
+            health=after_step(self.position.health, step.loss, step.skipped),
         )
-        assert step.skipped or math.isfinite(loss_sum), f"step {step.number} was done with a loss of {loss_sum}"
-        skipped = skipped + 1 if step.skipped else 0
-        if skipped > MAX_SKIPPED_IN_A_ROW:
-            raise DivergedError(
-                f"training.learningRate: the loss or its gradient was not finite in {skipped} steps in a row up to "
-                f"step {step.number}; lower the learning rate (now {training.learning_rate:g}) or check the rows"
-            )
-        yield step
-        if stops:
+        slow = straggler(step.own_seconds) if step.own_seconds else None
+        self.report.step(step, self.total, self.position, slow)
+        if step.asked.make_way:
+            raise SupersededError("a newer attempt of the run has begun; this one makes way")
+        refuse_divergence(self.config, step, self.position.health.skipped_in_row)
+        if step.asked.stop:
+            self.save()
             raise_stopped()
+        is_best = is_end_of_epoch and self._evaluate()
+        if step.asked.save or is_best:
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint of this step, unless there is one."""
+        if self._checkpoints.has(self.position):
+            return
+        self.report.phase(Phase.SAVE)
+        self.report.flush()
+        self.requests.saved()
+        told = self._checkpoints.save(self.engine, self.position, self.base_metrics, self.requests.answered)
+        self.report.checkpoint(told)
+        self.report.phase(Phase.TRAIN)
+
+    def release(self) -> None:
+        """Let go of the engine's memory."""
+        self.engine = None
+
+    def _evaluate(self) -> bool:
+        """At the end of an epoch. Returns whether it is the best so far. Raises StoppedError after saving."""
+        self.report.phase(Phase.EVAL)
+        try:
+            metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)
+        except StoppedError:
+            self.save()
+            raise
+        self.report.evaluation(self.position.step, self.position.epoch, metrics, "epoch")
+        self.report.phase(Phase.TRAIN)
+        metric = self.config.metrics[0]
+        now = Best(step=self.position.step, metric=metric, value=metrics[metric])
+        is_best = self.position.best is None or _is_better(now, self.position.best)
+        best = now if is_best else self.position.best
+        self.position = self.position.model_copy(update={"evaluated": True, "best": best})
+        return is_best
 
 
-def _accumulate(
-    engine: Any, prepared: Prepared, config: RunConfig, sampler: Sampler, number: int, count: int, ranks: Ranks
-) -> float:
-    """Forward and backward over this rank's micro-batches of a step. Returns its part of the loss sum."""
-    task = task_of(config.task)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    micro_batches = sampler.micro_batches(number, ranks.rank)
-    for micro_batch in micro_batches:
-        torch.manual_seed(micro_batch_seed(config.training.seed, number, micro_batch.index))
-        batch = load_batch(prepared.train, micro_batch, task, prepared, ranks.device, config)
-        engine.set_gradient_accumulation_boundary(micro_batch is micro_batches[-1])
-        logits = engine(**batch.features, **task.arguments).logits
-        loss = task.loss_sum(*task.aligned(logits, batch.labels))
-        # DeepSpeed averages over the ranks. A step in which nothing is supervised has zero gradients.
-        engine.backward(_spoilt(loss) * ranks.world / max(count, 1), scale_wrt_gas=False)
-        loss_sum += loss.detach()
-    return float(loss_sum)
-
-
-def _spoilt(loss: torch.Tensor) -> torch.Tensor:
-    """The loss; NaN if it is infinite, whose gradient might be finite: then every rank sees it in the gradient norm."""
-    return loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
+def _is_better(now: Best, before: Best) -> bool:
+    return now.value < before.value if now.metric == "perplexity" else now.value > before.value

@@ -38,6 +38,9 @@ def load_model(config: RunConfig, prepared: Prepared, deepspeed: dict[str, Any])
             trust_remote_code=config.allow_remote_code,
             use_safetensors=True,
         )
+        if config.training.activation_checkpointing and model.supports_gradient_checkpointing:
+            # The reentrant kind gives frozen layers below an adapter no gradient.
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora is None:
             return model
         torch.manual_seed(config.training.seed)

@@ -58,8 +58,7 @@ class Prepared:
     @classmethod
     def load(cls, config: RunConfig, paths: Paths) -> Prepared:
         """Read it back; rows stay on the disk."""
-        folder = paths.run(config) / PREPARED_FOLDER
-        start = paths.run(config) / START_FOLDER
+        folder, start = _folders(config, paths)
         facts = json.loads((folder / FACTS_FILE).read_text())
         task = task_of(config.task)
         return cls(
@@ -78,9 +77,41 @@ class Prepared:
 
 
 def prepare(config: RunConfig, paths: Paths) -> None:
-    """Check data and model, write both. Raises InvalidError with one sentence for what is wrong with them."""
-    folder = _empty_folder(paths.run(config) / PREPARED_FOLDER)
-    start = _empty_folder(paths.run(config) / START_FOLDER)
+    """Check data and model, write both; what an earlier attempt of the run has prepared stays as it is, whatever the
+    sources are now. Raises InvalidError with one sentence for what is wrong with them."""
+    folder, start = _folders(config, paths)
+    if _is_whole(folder, start):
+        return
+    unfinished = [path.with_name(f".{path.name}-a{config.attempt}") for path in (folder, start)]
+    _write(config, paths, *map(_empty_folder, unfinished))
+    for path, final in zip(reversed(unfinished), (start, folder), strict=True):
+        shutil.rmtree(final, ignore_errors=True)
+        path.rename(final)
+
+
+def _folders(config: RunConfig, paths: Paths) -> tuple[Path, Path]:
+    return paths.run(config) / PREPARED_FOLDER, paths.run(config) / START_FOLDER
+
+
+def _is_whole(folder: Path, start: Path) -> bool:
+    """Whether the files of both are there, in the size in which they were written."""
+    try:
+        sizes = json.loads((folder / FACTS_FILE).read_text())["sizes"]
+        return bool(sizes == _sizes(folder, start))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sizes(folder: Path, start: Path) -> dict[str, int]:
+    return {
+        f"{name}/{path.relative_to(below)}": path.stat().st_size
+        for name, below in ((PREPARED_FOLDER, folder), (START_FOLDER, start))
+        for path in sorted(below.rglob("*"))
+        if path.is_file() and path.name != FACTS_FILE
+    }
+
+
+def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     task = task_of(config.task)
     _check_metrics(config, task)
     base = _base_folder(config.model, paths)
@@ -96,12 +127,17 @@ def prepare(config: RunConfig, paths: Paths) -> None:
     settings = Settings(processor, model.config, config.training.sequence_length)
     task.encode(rows.train, settings).save_to_disk(str(folder / "train"))
     task.encode(rows.evaluation, settings).save_to_disk(str(folder / "evaluation"))
-    facts = {"labels": rows.labels, "digest": rows.digest, "newParameters": sorted(new_parameters)}
+    facts = {
+        "labels": rows.labels,
+        "digest": rows.digest,
+        "newParameters": sorted(new_parameters),
+        "sizes": _sizes(folder, start),
+    }
     (folder / FACTS_FILE).write_text(json.dumps(facts))
 
 
 def _empty_folder(folder: Path) -> Path:
-    """An earlier attempt of the run may have left its own."""
+    """A former container of this attempt may have left its own."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)

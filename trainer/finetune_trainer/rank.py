@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, RankExit, RankStatus, Result, RunConfig
-from finetune_trainer.errors import MismatchError, TrainingError
+from finetune_trainer.errors import DivergedError, MismatchError, TrainingError
 from finetune_trainer.paths import Paths
+from finetune_trainer.watch import Ending, Watch
 
 
 def main() -> int:
@@ -42,8 +43,17 @@ def main() -> int:
     def fail(error: Exception) -> int:
         return leave(**_failure(error))
 
+    def end(ending: Ending) -> None:
+        """In the watch's thread."""
+        sys.stderr.write(f"{ending.sentence}\n")
+        if not exit_file.exists():
+            error_time = None if ending.is_symptom else time.time()
+            slowest = ending.slowest_rank
+            leave(exit_code=ending.exit_code, error=ending.sentence, error_time=error_time, slowest_rank=slowest)
+        os._exit(ending.exit_code)
+
     try:
-        return leave(result=run(config, paths, rank, world, on_failure=fail))
+        return leave(result=run(config, paths, rank, world, fail, end))
     except Exception as error:
         if exit_file.exists():  # the siblings were told, and before them the agent
             return RankExit.model_validate_json(exit_file.read_bytes()).exit_code
@@ -51,10 +61,16 @@ def main() -> int:
 
 
 def run(
-    config: RunConfig, paths: Paths, rank: int, world: int, on_failure: Callable[[Exception], object]
+    config: RunConfig,
+    paths: Paths,
+    rank: int,
+    world: int,
+    on_failure: Callable[[Exception], object],
+    end: Callable[[Ending], object],
 ) -> Result | None:
     """Join the other ranks and train. Returns the result on rank 0. Raises MismatchError and what training raises;
-    an error that the siblings are told of is given to `on_failure` before."""
+    an error that the siblings are told of is given to `on_failure` before. `end` ends the process when the ranks wait
+    for each other for ever."""
     if world != config.world.size:
         raise MismatchError(f"rank {rank} is one of {world} processes, but the run was planned for {config.world.size}")
     # Read when DeepSpeed is imported.
@@ -74,7 +90,13 @@ def run(
 
     ranks = join(config, rank, world, int(os.environ["LOCAL_RANK"]), paths.scratch)
     ranks.on_failure = on_failure
-    with Report(config, paths, rank, torch.distributed.get_backend()) as report:
+    stacks = paths.run(config) / "attempts" / str(config.attempt) / f"rank-{rank}.stacks.txt"
+    store = torch.distributed.PrefixStore("watch", ranks.store.underlying_store.clone())
+    stop_requested = (paths.scratch / contract.STOP_FILE).exists
+    with (
+        Report(config, paths, rank, torch.distributed.get_backend(), ranks.activity) as report,
+        Watch(ranks.activity, store, rank, world, config.patience, stop_requested, stacks, end),
+    ):
         ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
         result = train(config, paths, ranks, report)
     torch.distributed.destroy_process_group()
@@ -101,7 +123,8 @@ def _failure(error: Exception) -> dict[str, object]:
     sys.stderr.write(f"{sentence}\n")
     # The rank that failed by itself says when: what a sibling noticed of it may be written down a moment earlier.
     error_time = None if isinstance(error, SiblingError) else time.time()
-    return {"exit_code": exit_code_of(error), "error": sentence, "error_time": error_time}
+    rows = error.rows if isinstance(error, DivergedError) else ()
+    return {"exit_code": exit_code_of(error), "error": sentence, "error_time": error_time, "rows": rows}
 
 
 def _last_step(paths: Paths, rank: int) -> int:

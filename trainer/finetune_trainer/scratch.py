@@ -16,7 +16,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from finetune_trainer import contract
-from finetune_trainer.contract import Message, Progress, RankExit, RankStatus
+from finetune_trainer.contract import CheckpointReport, Message, Progress, RankExit, RankStatus
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -40,7 +40,11 @@ class Scratch:
         for value in environment.values():
             if value.startswith(f"{self.folder}/"):
                 Path(value).mkdir(parents=True, exist_ok=True)
-        stale = [self.stop_file, self.callback_token, self.folder / contract.PROGRESS_FILE]
+        stale = [self.stop_file, self.callback_token]
+        stale += [
+            self.folder / name
+            for name in (contract.PROGRESS_FILE, contract.CHECKPOINT_FILE, contract.CHECKPOINT_REQUEST_FILE)
+        ]
         stale += self.folder.glob(contract.rank_status_file(0).replace("0", "*"))
         stale += self.folder.glob(contract.rank_exit_file(0).replace("0", "*"))
         for path in stale:
@@ -61,6 +65,14 @@ class Scratch:
     def progress(self) -> Progress | None:
         """Rank 0's, on the pod where it runs."""
         return _read(self.folder / contract.PROGRESS_FILE, Progress)
+
+    def checkpoint(self) -> CheckpointReport | None:
+        """Rank 0's, on the pod where it runs."""
+        return _read(self.folder / contract.CHECKPOINT_FILE, CheckpointReport)
+
+    def request_checkpoint(self, request: str) -> None:
+        """For rank 0, on the pod where it runs. Raises OSError."""
+        write_atomically(self.folder / contract.CHECKPOINT_REQUEST_FILE, request)
 
     def write_progress(self, progress: Progress) -> None:
         """In place of a rank 0 that does not write it itself. Raises OSError."""

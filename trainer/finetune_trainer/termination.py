@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from finetune_trainer.contract import (
     CLASS_OF_EXIT_CODE,
     MAX_LOG_LINES,
+    CheckpointReport,
     ExitCode,
     Phase,
     RankExit,
@@ -25,6 +26,8 @@ from finetune_trainer.contract import (
 )
 
 INFRASTRUCTURE = 1
+MAX_ROW_CHARACTERS = 80
+"""Of a row's id, in the last message."""
 BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
 
 FAILED_FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: ")
@@ -51,6 +54,8 @@ class End:
     """The OOM killer struck in this pod."""
     killed_after: float | None = None
     """Seconds after a stop request at which the agent ended ranks that had not stopped."""
+    checkpoint: CheckpointReport | None = None
+    """The newest that rank 0 has told of."""
 
     @property
     def ranks(self) -> range:
@@ -152,6 +157,7 @@ def message(end: End, cause: Cause, pod_uid: str, log: tuple[str, ...]) -> Termi
     world, digest = attested(end)
     unexplained = cause.error and log and cause.exit_code == INFRASTRUCTURE and cause.rank in _missing(end)
     error = f"{cause.error} Its last line: {log[-1]}" if unexplained else cause.error
+    failed = end.exits.get(cause.rank) if cause.rank is not None else None
     steps = [exit_.step for exit_ in end.exits.values()] + [status.step for status in end.statuses.values()]
     return TerminationMessage(
         pod_uid=pod_uid,
@@ -165,6 +171,9 @@ def message(end: End, cause: Cause, pod_uid: str, log: tuple[str, ...]) -> Termi
         failing_rank=cause.rank,
         error=error,
         error_time=cause.time,
+        rows=tuple(row[:MAX_ROW_CHARACTERS] for row in failed.rows) if failed else (),
+        slowest_rank=failed.slowest_rank if failed else None,
+        checkpoint=end.checkpoint,
         result=end.exits[0].result if cause.exit_code == ExitCode.DONE and end.index == 0 else None,
         log=log,
     )

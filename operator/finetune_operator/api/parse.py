@@ -22,7 +22,7 @@ and what is deeper cannot be written out."""
 MAX_SENTENCES = 20
 MAX_PATH = 160
 """Characters of the place that a sentence names."""
-_TOLD = frozenset({"observedGeneration", "phase", "conditions", "progress", "evaluation"})
+_TOLD = frozenset({"observedGeneration", "phase", "conditions", "progress", "checkpoint", "evaluation"})
 """Fields of the status that the operator only tells; on the others it stands."""
 
 

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.times import from_text
 from finetune_operator.constants import API_VERSION, DEFAULT_CLAIM, KIND
+from finetune_trainer.contract import MAX_REQUEST_CHARACTERS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -199,6 +200,24 @@ class Output(Model):
     merge: bool = Field(False, description="LoRA only: save also a copy with the adapter merged in.")
 
 
+class Checkpoint(Model):
+    """When the state of the training is saved, so that the next attempt resumes from there. An edit ends no attempt."""
+
+    every_minutes: float = Field(
+        15, gt=0, le=1440, description="Between two checkpoints; a changed one holds from the next attempt on."
+    )
+    keep: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Newest checkpoints that are kept, besides the best one; a changed one holds from the next attempt "
+        "on.",
+    )
+    request: Annotated[str, StringConstraints(max_length=MAX_REQUEST_CHARACTERS)] = Field(
+        "", description="Any text; a changed one asks the running attempt for a checkpoint."
+    )
+
+
 class FaultTolerance(Model):
     """How often an attempt that failed is followed by another, and how long is waited for what."""
 
@@ -221,6 +240,13 @@ class FaultTolerance(Model):
     active_minutes: int | None = Field(
         None, ge=1, le=525_600, description="Of a run's attempts in all, nodes held; then it fails. Default: no limit."
     )
+    hang_minutes: int = Field(
+        1,
+        ge=1,
+        le=1440,
+        description="Without any progress, or ten times the median step if that is longer; then an attempt ends as "
+        "Hung. A changed one holds from the next attempt on.",
+    )
 
 
 class Retrain(Model):
@@ -231,7 +257,8 @@ class Retrain(Model):
     )
     while_running: Literal["Finish", "Replace"] = Field(
         "Finish",
-        description="What an edit means for the run that goes on, unless it holds at once (suspend, ttl, budgets).",
+        description="What an edit means for the run that goes on, unless it ends none (suspend, ttl, budgets, "
+        "checkpoint).",
     )
 
 
@@ -252,6 +279,7 @@ class FineTuneJobSpec(Model):
     storage: Storage = Field(Storage())
     evaluate: Evaluate = Field(Evaluate())
     output: Output = Field(Output())
+    checkpoint: Checkpoint = Field(Checkpoint())
     fault_tolerance: FaultTolerance = Field(FaultTolerance())
     retrain: Retrain = Field(Retrain())
     suspend: bool = Field(False, description="True: the run is stopped, its pods go; false: it goes on.")
@@ -319,13 +347,30 @@ class RunStatus(StatusModel):
     completion_time: Time | None = None
     release: bool = Field(False, description="The pods were not done at the end, and are to go.")
     failure_times: list[Time] = Field(default_factory=list, description="Of the counted failures in the window.")
-    uncounted_in_row: Count = Field(0, description="Attempts in a row that ended uncounted.")
+    uncounted_in_row: Count = Field(0, description="Attempts in a row that were stopped without a new checkpoint.")
+    gave_way_in_row: Count = Field(0, description="Attempts in a row that had nodes for a part of their pods.")
     avoid_nodes: list[str] = Field(default_factory=list, description="They failed twice in the window.")
     micro_batch_size: int | None = Field(None, ge=1, description="Smaller than planned, after memory ran out.")
+    activation_checkpointing: bool = Field(
+        False, description="Whether activations are computed again instead of kept, after memory ran out again."
+    )
+    checkpoint_step: Count | None = Field(None, description="Of the newest checkpoint when this attempt began.")
+    grace_seconds: int | None = Field(
+        None, ge=1, le=86_400, description="Between SIGTERM and SIGKILL, by the time that a checkpoint takes."
+    )
     active_seconds: int = Field(0, ge=0, le=10**10, description="In which earlier attempts held their nodes.")
     nodes: int = Field(ge=1, le=1000)
     world: int = Field(ge=1, le=64_000, description="Number of ranks.")
     zero_stage: int = Field(ge=0, le=3)
+
+
+class SlowestStatus(StatusModel):
+    """The rank whose own work takes longest, if it is much longer than the others'."""
+
+    rank: int
+    pod: str | None = None
+    node: str | None = None
+    times: float = Field(description="As long as the median rank's.")
 
 
 class ProgressStatus(StatusModel):
@@ -341,6 +386,21 @@ class ProgressStatus(StatusModel):
     eta_seconds: int | None = None
     eta: str | None = Field(None, description="The same, for people.")
     heartbeat_time: str | None = None
+    step_seconds: float | None = Field(None, description="Median of the recent steps.")
+    skipped_steps: int = Field(0, description="Of the run: their loss or gradient was not finite; no weight changed.")
+    loss_spikes: int = Field(0, description="Of the run: steps whose loss was far above that of the steps before.")
+    slowest: SlowestStatus | None = None
+
+
+class CheckpointStatus(StatusModel):
+    """The newest checkpoint of the run; told by rank 0."""
+
+    step: Count
+    time: Time
+    bytes: Count
+    save_seconds: float = Field(ge=0, le=10**11, description="That it took to save it.")
+    request: str = Field("", description="The newest of checkpoint.request that was answered.")
+    failure: str | None = Field(None, description="Why one after it could not be written.")
 
 
 class EvaluationStatus(StatusModel):
@@ -374,6 +434,11 @@ class LedgerEntry(StatusModel):
     node: str | None = None
     pod: str | None = None
     step: int | None = None
+    checkpoint_step: int | None = Field(None, description="Of the newest checkpoint at its end.")
+    slowest_rank: int | None = Field(None, description="For which the others waited, when it hung.")
+    rows: list[str] = Field(
+        default_factory=list, description="Ids of rows whose loss or gradient was not finite; the first few."
+    )
     start_time: Time
     end_time: Time
     log: list[str] = Field(default_factory=list, description="Last lines of the rank that failed first.")
@@ -390,6 +455,7 @@ class FineTuneJobStatus(StatusModel):
     )
     run: RunStatus | None = None
     progress: ProgressStatus | None = None
+    checkpoint: CheckpointStatus | None = None
     evaluation: EvaluationStatus | None = None
     result: ResultStatus | None = None
     ledger: list[LedgerEntry] = Field(default_factory=list)

@@ -6,7 +6,6 @@ restricted Pod Security Standard: no privilege, no service-account token, a read
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from finetune_operator import constants
@@ -31,6 +30,7 @@ _CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "MPLCONFIGDIR": "matplotlib",
 }
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 _DO_NOT_EVICT = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
@@ -64,7 +64,7 @@ def _pod_template(
         # As PID 1 the agent would be deaf until Python is up: a pod that is deleted while it starts would train on for
         # its whole grace period. As any other process it ends.
         "shareProcessNamespace": True,
-        "terminationGracePeriodSeconds": settings.grace,
+        "terminationGracePeriodSeconds": run.grace_seconds or settings.grace,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -107,13 +107,15 @@ def _pod_template(
 
 
 def _affinity(given: Object | None, avoid: list[str]) -> Object:
-    """The user's, and away from nodes that failed: preferred, so that a cluster that has no others goes on."""
-    affinity = copy.deepcopy(given or {})
-    if avoid:
+    """The user's, and away from nodes that failed: preferred, so that a cluster that has no others goes on. What is no
+    affinity stays as it is: the API server says what is wrong with it."""
+    affinity = dict(given or {})
+    nodes = affinity.get("nodeAffinity") or {}
+    preferred = nodes.get(_PREFERRED) or [] if isinstance(nodes, dict) else None
+    if avoid and isinstance(preferred, list):
         others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
-        nodes = affinity.setdefault("nodeAffinity", {})
-        preferred = nodes.setdefault("preferredDuringSchedulingIgnoredDuringExecution", [])
-        preferred.append({"weight": 100, "preference": {"matchFields": others}})
+        away = {"weight": 100, "preference": {"matchFields": others}}
+        affinity["nodeAffinity"] = {**nodes, _PREFERRED: [*preferred, away]}
     return affinity
 
 
@@ -121,7 +123,7 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
     resources: Object = {"cpu": spec.resources.cpu, "memory": spec.resources.memory}
     if spec.resources.gpus_per_node:
         resources[spec.resources.gpu_resource] = spec.resources.gpus_per_node
-    ours = _environment(metadata, spec, settings)
+    ours = _environment(metadata, spec, run, settings)
     names = {variable["name"] for variable in ours}
     return {
         "name": constants.CONTAINER,
@@ -144,7 +146,7 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
     }
 
 
-def _environment(metadata: Object, spec: FineTuneJobSpec, settings: Settings) -> list[Object]:
+def _environment(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings) -> list[Object]:
     host = rendezvous_host(metadata["name"], metadata["namespace"])
     plain = {
         contract.ENV_RUN_CONFIG: f"{constants.CONFIG_PATH}/{constants.RUN_CONFIG_KEY}",
@@ -154,7 +156,7 @@ def _environment(metadata: Object, spec: FineTuneJobSpec, settings: Settings) ->
         contract.ENV_TERMINATION_LOG: "/dev/termination-log",
         contract.ENV_RENDEZVOUS: f"{host}:{settings.rendezvous_port}",
         contract.ENV_AGENT_PORT: str(settings.agent_port),
-        contract.ENV_GRACE: str(settings.grace),
+        contract.ENV_GRACE: str(run.grace_seconds or settings.grace),
         contract.ENV_CPUS: str(max(1, int(parse_quantity(spec.resources.cpu)))),
         "USER": "finetune",
         **{name: f"{constants.SCRATCH_PATH}/{folder}" for name, folder in _CACHES.items()},

@@ -30,6 +30,10 @@ class Cause:
     node: str | None = None
     pod: str | None = None
     step: int | None = None
+    rows: tuple[str, ...] = ()
+    """Ids of rows whose loss or gradient was not finite."""
+    slowest_rank: int | None = None
+    """For which the others waited, when it hung."""
     log: tuple[str, ...] = ()
 
 
@@ -77,14 +81,7 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
         return _failed(first_failed)
     stopped = min((p for p in pods if _code(p) == ExitCode.PREEMPTED or p.deleted), key=_stopped_at, default=None)
     if stopped:
-        return Cause(
-            FailureClass.PREEMPTED,
-            f"pod {stopped.name} was stopped",
-            stopped.exit_code,
-            None,
-            stopped.node,
-            stopped.name,
-        )
+        return _preempted(stopped, f"pod {stopped.name} was stopped")
     if child is None:
         return Cause(FailureClass.UNKNOWN, "its Job was deleted, and nothing is known of its pods' ends")
     return Cause(FailureClass.UNKNOWN, f"nothing is known of its pods' ends ({child.failure_message or 'no message'})")
@@ -128,8 +125,10 @@ def _code(pod: PodView) -> int | None:
 
 
 def _taken(pod: PodView) -> Cause:
-    why = pod.disrupted or "deleted"
-    message = f"pod {pod.name} was taken away: {why}"
+    return _preempted(pod, f"pod {pod.name} was taken away: {pod.disrupted or 'deleted'}")
+
+
+def _preempted(pod: PodView, message: str) -> Cause:
     step = pod.message.step if pod.message else None
     return Cause(FailureClass.PREEMPTED, message, pod.exit_code, None, pod.node, pod.name, step)
 
@@ -158,5 +157,7 @@ def _failed(pod: PodView) -> Cause:
         pod.node,
         pod.name,
         word.step if word else None,
+        word.rows if word else (),
+        word.slowest_rank if word else None,
         word.log if word else (),
     )

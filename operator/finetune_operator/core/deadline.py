@@ -9,13 +9,12 @@ loses none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.v1alpha1 import FaultTolerance, RunStatus
 from finetune_operator.core.observed import PodView
-from finetune_operator.core.times import from_text
 from finetune_trainer.contract import FailureClass
 
 
@@ -44,24 +43,28 @@ def overdue(
     reported: bool,
     refused: str | None,
     now: datetime,
+    created: datetime,
+    attested: Collection[str] = (),
 ) -> Late | Wait:
-    """`reported`: all ranks have. `refused`: why the Job controller cannot make pods."""
+    """`reported`: all ranks have; `attested`: UIDs of the pods whose ranks just did. `refused`: why the Job controller
+    cannot make pods. `created`: the attempt's Job; what was waited for before is no queue."""
     alive = [pod for pod in pods if not pod.failed and pod.present]
     scheduled = [pod for pod in alive if pod.scheduled]
     held_up = _holding_up(alive, run.nodes, refused)
-    began = from_text(run.attempt_time or run.start_time)
     waits: list[tuple[datetime, Late]] = []
     if not scheduled:
         if tolerance.queue_minutes is not None:
             late = Late(FailureClass.DEADLINE, f"no pod had a node within {tolerance.queue_minutes} minutes{held_up}")
-            waits.append((began + timedelta(minutes=tolerance.queue_minutes), late))
+            waits.append((created + timedelta(minutes=tolerance.queue_minutes), late))
     elif len(scheduled) < run.nodes:
         some = f"{len(scheduled)} of {run.nodes} pods had a node for {tolerance.gang_minutes} minutes"
-        first = min(pod.scheduled_at or began for pod in scheduled)
+        first = min(pod.scheduled_at or created for pod in scheduled)
         late = Late(FailureClass.GANG_TIMEOUT, f"{some}, and gave way{held_up}")
         waits.append((first + timedelta(minutes=tolerance.gang_minutes), late))
     else:
-        waits += _of_a_whole_gang(run, tolerance, scheduled, reported, max(p.scheduled_at or began for p in scheduled))
+        since = max(pod.scheduled_at or created for pod in scheduled)
+        silent = [] if reported else [pod for pod in scheduled if pod.uid not in attested]
+        waits += _of_a_whole_gang(run, tolerance, silent, reported, since)
     for end, late in sorted(waits, key=lambda wait: wait[0]):
         if now >= end:
             return late
@@ -69,11 +72,12 @@ def overdue(
 
 
 def _of_a_whole_gang(
-    run: RunStatus, tolerance: FaultTolerance, pods: list[PodView], reported: bool, since: datetime
+    run: RunStatus, tolerance: FaultTolerance, silent: list[PodView], reported: bool, since: datetime
 ) -> Iterable[tuple[datetime, Late]]:
     if not reported:
-        slow = next((p for p in pods if p.waiting), next((p for p in pods if not p.running), None))
-        why = f": pod {slow.name} on node {slow.node}: {slow.waiting or 'it does not run yet'}" if slow else ""
+        slow = min(silent, key=lambda pod: (not pod.waiting, pod.running), default=None)
+        stuck = slow and (slow.waiting or ("its ranks have not reported" if slow.running else "it does not run yet"))
+        why = f": pod {slow.name} on node {slow.node}: {stuck}" if slow else ""
         message = f"not every rank had reported {tolerance.startup_minutes} minutes after all pods had a node{why}"
         late = Late(FailureClass.STARTUP_TIMEOUT, message, slow.name if slow else None, slow.node if slow else None)
         yield since + timedelta(minutes=tolerance.startup_minutes), late

@@ -13,7 +13,7 @@ from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core import conditions, ledger, progress, status, suspend, volume
+from finetune_operator.core import checkpoint, conditions, health, ledger, progress, status, suspend, volume
 from finetune_operator.core.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
 from finetune_operator.core.deadline import Late, active_seconds, overdue
 from finetune_operator.core.naming import child_name
@@ -22,6 +22,7 @@ from finetune_operator.core.resolve import micro_batch_of, refusals, run_config,
 from finetune_operator.core.restart import GiveUp, Restart, after_failure, bad_nodes
 from finetune_operator.core.retrain import next_attempt, next_run, run_is_needed
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.stopping import seconds_until_stopped
 from finetune_operator.core.success import judge
 from finetune_operator.core.times import duration, from_text, to_text
 from finetune_operator.core.ttl import seconds_left
@@ -153,8 +154,9 @@ def _start(observed: Observed, settings: Settings, number: int) -> Decision:
         # Their names cannot be told any more when there is another run.
         return Decision(delete_children=True, look_again=0)
     run = next_run(job, number, settings, observed.nonce, observed.now)
-    now = job.status.model_copy(update={"run": run, "progress": None, "evaluation": None, "result": None})
-    now = status.world_not_ready(observed, status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=""))
+    nothing = dict.fromkeys(("progress", "checkpoint", "evaluation", "result"))
+    now = job.status.model_copy(update={"run": run, **nothing})
+    now = status.between_attempts(observed, status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=""))
     if number > 1:  # pods of the run before may hold the claim
         return Decision(now, look_again=0)
     return Decision(now, create_children=True, look_again=settings.waiting_interval)
@@ -200,7 +202,17 @@ def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         return Decision(look_again=wait)
     if holder := volume.holder(observed.remaining, observed.claim_modes):
         return _volume_attached(observed, run, holder)
+    if (wait := _seconds_until_saved(observed, settings)) > 0:
+        return Decision(look_again=min(1.0, wait))
     return Decision(create_children=True, look_again=settings.waiting_interval)
+
+
+def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
+    """An attempt that was suspended is over when its pods are told to stop: they save what the next one begins with."""
+    entry = ledger.last_failure(observed.job.status)
+    if entry is None or entry.class_ != FailureClass.SUSPENDED:
+        return 0
+    return seconds_until_stopped(observed.remaining, settings.settle, observed.now)
 
 
 def _volume_attached(observed: Observed, run: RunStatus, holder: PodView) -> Decision:
@@ -232,7 +244,8 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     before = observed.job.status
     reported = conditions.is_true(before.conditions, ConditionType.WORLD_READY)
     tolerance = observed.job.spec.fault_tolerance
-    late = overdue(run, tolerance, observed.pods, reported, observed.refused, observed.now)
+    created, heard = observed.child.created, progress.attested_pods(run, observed.answers)
+    late = overdue(run, tolerance, observed.pods, reported, observed.refused, observed.now, created, heard)
     if isinstance(late, Late):
         cause = Cause(late.failure, late.message, node=late.node, pod=late.pod)
         return _end_as_failure(observed, run, cause, settings)
@@ -248,7 +261,11 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
             return Decision(_waiting(observed, now, run), delete_job=delete, look_again=soon, is_report=True)
         now = status.world_ready(observed, now, run)
     phase = progress.phase_of(answers, Phase(now.phase) if now.phase in set(Phase) else Phase.STARTING)
-    now = now.model_copy(update={"progress": progress.progress_of(answers, now.progress)})
+    made = progress.progress_of(run, answers, observed.pods, now.progress)
+    newest = checkpoint.newest(answers, now.checkpoint)
+    now = now.model_copy(update={"progress": made, "checkpoint": newest})
+    if phase is Phase.TRAINING and (healthy := health.while_training(answers, made, newest)):
+        now = status.with_health(observed, now, healthy)
     reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(
         phase, constants.PODS_RUNNING
     )
@@ -283,26 +300,32 @@ def _waiting(observed: Observed, now: FineTuneJobStatus, run: RunStatus) -> Fine
 
 
 def _failing(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """Wait a moment for the other pods' words: the one who says why may be last. A pod that is gone says no more."""
+    """Wait a moment for the other pods' words: the one who says why may be last, and pods that stop in order save what
+    they have done. A pod that is gone says no more."""
     assert observed.child is not None
-    if (wait := seconds_to_wait(observed.child, observed.pods, observed.now, settings.settle)) > 0:
+    settle, now = settings.settle, observed.now
+    words = seconds_to_wait(observed.child, observed.pods, now, settle)
+    if (wait := max(words, seconds_until_stopped(observed.pods, settle, now))) > 0:
         return Decision(None, look_again=min(1.0, wait))
     return _end_as_failure(observed, run, cause_of(observed.child, observed.pods), settings)
 
 
 def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: Settings) -> Decision:
     """The attempt ends; another one follows, or the run ends with it."""
-    spec, before, now = observed.job.spec, observed.job.status, observed.now
-    rows = micro_batch_of(spec, run)
-    follows = after_failure(cause.failure, run, rows, spec.fault_tolerance, now, observed.jitter)
+    spec, now = observed.job.spec, observed.now
+    newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
+    before = observed.job.status.model_copy(update={"checkpoint": newest})
+    rows, progressed = micro_batch_of(spec, run), checkpoint.has_progressed(run, newest)
+    follows = after_failure(cause.failure, run, rows, spec.fault_tolerance, now, observed.jitter, progressed)
     step = before.progress.step if before.progress else None
-    why = follows.why if isinstance(follows, GiveUp) else ""
-    entry = ledger.failure(run, cause, follows.counted, why, step, now)
-    after = status.world_not_ready(observed, ledger.entered(before, entry))
+    addition = follows.why if isinstance(follows, GiveUp) else follows.change
+    saved = newest.step if newest and checkpoint.is_there(newest) else None
+    entry = ledger.failure(run, cause, follows.counted, addition, step, now, saved)
+    after = status.between_attempts(observed, ledger.entered(before, entry), health.after_attempt(entry))
     if isinstance(follows, Restart):
         avoid = bad_nodes(after.ledger, run.number, spec.fault_tolerance, now)
         active = active_seconds(run, observed.pods, now)
-        following = next_attempt(run, follows, avoid, active, observed.nonce, now)
+        following = next_attempt(before, run, follows, avoid, active, observed.nonce, now)
         following = with_config_digest(observed.job, following, settings)
         after = after.model_copy(update={"run": following, "progress": None})
         if spec.suspend and cause.failure is FailureClass.SUSPENDED:
@@ -311,7 +334,8 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
             )
         when = f" in {duration(follows.delay)}" if follows.delay else " now"
         when = " when spec.suspend is false" if spec.suspend else when
-        words = {"attempt": following.attempt, "run": run.number, "when": when, "detail": ledger.described(entry)}
+        words = {"attempt": following.attempt, "run": run.number, "when": when, "start": checkpoint.start(newest)}
+        words["detail"] = ledger.described(entry)
         after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
         must_go = observed.child and not observed.child.deleted and not stops_by_itself(observed.pods)
         delete = _name(observed, run) if must_go else None
@@ -331,9 +355,11 @@ def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
 
 
 def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
+    newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
+    before = observed.job.status.model_copy(update={"checkpoint": newest})
     entry = ledger.success(run, result.step, observed.now)
-    after = status.with_result(ledger.entered(observed.job.status, entry), result)
-    after = status.world_not_ready(observed, after.model_copy(update={"run": _ended(observed, run, release=False)}))
+    after = status.with_result(ledger.entered(before, entry), result)
+    after = status.between_attempts(observed, after.model_copy(update={"run": _ended(observed, run, release=False)}))
     return Decision(status.as_complete(observed, after, run, result.path), look_again=0)
 
 

@@ -13,11 +13,13 @@ from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
+from finetune_operator.core.plausible import LARGEST_FIGURE, is_plausible
 from finetune_operator.core.text import MAX_LINE_BYTES, shortened
 from finetune_trainer.contract import MAX_LOG_LINES, Result, TerminationMessage
 
-LARGEST_FIGURE = 2**53
-"""Up to here every whole number is the same in JSON, in every language."""
+MAX_ROWS = 8
+MAX_ROW_BYTES = 80
+"""Of a row's id."""
 
 _METRIC = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -35,6 +37,7 @@ def last_word(text: str | None) -> TerminationMessage | None:
         update={
             "error": shortened(word.error) if word.error else None,
             "log": tuple(shortened(line, MAX_LINE_BYTES) for line in word.log[-MAX_LOG_LINES:]),
+            "rows": tuple(shortened(row, MAX_ROW_BYTES) for row in word.rows[:MAX_ROWS]),
             "result": word.result if word.result and _is_result(word.result) else None,
         }
     )
@@ -44,7 +47,8 @@ def _figures(word: TerminationMessage) -> bool:
     return (
         -255 <= word.exit_code <= 255
         and 0 <= word.step < LARGEST_FIGURE
-        and (word.failing_rank is None or 0 <= word.failing_rank < LARGEST_FIGURE)
+        and all(rank is None or 0 <= rank < LARGEST_FIGURE for rank in (word.failing_rank, word.slowest_rank))
+        and (word.checkpoint is None or is_plausible(word.checkpoint))
     )
 
 

@@ -15,12 +15,22 @@ from finetune_operator.core.times import to_text
 
 SUCCESS = "Success"
 MAX_ENTRIES = 20
-MAX_BYTES = 20 * 1024
+MAX_BYTES = 14 * 1024
+"""What is left of 32 KiB when everything else in a status is as long as it can be."""
 ENTRIES_WITH_LOG = 3
 
 
-def failure(run: RunStatus, cause: Cause, counted: bool, addition: str, step: int | None, now: datetime) -> LedgerEntry:
-    """Of an attempt that failed; `addition` says why no other follows. `step` is the last one told in its life."""
+def failure(
+    run: RunStatus,
+    cause: Cause,
+    counted: bool,
+    addition: str,
+    step: int | None,
+    now: datetime,
+    checkpoint_step: int | None = None,
+) -> LedgerEntry:
+    """Of an attempt that failed; `addition` says why no other follows, or what is different in it. `step` is the last
+    one told in its life."""
     message = f"{cause.message.removesuffix('.')}; {addition}" if addition else cause.message
     return LedgerEntry(
         run=run.number,
@@ -33,6 +43,9 @@ def failure(run: RunStatus, cause: Cause, counted: bool, addition: str, step: in
         node=cause.node,
         pod=cause.pod,
         step=cause.step if cause.step is not None else step,
+        checkpoint_step=checkpoint_step,
+        slowest_rank=cause.slowest_rank,
+        rows=list(cause.rows),
         start_time=run.attempt_time or run.start_time,
         end_time=to_text(now),
         log=list(cause.log),
@@ -53,7 +66,11 @@ def entered(status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
     kept = every[-MAX_ENTRIES:]
     kept = [e.model_copy(update={"log": []}) for e in kept[:-ENTRIES_WITH_LOG]] + kept[-ENTRIES_WITH_LOG:]
     while sum(len(e.model_dump_json(by_alias=True).encode()) for e in kept) > MAX_BYTES:
-        kept = kept[1:]
+        oldest_log = next((number for number, e in enumerate(kept[:-1]) if e.log), None)
+        if oldest_log is None:
+            kept = kept[1:]
+        else:
+            kept[oldest_log] = kept[oldest_log].model_copy(update={"log": []})
     dropped = status.ledger_dropped + len(every) - len(kept)
     return status.model_copy(update={"ledger": kept, "ledger_dropped": dropped})
 

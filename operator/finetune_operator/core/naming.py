@@ -25,11 +25,10 @@ def rendezvous_host(child: str, namespace: str) -> str:
     return f"{child}-0.{child}.{namespace}.svc"
 
 
-def run_folder(namespace: str, job: str, uid: str, run: int, attempt: int) -> str:
-    """Where an attempt writes, relative to the workspace. Each has its own: pods of the one before may write on, on a
-    node that is cut off."""
-    later = f"-a{attempt}" if attempt > 1 else ""
-    return f"{namespace}/{job}/runs/{run}-{_digits(uid, 8)}{later}"
+def run_folder(namespace: str, job: str, uid: str, run: int) -> str:
+    """Where a run writes, relative to the workspace. Its attempts share it, for each resumes from the checkpoints of
+    those before; that no two of them write one path, as the pods of the one before may write on, is the trainer's."""
+    return f"{namespace}/{job}/runs/{run}-{_digits(uid, 8)}"
 
 
 def labels(job: str, run: int, attempt: int) -> dict[str, str]:

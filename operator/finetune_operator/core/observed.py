@@ -57,6 +57,8 @@ class PodView:
     ended: datetime | None = None
     deleted: datetime | None = None
     """When its deletion was asked for (not when its grace period ends), in whole seconds."""
+    grace_ends: datetime | None = None
+    """When it is killed, if it has not ended before; absent unless its deletion was asked for."""
     deletion_version: int = 0
     """The resourceVersion with which that was first seen: the order of deletions within a second."""
     disrupted: str | None = None
@@ -97,6 +99,7 @@ class PodView:
             reason=text(terminated.get("reason")) or text(status.get("reason")) or _failed_before(before),
             ended=moment(terminated.get("finishedAt")),
             deleted=_deletion(metadata),
+            grace_ends=moment(metadata.get("deletionTimestamp")),
             deletion_version=_deletion_version(metadata),
             disrupted=f"{disruption.get('reason')}: {disruption.get('message', '')}" if disrupted else None,
         )
@@ -107,7 +110,18 @@ class PodView:
             return self
         if self.phase == "Pending" and earlier.phase != "Pending":
             return replace(earlier, present=self.present)  # told late
-        facts = ("exit_code", "message", "ended", "deleted", "disrupted", "node", "index", "owner_uid", "scheduled_at")
+        facts = (
+            "exit_code",
+            "message",
+            "ended",
+            "deleted",
+            "grace_ends",
+            "disrupted",
+            "node",
+            "index",
+            "owner_uid",
+            "scheduled_at",
+        )
         kept = {name: getattr(earlier, name) for name in facts if getattr(self, name) is None}
         if self.reason is None or self.exit_code is None:
             kept["reason"] = earlier.reason or self.reason

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-from finetune_operator.api.v1alpha1 import ProgressStatus, RunStatus
+from finetune_operator.api.v1alpha1 import ProgressStatus, RunStatus, SlowestStatus
 from finetune_operator.constants import Phase
 from finetune_operator.core.observed import PodView
+from finetune_operator.core.plausible import is_plausible
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.times import LARGEST_SECONDS, duration, from_text, to_text
 from finetune_trainer import contract
@@ -36,10 +37,12 @@ def _about_itself(run: RunStatus, answer: PodStatus) -> bool:
     processes = run.world // run.nodes
     own = range(answer.index * processes, (answer.index + 1) * processes)
     ranks = [rank.rank for rank in answer.ranks]
+    slowest = answer.progress.slowest_rank if answer.progress else None
     return (
         len(set(ranks)) == len(ranks)
         and all(rank in own for rank in ranks)
-        and (answer.progress is None or answer.index == 0)
+        and ((answer.progress is None and answer.checkpoint is None) or answer.index == 0)
+        and (slowest is None or 0 <= slowest < run.world)
     )
 
 
@@ -52,6 +55,8 @@ def _plausible(answer: PodStatus) -> bool:
         loss = answer.progress.loss
         if loss is not None and not -LARGEST_SECONDS < loss < LARGEST_SECONDS:
             return False
+    if answer.checkpoint and not is_plausible(answer.checkpoint):
+        return False
     return all(figure is None or 0 <= figure < LARGEST_SECONDS for figure in figures)
 
 
@@ -63,6 +68,12 @@ def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
         for rank in answer.ranks
         if rank.world == run.world and rank.config_digest == run.config_digest and 0 <= rank.rank < run.world
     ]
+
+
+def attested_pods(run: RunStatus, answers: Mapping[str, PodStatus]) -> frozenset[str]:
+    """UIDs of the pods all of whose ranks did so."""
+    processes = run.world // run.nodes
+    return frozenset(uid for uid, answer in answers.items() if len(attested(run, [answer])) == processes)
 
 
 def world_complete(run: RunStatus, answers: Iterable[PodStatus]) -> bool:
@@ -96,7 +107,9 @@ def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
     return Phase.TRAINING if first.phase in _TRAINING else Phase.STARTING
 
 
-def progress_of(answers: Iterable[PodStatus], so_far: ProgressStatus | None) -> ProgressStatus | None:
+def progress_of(
+    run: RunStatus, answers: Iterable[PodStatus], pods: Iterable[PodView], so_far: ProgressStatus | None
+) -> ProgressStatus | None:
     """Rank 0's progress, in figures that a person reads; without its word, as it was."""
     for answer in answers:
         if answer.progress is None:
@@ -114,8 +127,25 @@ def progress_of(answers: Iterable[PodStatus], so_far: ProgressStatus | None) -> 
             eta_seconds=None if told.eta_seconds is None else round(told.eta_seconds),
             eta=None if told.eta_seconds is None else duration(told.eta_seconds),
             heartbeat_time=None if heartbeat is None else to_text(datetime.fromtimestamp(heartbeat, UTC)),
+            step_seconds=_significant(told.step_seconds),
+            skipped_steps=told.skipped_steps,
+            loss_spikes=told.loss_spikes,
+            slowest=_slowest(run, told, pods),
         )
     return so_far
+
+
+def _slowest(run: RunStatus, told: contract.Progress, pods: Iterable[PodView]) -> SlowestStatus | None:
+    if told.slowest_rank is None or told.slowness is None:
+        return None
+    index = told.slowest_rank // (run.world // run.nodes)
+    pod = next((pod for pod in pods if pod.index == index and pod.present), None)
+    return SlowestStatus(
+        rank=told.slowest_rank,
+        pod=pod.name if pod else None,
+        node=pod.node if pod else None,
+        times=float(f"{told.slowness:.3g}"),
+    )
 
 
 def _significant(value: float | None) -> float | None:

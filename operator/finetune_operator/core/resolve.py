@@ -12,7 +12,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStat
 from finetune_operator.core.naming import run_folder
 from finetune_operator.core.settings import Settings
 from finetune_trainer import contract
-from finetune_trainer.contract import RunConfig, Source, World
+from finetune_trainer.contract import Checkpointing, Patience, RunConfig, Source, World
 from finetune_trainer.deepspeed_config import refuse_planned
 from finetune_trainer.errors import InvalidError
 
@@ -38,7 +38,8 @@ def recipe_digest(spec: FineTuneJobSpec) -> str:
         name: part.model_dump(mode="json", exclude_none=True) if isinstance(part, contract.Message) else part
         for name, part in _recipe(spec).items()
     }
-    del recipe["training"]["micro_batch_size"]
+    for name in ("micro_batch_size", "activation_checkpointing"):
+        del recipe["training"][name]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -99,8 +100,11 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
     """The complete run.json of a run's attempt; the same for the same job, run and settings, wherever it is made."""
     spec, metadata = job.spec, job.metadata
     recipe = _recipe(spec)
-    rows = {"micro_batch_size": micro_batch_of(spec, run)}
-    recipe["training"] = recipe["training"].model_copy(update=rows)
+    memory = {
+        "micro_batch_size": micro_batch_of(spec, run),
+        "activation_checkpointing": run.activation_checkpointing,
+    }
+    recipe["training"] = recipe["training"].model_copy(update=memory)
     return RunConfig(
         namespace=metadata.namespace,
         job=metadata.name,
@@ -108,9 +112,11 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
         run=run.number,
         attempt=run.attempt,
         nonce=run.nonce,
-        folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number, run.attempt),
+        folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number),
         world=world_of(spec),
         zero_stage=_stage(spec.deepspeed.zero_stage),
+        checkpoint=Checkpointing(every_seconds=60.0 * spec.checkpoint.every_minutes, keep=spec.checkpoint.keep),
+        patience=_patience(spec.fault_tolerance.hang_minutes),
         allow_remote_code=settings.allow_remote_code,
         allow_pickle_weights=settings.allow_pickle_weights,
         **recipe,
@@ -139,6 +145,12 @@ def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
         "metrics": tuple(spec.evaluate.metrics or METRICS_OF_TASK[spec.task]),
         "merge": spec.output.merge,
     }
+
+
+def _patience(hang_minutes: int) -> Patience:
+    """A first step, and all else that is slower than a step, is never given less time than a later one."""
+    seconds = 60.0 * hang_minutes
+    return Patience(first_step=max(Patience().first_step, seconds), step=seconds)
 
 
 def _stage(stage: int) -> contract.ZeroStage:

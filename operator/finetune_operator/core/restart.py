@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.v1alpha1 import FaultTolerance, LedgerEntry, RunStatus
+from finetune_operator.core.memory import NOTHING_SMALLER, smaller
 from finetune_operator.core.times import from_text, to_text
 from finetune_trainer.contract import FailureClass
 
@@ -30,7 +31,7 @@ UNCOUNTED = frozenset(
     {FailureClass.PREEMPTED, FailureClass.GANG_TIMEOUT, FailureClass.SUSPENDED, FailureClass.SUPERSEDED}
 )
 MAX_UNCOUNTED_IN_ROW = 20
-"""Preemptions one after the other, without any progress between them that would be kept."""
+"""Without a new checkpoint: nothing that they did was kept."""
 FIRST_DELAY = 10.0
 LAST_DELAY = 300.0
 FAILURES_OF_A_BAD_NODE = 2
@@ -48,6 +49,10 @@ class Restart:
     """Of the counted failures that are still in the window."""
     uncounted_in_row: int = 0
     micro_batch_size: int | None = None
+    activation_checkpointing: bool = False
+    change: str = ""
+    """What is different, to be added to the cause."""
+    gave_way_in_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,21 +71,27 @@ def after_failure(
     tolerance: FaultTolerance,
     now: datetime,
     jitter: float,
+    progressed: bool = False,
 ) -> Restart | GiveUp:
-    """What follows on a failure of that class. `micro_batch_size` is the attempt's, `jitter` is from 0 to 1."""
+    """What follows on a failure of that class. `micro_batch_size` is the attempt's; `jitter` is from 0 to 1;
+    `progressed` tells whether the attempt left a newer checkpoint than it began with."""
     if failure in NEVER:
         return GiveUp("")
     times = _within(run.failure_times, tolerance.window_minutes, now)
+    if failure is FailureClass.GANG_TIMEOUT:
+        return _gave_way(run, times, jitter)
     if failure in UNCOUNTED:
-        return _uncounted(failure, run, times, jitter)
+        return _uncounted(failure, run, progressed, times, jitter)
     if failure is FailureClass.OUT_OF_MEMORY:
-        return _smaller(run, times, micro_batch_size)
+        if (plan := smaller(run, micro_batch_size)) is None:
+            return GiveUp(NOTHING_SMALLER)
+        return Restart(0.0, False, times, 0, plan.micro_batch_size, plan.activation_checkpointing, plan.sentence)
     times = (*times, to_text(now))
     if len(times) > tolerance.max_restarts:
         window = f"{tolerance.window_minutes} minutes"
         return GiveUp(f"faultTolerance.maxRestarts is {tolerance.max_restarts} in {window}", counted=True)
     delay = 0.0 if len(times) == 1 else _delay(len(times) - 2, jitter)
-    return Restart(delay, True, times, 0, run.micro_batch_size)
+    return Restart(delay, True, times, 0, run.micro_batch_size, run.activation_checkpointing)
 
 
 def bad_nodes(ledger: Iterable[LedgerEntry], run: int, tolerance: FaultTolerance, now: datetime) -> tuple[str, ...]:
@@ -99,21 +110,29 @@ def _within(times: Iterable[str], minutes: int, now: datetime) -> tuple[str, ...
     return tuple(time for time in times if from_text(time) > since)
 
 
-def _uncounted(failure: FailureClass, run: RunStatus, times: tuple[str, ...], jitter: float) -> Restart | GiveUp:
-    in_row = run.uncounted_in_row + (failure is not FailureClass.SUSPENDED)
+def _gave_way(run: RunStatus, times: tuple[str, ...], jitter: float) -> Restart:
+    """For want of nodes, which is never a failure, however often."""
+    in_row = run.gave_way_in_row + 1
+    return Restart(
+        _delay(in_row - 1, jitter),
+        False,
+        times,
+        run.uncounted_in_row,
+        run.micro_batch_size,
+        run.activation_checkpointing,
+        gave_way_in_row=in_row,
+    )
+
+
+def _uncounted(
+    failure: FailureClass, run: RunStatus, progressed: bool, times: tuple[str, ...], jitter: float
+) -> Restart | GiveUp:
+    in_row = (0 if progressed else run.uncounted_in_row) + (failure is not FailureClass.SUSPENDED)
     if in_row > MAX_UNCOUNTED_IN_ROW:
-        return GiveUp(f"{MAX_UNCOUNTED_IN_ROW} attempts in a row were stopped")
+        return GiveUp(f"{MAX_UNCOUNTED_IN_ROW} attempts in a row were stopped without a new checkpoint")
     at_once = failure is FailureClass.SUSPENDED or (failure is FailureClass.PREEMPTED and in_row == 1)
-    return Restart(0.0 if at_once else _delay(in_row - 1, jitter), False, times, in_row, run.micro_batch_size)
-
-
-def _smaller(run: RunStatus, times: tuple[str, ...], micro_batch_size: int) -> Restart | GiveUp:
-    """Once, with half the rows in a forward pass and twice the passes: the global batch stays."""
-    if run.micro_batch_size is not None:
-        return GiveUp(f"also with {micro_batch_size} rows in a forward pass")
-    if micro_batch_size == 1:
-        return GiveUp("with a single row in a forward pass")
-    return Restart(0.0, False, times, 0, micro_batch_size // 2)
+    delay = 0.0 if at_once else _delay(in_row - 1, jitter)
+    return Restart(delay, False, times, in_row, run.micro_batch_size, run.activation_checkpointing)
 
 
 def _delay(doublings: int, jitter: float) -> float:

@@ -6,13 +6,14 @@ import hashlib
 import json
 from datetime import datetime, timedelta
 
-from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, RunStatus
+from finetune_operator.core import checkpoint
 from finetune_operator.core.resolve import recipe_digest, storage_claim, with_config_digest, world_of
 from finetune_operator.core.restart import Restart
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.times import to_text
 
-_AT_ONCE = ("suspend", "ttl_seconds_after_finished", "fault_tolerance")
+_AT_ONCE = ("suspend", "ttl_seconds_after_finished", "fault_tolerance", "checkpoint")
 """Fields of the spec that hold at once, also for a run that goes on; the others are the run's own to its end."""
 
 
@@ -73,7 +74,13 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
 
 
 def next_attempt(
-    run: RunStatus, restart: Restart, avoid: tuple[str, ...], active: int, nonce: str, now: datetime
+    status: FineTuneJobStatus,
+    run: RunStatus,
+    restart: Restart,
+    avoid: tuple[str, ...],
+    active: int,
+    nonce: str,
+    now: datetime,
 ) -> RunStatus:
     """The attempt that follows. Its configuration is told apart by its nonce and number."""
     waits = to_text(now + timedelta(seconds=restart.delay)) if restart.delay else None
@@ -86,8 +93,12 @@ def next_attempt(
             "not_before": waits,
             "failure_times": list(restart.failure_times),
             "uncounted_in_row": restart.uncounted_in_row,
+            "gave_way_in_row": restart.gave_way_in_row,
             "avoid_nodes": list(avoid),
             "micro_batch_size": restart.micro_batch_size,
+            "activation_checkpointing": restart.activation_checkpointing,
+            "checkpoint_step": status.checkpoint.step if status.checkpoint else None,
+            "grace_seconds": checkpoint.grace(status.checkpoint, status.progress) or run.grace_seconds,
             "active_seconds": run.active_seconds + active,
         }
     )

@@ -47,4 +47,4 @@ class Settings:
     settle: float = 5
     """How long, after an attempt has failed, the other pods' words are awaited: the one who says why may be last."""
     grace: int = 300
-    """Between SIGTERM and SIGKILL."""
+    """Between SIGTERM and SIGKILL, as long as no checkpoint has told how long it takes."""

@@ -17,6 +17,7 @@ from finetune_operator.api.v1alpha1 import (
 )
 from finetune_operator.constants import ConditionType, Phase, Reason
 from finetune_operator.core import conditions
+from finetune_operator.core.health import NOT_TRAINING, Health
 from finetune_operator.core.ledger import described
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.text import shortened
@@ -45,20 +46,33 @@ def stalled(
 def world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
     """All ranks have attested world and configuration."""
     text = constants.WORLD_READY.message.format(world=run.world, digest=(run.config_digest or "")[:12])
-    return _with_world(observed, status, "True", constants.WORLD_READY.name, text)
+    return _with(observed, status, ConditionType.WORLD_READY, "True", constants.WORLD_READY.name, text)
 
 
-def world_not_ready(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:
-    """An attempt begins, or has ended."""
-    return _with_world(observed, status, "False", constants.NOT_YET.name, constants.NOT_YET.message)
-
-
-def _with_world(
-    observed: Observed, status: FineTuneJobStatus, truth: conditions.Truth, reason: str, message: str
+def between_attempts(
+    observed: Observed, status: FineTuneJobStatus, training: Health = NOT_TRAINING
 ) -> FineTuneJobStatus:
-    changed = conditions.set_condition(
-        status.conditions, ConditionType.WORLD_READY, truth, reason, message, observed.generation, observed.now
-    )
+    """An attempt begins, or has ended: no world is ready, and nothing is trained."""
+    reason, message = constants.NOT_YET
+    return with_health(observed, _with(observed, status, ConditionType.WORLD_READY, "False", reason, message), training)
+
+
+def with_health(observed: Observed, status: FineTuneJobStatus, health: Health) -> FineTuneJobStatus:
+    """What the condition TrainingHealthy says now."""
+    text = shortened(health.message)
+    return _with(observed, status, ConditionType.TRAINING_HEALTHY, health.truth, health.reason.name, text)
+
+
+def _with(
+    observed: Observed,
+    status: FineTuneJobStatus,
+    kind: ConditionType,
+    truth: conditions.Truth,
+    reason: str,
+    message: str,
+) -> FineTuneJobStatus:
+    generation, now = observed.generation, observed.now
+    changed = conditions.set_condition(status.conditions, kind, truth, reason, message, generation, now)
     return status.model_copy(update={"conditions": changed})
 
 

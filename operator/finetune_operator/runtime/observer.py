@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.cause import has_failed, stops_by_itself
+from finetune_operator.core.checkpoint import asked_for
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.foreign import controller_uid
 from finetune_operator.core.naming import child_name
@@ -233,7 +234,7 @@ class Observer:
         recently = asked.others if asked and within(now - asked.others, self.settings.peers_interval) else None
         self._asked[key] = _Asked(now, recently or now)
         port, namespace = self.settings.agent_port, job.metadata.namespace
-        answers = await ask(self.cluster, run, namespace, first, port)
+        answers = await ask(self.cluster, run, namespace, first, port, asked_for(job.spec, job.status))
         if not recently and (asked or attested(run, answers.values())):
             answers |= await ask(self.cluster, run, namespace, others, port)
         return answers

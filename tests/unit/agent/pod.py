@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from finetune_trainer import contract
 from finetune_trainer.contract import (
+    Checkpointing,
     Columns,
     Dataset,
     PodStatus,
@@ -90,6 +91,7 @@ def run_config(nodes: int = 1, processes_per_node: int = 1) -> RunConfig:
         zero_stage=2,
         world=World(nodes=nodes, processes_per_node=processes_per_node, device="cpu"),
         metrics=("f1",),
+        checkpoint=Checkpointing(every_seconds=900, keep=3),
     )
 
 

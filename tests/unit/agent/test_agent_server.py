@@ -14,7 +14,7 @@ from unit.agent.pod import wait_until
 
 from finetune_trainer import agent_server
 from finetune_trainer.agent_server import MAX_CONNECTIONS, BoundedServer, Rate
-from finetune_trainer.contract import MAX_STATUS_BYTES, Phase, PodStatus, Progress, RankStatus
+from finetune_trainer.contract import MAX_STATUS_BYTES, CheckpointReport, Phase, PodStatus, Progress, RankStatus
 
 
 def status_of(ranks: int, progress: Progress | None = None) -> PodStatus:
@@ -34,12 +34,16 @@ def status_of(ranks: int, progress: Progress | None = None) -> PodStatus:
     return PodStatus(pod_uid="u" * 36, attempt=1, nonce="n" * 32, index=0, ranks=attested, progress=progress)
 
 
+REQUESTS: list[str] = []
+"""For checkpoints, of all servers."""
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[BoundedServer]:
     """Without the rate, which a test of its own is about."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent_server, "BURST", 1_000_000)
-        server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2))
+        server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2), REQUESTS.append)
     yield server
     server.shutdown()
     server.server_close()
@@ -47,7 +51,7 @@ def server() -> Iterator[BoundedServer]:
 
 @pytest.fixture
 def rated_server() -> Iterator[BoundedServer]:
-    server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2))
+    server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2), REQUESTS.append)
     yield server
     server.shutdown()
     server.server_close()
@@ -82,7 +86,7 @@ def test_status_is_the_pods_status_as_json(server: BoundedServer) -> None:
     assert PodStatus.model_validate_json(body) == status_of(2)
 
 
-@pytest.mark.parametrize("path", ["/", "/status/", "/status?x=1", "/../status", "/etc/passwd"])
+@pytest.mark.parametrize("path", ["/", "/status/", "/statusx?x=1", "/../status", "/etc/passwd"])
 def test_other_paths_are_not_found(server: BoundedServer, path: str) -> None:
     assert ask(server, "GET", path) == (404, b"")
 
@@ -204,7 +208,40 @@ def test_metrics_are_prometheus_text(server: BoundedServer) -> None:
 
 
 def test_it_answers_on_all_interfaces_when_no_address_is_given() -> None:
-    server = agent_server.serve("", 0, lambda: status_of(1))
+    server = agent_server.serve("", 0, lambda: status_of(1), REQUESTS.append)
     assert ask(server, "GET", "/status")[0] == 200
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("query", "requests"),
+    [
+        (f"checkpoint=before%20the%20%C3%BCpgrade&nonce={'n' * 32}", ["before the üpgrade"]),
+        ("checkpoint=now&nonce=guessed", []),
+        ("checkpoint=now", []),
+        (f"checkpoint=&nonce={'n' * 32}", []),
+        (f"checkpoint={'x' * 257}&nonce={'n' * 32}", []),
+        (f"nonce={'n' * 32}", []),
+        ("checkpoint=%FF&nonce=%FF", []),
+    ],
+)
+def test_a_checkpoint_is_asked_for_by_whoever_knows_the_attempt(
+    server: BoundedServer, query: str, requests: list[str]
+) -> None:
+    REQUESTS.clear()
+    code, body = ask(server, "GET", f"/status?{query}")
+    assert (code, PodStatus.model_validate_json(body).index) == (200, 0)
+    assert requests == REQUESTS
+
+
+def test_the_newest_checkpoint_is_measured() -> None:
+    report = CheckpointReport(step=40, time=90.0, bytes=2048, save_seconds=1.5)
+    lines = list(agent_server.metrics(status_of(1).model_copy(update={"checkpoint": report}), now=100.0))
+    told = {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("finetune_ch")}
+    assert told == {
+        "finetune_checkpoint_step": 40,
+        "finetune_checkpoint_age_seconds": 10,
+        "finetune_checkpoint_bytes": 2048,
+        "finetune_checkpoint_save_seconds": 1.5,
+    }

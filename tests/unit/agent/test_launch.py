@@ -17,9 +17,7 @@ from finetune_trainer import launch
 
 def test_torchrun_gets_a_static_rendezvous_and_the_pods_place_in_it() -> None:
     config = run_config(nodes=4, processes_per_node=8)
-    command = launch.command(
-        ("torchrun",), config, 2, ("rank-0.svc", 29500), 295, Path("/scratch/output"), "some.module"
-    )
+    command = launch.command(("torchrun",), config, 2, ("rank-0.svc", 29500), Path("/scratch/output"), "some.module")
     end = command.index("--no-python")
     assert dict(zip(command[1:end:2], command[2:end:2], strict=True)) == {
         "--nnodes": "4",
@@ -30,7 +28,7 @@ def test_torchrun_gets_a_static_rendezvous_and_the_pods_place_in_it() -> None:
         "--master-addr": "rank-0.svc",
         "--master-port": "29500",
         "--max-restarts": "0",
-        "--shutdown-timeout": "295",
+        "--shutdown-timeout": "3",
     }
     assert command[-2:] == ["some.module", "/scratch/output"]
 

@@ -145,3 +145,29 @@ def test_the_storage_s_own_claim_is_mounted_twice_and_claimed_once() -> None:
     mounts = {m["mountPath"]: (m["name"], m.get("readOnly", False)) for m in pod["containers"][0]["volumeMounts"]}
     assert mounts["/workspace"] == ("workspace", False)
     assert mounts["/claims/shared"] == ("workspace", True)
+
+
+def affinity_of(given: Any, avoid: list[str]) -> Any:
+    job = parse(manifest(**{"metadata.uid": "0b5e7d2a-1", "spec.podTemplate": {"affinity": given}}))
+    run = next_run(job, 1, SETTINGS, "nonce", NOW).model_copy(update={"attempt": 2, "avoid_nodes": avoid})
+    return pod_of({r.kind: o for r, o in children(job, run, SETTINGS)}).get("affinity")
+
+
+def test_nodes_that_failed_are_avoided_beside_what_the_user_wants() -> None:
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    wish = {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}}
+    given = {"podAffinity": {"x": []}, "nodeAffinity": {preferred: [wish], "required": 1}}
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("bad", "worse")]
+    away = {"weight": 100, "preference": {"matchFields": others}}
+    assert affinity_of(given, ["bad", "worse"]) == {
+        "podAffinity": {"x": []}, "nodeAffinity": {preferred: [wish, away], "required": 1},
+    }  # fmt: skip
+    assert affinity_of(given, []) == given
+    assert affinity_of(None, ["bad"])["nodeAffinity"][preferred][0]["weight"] == 100
+
+
+@pytest.mark.parametrize("nodes", [1, "x", [], {"preferredDuringSchedulingIgnoredDuringExecution": 7}])
+def test_what_is_no_affinity_is_left_for_the_api_server_to_refuse(nodes: Any) -> None:
+    given = {"nodeAffinity": nodes}
+    expected = affinity_of(given, ["bad"])
+    assert expected == given or isinstance(expected["nodeAffinity"], dict)

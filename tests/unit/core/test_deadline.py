@@ -37,7 +37,9 @@ def pod(index: int, since: float | None, **facts: Any) -> PodView:
 def after(minutes: float, *pods: PodView, reported: bool = False, of: RunStatus | None = None, **given: Any) -> Any:
     tolerance = given.get("tolerance", TOLERANCE)
     now = NOW + timedelta(minutes=minutes)
-    return overdue(of or run(), tolerance, pods, reported, given.get("refused"), now)
+    created = NOW + timedelta(minutes=given.get("created", 0))
+    attested = given.get("attested", ())
+    return overdue(of or run(), tolerance, pods, reported, given.get("refused"), now, created, attested)
 
 
 def test_a_run_waits_for_its_first_node_for_ever_unless_a_time_is_set() -> None:
@@ -86,6 +88,14 @@ def test_earlier_attempts_count_into_the_active_time() -> None:
     assert active_seconds(run(), pods[:1], NOW + timedelta(minutes=3)) == 0
 
 
-def test_the_queue_is_counted_anew_for_each_attempt() -> None:
-    later = (NOW + timedelta(minutes=100)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert after(101, pod(0, None), of=run(attempt_time=later)) == Wait(29 * 60)
+def test_the_queue_is_counted_from_the_attempt_s_job_and_not_while_it_is_suspended_or_delayed() -> None:
+    assert after(101, pod(0, None), created=100) == Wait(29 * 60)
+    assert isinstance(after(130, pod(0, None), created=100), Late)
+
+
+def test_a_pod_whose_ranks_are_silent_is_named_though_all_run() -> None:
+    pods = (pod(0, 0, running=True), pod(1, 0, running=True))
+    late = after(20, *pods, attested=("u0",))
+    assert (late.failure, late.pod, late.node) == (FailureClass.STARTUP_TIMEOUT, "p-1", "node-1")
+    assert "p-1 on node node-1: its ranks have not reported" in late.message
+    assert after(20, *pods).pod == "p-0"

@@ -12,9 +12,19 @@ import pytest
 from support.clusters import NOW, RESULT, condition, run_of
 from support.manifests import manifest
 
+from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, parse
-from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus
+from finetune_operator.api.v1alpha1 import (
+    CheckpointStatus,
+    EvaluationStatus,
+    FineTuneJob,
+    FineTuneJobStatus,
+    ProgressStatus,
+    SlowestStatus,
+)
+from finetune_operator.core import status as status_words
 from finetune_operator.core.decide import Decision, decide, decide_invalid
+from finetune_operator.core.health import Health
 from finetune_operator.core.observed import JobView, Observed, PodView
 from finetune_operator.core.progress import valid
 from finetune_operator.core.settings import Settings
@@ -279,13 +289,30 @@ def test_success_whose_word_was_lost_with_its_pod_is_of_unknown_class() -> None:
 
 @pytest.mark.parametrize("letter", ["x", "漢"])
 def test_a_status_stays_below_32_kib(letter: str) -> None:
+    """Everything is there, and as long as it can be."""
     status = started()
     for number in range(1, 30):
         status = failed(status, error=letter * 1200, log=tuple(letter * 60 for _ in range(20)))
         run = run_of(status).model_copy(update={"completion_time": None, "number": number})
         status = status.model_copy(update={"run": run})
+    times = ["2026-01-01T00:00:00Z"] * 50
+    run = run_of(status).model_copy(
+        update={"failure_times": times, "avoid_nodes": ["n" * 253] * 10, "image": "i" * 512, "image_id": "i" * 512}
+    )
+    metrics = {f"metric_{number}": -1.7976931348623157e308 for number in range(10)}
+    saved = {"step": 2**53 - 1, "time": "2026-01-01T00:00:00Z", "bytes": 2**53 - 1, "save_seconds": 1e10}
+    checkpoint = CheckpointStatus(**saved, request=letter * 85, failure=letter * 170)
+    slowest = SlowestStatus(rank=1, pod="p" * 253, node="n" * 253, times=1e10)
+    progress = ProgressStatus(step=1, total_steps=2, epoch=0.5, slowest=slowest)
+    told = {
+        "run": run, "checkpoint": checkpoint, "progress": progress,
+        "evaluation": EvaluationStatus(base=metrics, final=metrics),
+    }  # fmt: skip
     stuck = PodView(uid="u", name="p", index=0, owner_uid="j", waiting=letter * 30_000)
-    status = decided(Observed(job(status), NOW, "n", child(), (stuck,)))
-    written = json.dumps(status.model_dump(mode="json", by_alias=True, exclude_none=True), ensure_ascii=False)
+    status = decided(Observed(job(status.model_copy(update=told)), NOW, "n", child(), (stuck,)))
+    health = status_words.with_health(
+        Observed(job(status), NOW, "n"), status, Health("False", constants.STRAGGLING, letter * 2000)
+    )
+    written = json.dumps(health.model_dump(mode="json", by_alias=True, exclude_none=True), ensure_ascii=False)
     assert len(written.encode()) < MAX_STATUS_BYTES
-    assert [bool(entry.log) for entry in status.ledger][-4:] == [False, True, True, True]
+    assert status.ledger[-1].log

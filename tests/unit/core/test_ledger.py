@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.clusters import NOW
 from support.manifests import manifest
@@ -15,11 +17,12 @@ from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import FailureClass
 
 RUN = next_run(parse(manifest(**{"metadata.uid": "0b5e7d2a"})), 1, Settings(image="i"), "nonce", NOW)
-CAUSE = Cause(FailureClass.HUNG, "it hung", 79, 1, "n1", "p-1", None, ("one", "two"))
+CAUSE = Cause(FailureClass.HUNG, "it hung", 79, 1, "n1", "p-1", None, rows=("r:7",), slowest_rank=3, log=("one", "two"))
 
 
 def test_an_entry_has_class_cause_code_rank_node_times_and_step() -> None:
-    entry = ledger.failure(RUN, CAUSE, True, "no restart is left", 7, NOW)
+    entry = ledger.failure(RUN, CAUSE, True, "no restart is left", 7, NOW, checkpoint_step=5)
+    assert (entry.checkpoint_step, entry.slowest_rank, entry.rows) == (5, 3, ["r:7"])
     assert (entry.class_, entry.message) == ("Hung", "it hung; no restart is left")
     assert (entry.exit_code, entry.rank, entry.node, entry.pod, entry.step) == (79, 1, "n1", "p-1", 7)
     assert (entry.counted, entry.log) == (True, ["one", "two"])
@@ -61,3 +64,13 @@ def test_the_newest_twenty_stay_three_with_their_log_and_the_others_are_counted(
     assert [entry.attempt for entry in status.ledger] == list(range(11, 31))
     assert status.ledger_dropped == 10
     assert [bool(entry.log) for entry in status.ledger[-4:]] == [False, True, True, True]
+
+
+def test_logs_go_before_entries_when_there_is_no_room() -> None:
+    status, long = FineTuneJobStatus(run=RUN), replace(CAUSE, log=tuple(20 * ["x" * 500]))
+    for attempt in range(1, 6):
+        run = RUN.model_copy(update={"attempt": attempt})
+        status = ledger.entered(status, ledger.failure(run, long, True, "", None, NOW))
+    assert [(entry.attempt, bool(entry.log)) for entry in status.ledger] == [
+        (1, False), (2, False), (3, False), (4, False), (5, True),
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ from support.manifests import manifest
 
 from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FaultTolerance, LedgerEntry, RunStatus
+from finetune_operator.core.memory import NOTHING_SMALLER
 from finetune_operator.core.restart import (
     LAST_DELAY,
     MAX_UNCOUNTED_IN_ROW,
@@ -40,9 +41,14 @@ def minutes_ago(*minutes: float) -> list[str]:
 
 
 def follows(
-    failure: FailureClass, now: RunStatus, rows: int = 8, tolerance: FaultTolerance = TOLERANCE, jitter: float = 0.5
+    failure: FailureClass,
+    now: RunStatus,
+    rows: int = 8,
+    tolerance: FaultTolerance = TOLERANCE,
+    jitter: float = 0.5,
+    progressed: bool = False,
 ) -> Restart | GiveUp:
-    return after_failure(failure, now, rows, tolerance, NOW, jitter)
+    return after_failure(failure, now, rows, tolerance, NOW, jitter, progressed)
 
 
 def restarted(failure: FailureClass, now: RunStatus, **given: Any) -> Restart:
@@ -105,17 +111,41 @@ def test_preemptions_in_a_row_come_to_an_end_and_suspensions_do_not() -> None:
     assert restarted(FailureClass.HUNG, tired).uncounted_in_row == 0
 
 
-def test_out_of_memory_is_tried_once_more_with_half_the_rows_and_uncounted() -> None:
-    verdict = restarted(FailureClass.OUT_OF_MEMORY, run(), rows=8)
-    assert (verdict.micro_batch_size, verdict.counted, verdict.delay) == (4, False, 0.0)
-    again = follows(FailureClass.OUT_OF_MEMORY, run(micro_batch_size=4), rows=4)
-    assert again == GiveUp("also with 4 rows in a forward pass")
-    assert isinstance(follows(FailureClass.OUT_OF_MEMORY, run(), rows=1), GiveUp)
+def test_a_new_checkpoint_ends_the_row_of_preemptions() -> None:
+    tired = run(uncounted_in_row=MAX_UNCOUNTED_IN_ROW)
+    verdict = restarted(FailureClass.PREEMPTED, tired, progressed=True)
+    assert (verdict.uncounted_in_row, verdict.delay) == (1, 0.0)
+
+
+def test_a_gang_that_gives_way_never_fails_the_run() -> None:
+    now, delays = run(uncounted_in_row=MAX_UNCOUNTED_IN_ROW), []
+    for _ in range(2 * MAX_UNCOUNTED_IN_ROW):
+        verdict = restarted(FailureClass.GANG_TIMEOUT, now)
+        delays.append(verdict.delay)
+        now = now.model_copy(update={"gave_way_in_row": verdict.gave_way_in_row})
+        assert verdict.uncounted_in_row == MAX_UNCOUNTED_IN_ROW
+    assert delays[:3] == [10, 20, 40]
+    assert delays[-1] == LAST_DELAY
+    assert restarted(FailureClass.SUSPENDED, now).gave_way_in_row == 0
+
+
+def test_out_of_memory_is_tried_with_smaller_plans_until_there_is_none_and_uncounted() -> None:
+    plans, now, rows = [], run(), 8
+    while isinstance(verdict := follows(FailureClass.OUT_OF_MEMORY, now, rows=rows), Restart):
+        assert (verdict.counted, verdict.delay, bool(verdict.change)) == (False, 0.0, True)
+        rows = verdict.micro_batch_size or rows
+        plan = {"micro_batch_size": rows, "activation_checkpointing": verdict.activation_checkpointing}
+        plans.append((rows, verdict.activation_checkpointing))
+        now = now.model_copy(update=plan)
+    assert plans == [(4, False), (4, True), (2, True), (1, True)]
+    assert verdict == GiveUp(NOTHING_SMALLER)
 
 
 def test_a_smaller_plan_stays_for_the_attempts_that_follow() -> None:
-    for failure in (FailureClass.HUNG, FailureClass.PREEMPTED):
-        assert restarted(failure, run(micro_batch_size=4)).micro_batch_size == 4
+    smaller = run(micro_batch_size=4, activation_checkpointing=True)
+    for failure in (FailureClass.HUNG, FailureClass.PREEMPTED, FailureClass.GANG_TIMEOUT):
+        verdict = restarted(failure, smaller)
+        assert (verdict.micro_batch_size, verdict.activation_checkpointing) == (4, True)
 
 
 def entry(node: str | None, minutes: float = 1, counted: bool = True, number: int = 1) -> LedgerEntry:

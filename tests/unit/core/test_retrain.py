@@ -10,7 +10,7 @@ from support.clusters import NOW
 from support.manifests import changed, manifest
 
 from finetune_operator.api.parse import parse
-from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, ResultStatus, RunStatus
+from finetune_operator.api.v1alpha1 import CheckpointStatus, FineTuneJob, FineTuneJobStatus, ResultStatus, RunStatus
 from finetune_operator.core.restart import Restart
 from finetune_operator.core.retrain import is_edited, next_attempt, next_run, run_is_needed, with_spec_of_run
 from finetune_operator.core.settings import Settings
@@ -22,6 +22,7 @@ HOLDS_AT_ONCE = [
     {"spec.ttlSecondsAfterFinished": 5},
     {"spec.faultTolerance": {"maxRestarts": 9}},
     {"spec.retrain": {"whileRunning": "Replace"}},
+    {"spec.checkpoint": {"request": "now", "everyMinutes": 5}},
 ]
 SAME_MODEL = [{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}, {"spec.retrain": {"request": "again"}}]
 ANOTHER_MODEL = [{"spec.training.seed": 99}, {"spec.model.uri": "workspace://other"}]
@@ -90,7 +91,10 @@ def test_upgrading_the_operator_starts_nothing() -> None:
 def test_the_next_attempt_keeps_the_run_and_forgets_the_pods() -> None:
     first = next_run(job(), 3, SETTINGS, "n", NOW).model_copy(update={"job_uid": "j", "active_seconds": 10})
     restart = Restart(delay=30, counted=True, failure_times=("t",), uncounted_in_row=2, micro_batch_size=4)
-    second = next_attempt(first, restart, ("bad",), 50, "other", NOW + timedelta(minutes=1))
+    told = CheckpointStatus(step=7, time="2026-01-01T00:00:00Z", bytes=1, save_seconds=40.2)
+    status = FineTuneJobStatus(checkpoint=told)
+    second = next_attempt(status, first, restart, ("bad",), 50, "other", NOW + timedelta(minutes=1))
+    assert (second.checkpoint_step, second.grace_seconds) == (7, 81)
     assert (second.number, second.attempt, second.nonce, second.job_uid) == (3, 2, "other", None)
     assert (second.not_before, second.avoid_nodes, second.active_seconds) == ("2026-01-01T00:01:30Z", ["bad"], 60)
     assert (second.failure_times, second.uncounted_in_row, second.micro_batch_size) == (["t"], 2, 4)

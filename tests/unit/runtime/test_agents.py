@@ -157,7 +157,7 @@ async def test_a_loss_that_no_status_can_hold_makes_the_answer_worthless(loss: s
 async def test_a_loss_below_zero_is_a_loss() -> None:
     """Of objectives that other trainers have."""
     (told,) = (await heard(answer(0, progress=figures(loss=-3.5)))).values()
-    shown = progress.progress_of([told], None)
+    shown = progress.progress_of(RUN, [told], (), None)
     assert shown is not None
     assert shown.loss == -3.5
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from support.clusters import SETTINGS, condition, last_words, operated, run_of
 from support.manifests import changed, manifest
 
 from finetune_operator.constants import Phase
 from finetune_operator.core.settings import Settings
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES
+from finetune_trainer.contract import CheckpointReport, RunConfig
 
 TWO_NODES = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
 
@@ -39,7 +43,8 @@ async def test_the_attempt_before_stays_for_its_logs_and_older_ones_go() -> None
             assert [name[-4:] for name in names] == ["-1-2", "-1-3"], resource.kind
 
 
-async def test_the_log_of_a_failed_pod_stays_while_the_next_attempt_is_delayed() -> None:
+async def test_the_log_of_a_failed_pod_stays_while_the_next_attempt_is_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_operator.core.restart.FIRST_DELAY", 2.0)
     async with operated() as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         for attempt in (1, 2):
@@ -67,19 +72,23 @@ async def test_the_budget_of_restarts_is_kept_and_the_run_fails() -> None:
         assert condition(failed, "Stalled") == ("True", "Failed")
 
 
-async def test_out_of_memory_halves_the_micro_batch_once() -> None:
+async def test_out_of_memory_is_answered_by_smaller_plans_and_the_ledger_says_so() -> None:
     async with operated() as world:
-        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.globalBatchSize": 32}))
-        rows = []
-        for attempt in (1, 2):
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.globalBatchSize": 2}))
+        plans = []
+        for attempt in (1, 2, 3):
             (pod,) = await world.pods_of_attempt(attempt, 1)
             run = run_of(await world.status())
             config = await world.cluster.get(CONFIGMAPS, "default", pod["metadata"]["labels"]["job-name"])
-            rows.append(config["data"]["run.json"].split('"microBatchSize":')[1].split(",")[0])
+            training = RunConfig.model_validate_json(config["data"]["run.json"]).training
+            plans.append((training.global_batch_size, training.micro_batch_size, training.activation_checkpointing))
             world.driver.finish(pod, 78, last_words(pod, run, 78, error="out of memory", error_time=1.0))
         failed = await world.until(lambda s: s.phase == Phase.FAILED)
-        assert rows == ["8", "4"]
-        assert [entry.class_ for entry in failed.ledger] == ["OutOfMemory", "OutOfMemory"]
+        assert plans == [(2, 2, False), (2, 1, False), (2, 1, True)]
+        assert [(entry.class_, entry.counted) for entry in failed.ledger] == 3 * [("OutOfMemory", False)]
+        assert "takes 1 instead of 2 rows in a forward pass, at the same global batch" in failed.ledger[0].message
+        assert "computes activations again" in failed.ledger[1].message
+        assert "is the smallest plan" in failed.ledger[2].message
 
 
 async def test_a_suspended_job_gives_its_pods_back_and_goes_on_in_an_uncounted_attempt() -> None:
@@ -211,3 +220,83 @@ async def test_a_part_of_a_gang_gives_way_without_being_counted() -> None:
         assert "0/1 nodes are available" in next(
             c.message for c in (await world.status()).conditions if c.type == "Ready"
         )
+
+
+SAVED = CheckpointReport(step=20, time=1_800_000_000, bytes=1_200_000, save_seconds=60.5)
+
+
+async def test_the_next_attempt_goes_on_from_the_checkpoint_with_a_grace_that_fits_it() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (first,) = await world.pods_of_attempt(1, 1)
+        assert first["spec"]["terminationGracePeriodSeconds"] == 300
+        run = run_of(await world.status())
+        world.say(first, run, step=25, figures={"step_seconds": 4.0}, checkpoint=SAVED)
+        told = await world.until(lambda s: s.checkpoint)
+        assert told.checkpoint
+        assert (told.checkpoint.step, told.checkpoint.bytes, told.checkpoint.save_seconds) == (20, 1_200_000, 60.5)
+        assert condition(told, "TrainingHealthy") == ("True", "Healthy")
+        later = SAVED.model_copy(update={"step": 24})
+        words = last_words(first, run, 1, error="the node's disk is gone", error_time=1.0, step=25, checkpoint=later)
+        world.driver.finish(first, 1, words)
+        (second,) = await world.pods_of_attempt(2, 1)
+        assert second["spec"]["terminationGracePeriodSeconds"] == 125
+        after = await world.status()
+        assert (after.ledger[0].step, after.ledger[0].checkpoint_step) == (25, 24)
+        assert (run_of(after).checkpoint_step, run_of(after).grace_seconds) == (24, 125)
+        folders = [
+            RunConfig.model_validate_json(config["data"]["run.json"]).folder
+            for config in await world.cluster.list(CONFIGMAPS, "default")
+        ]
+        assert len(set(folders)) == 1, "attempts of one run share its folder"
+
+
+async def test_a_pod_that_stops_in_order_is_waited_for_and_its_checkpoint_is_in_the_ledger() -> None:
+    async with operated(Settings(**{**SETTINGS.__dict__, "settle": 3})) as world:
+        world.driver.sigterm_exit_code = None
+        await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
+        pods = await world.pods_of_attempt(1, 2)
+        run = run_of(await world.status())
+        for pod in pods:
+            world.say(pod, run, step=20)
+        await world.until(lambda s: s.phase == Phase.TRAINING)
+        await world.cluster.delete(PODS, "default", pods[1]["metadata"]["name"])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await world.until(lambda s: s.ledger)
+        for pod in pods:
+            saved = SAVED if pod is pods[0] else None
+            world.driver.finish(
+                pod, 75, last_words(pod, run, 75, error="stopped on request", step=21, checkpoint=saved)
+            )
+        after = await world.until(lambda s: s.ledger)
+        entry = after.ledger[0]
+        assert (entry.class_, entry.step, entry.checkpoint_step) == ("Preempted", 21, 20)
+        restarting = next(c.message for c in after.conditions if c.type == "Reconciling")
+        assert "from step 20" in restarting or after.phase != Phase.RESTARTING
+
+
+async def test_a_changed_request_asks_rank_0_for_a_checkpoint_until_it_is_answered() -> None:
+    async with operated() as world:
+        asked: list[str] = []
+        answer = world.driver.answer
+        world.driver.answer = lambda pod, path: (asked.append(path), answer(pod, path))[1]
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods_of_attempt(1, 1)
+        run = run_of(await world.status())
+        world.say(pod, run, step=3)
+        await world.until(lambda s: s.phase == Phase.TRAINING)
+        assert set(asked) == {"/status"}
+        await world.edit(**{"spec.checkpoint": {"request": "before the weekend & now"}})
+        expected = f"/status?checkpoint=before+the+weekend+%26+now&nonce={run.nonce}"
+        async with asyncio.timeout(10):
+            while expected not in asked:
+                await asyncio.sleep(0.005)
+        world.say(pod, run, step=4, checkpoint=SAVED.model_copy(update={"request": "before the weekend & now"}))
+        told = await world.until(lambda s: s.checkpoint and s.checkpoint.request)
+        assert run_of(told).attempt == 1, "an edit of spec.checkpoint ends no attempt"
+        asked.clear()
+        async with asyncio.timeout(10):
+            while len(asked) < 3:
+                await asyncio.sleep(0.005)
+        assert set(asked[1:]) == {"/status"}

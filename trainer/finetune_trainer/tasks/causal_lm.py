@@ -37,7 +37,7 @@ class CausalLM(Task):
         make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-        """Columns: input_ids, labels, count, length. A row may have nothing to learn, but not all of them."""
+        """Columns: id, input_ids, labels, count, length. A row may have nothing to learn, but not all of them."""
         tokenizer, longest = settings.processor, max_tokens(settings)
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -53,7 +53,12 @@ class CausalLM(Task):
                 features["length"].append(len(ids))
             return features
 
-        encoded_rows = rows.map(encoded, batched=True, remove_columns=rows.column_names, load_from_cache_file=False)
+        encoded_rows = rows.map(
+            encoded,
+            batched=True,
+            remove_columns=[name for name in rows.column_names if name != "id"],
+            load_from_cache_file=False,
+        )
         if not any(encoded_rows["count"]):
             raise InvalidError(
                 f"training.sequenceLength: cut at {longest} tokens, no row has a token left to learn; "

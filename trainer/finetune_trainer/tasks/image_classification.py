@@ -27,7 +27,8 @@ class ImageClassification(Classification):
         """Nothing: pictures need no vocabulary."""
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-        """Columns: image (with its bytes, since other pods do not see a path of this one), label, count, length."""
+        """Columns: id, image (with its bytes, since other pods do not see a path of this one), label, count,
+        length."""
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             pictures = [
@@ -37,9 +38,9 @@ class ImageClassification(Classification):
             return {"image": pictures, "count": [1] * len(pictures), "length": [0] * len(pictures)}
 
         stored = rows.cast_column("image", datasets.Image(decode=False))
-        return stored.map(
-            encoded, batched=True, batch_size=100, remove_columns=["id"], load_from_cache_file=False
-        ).cast_column("image", datasets.Image())
+        return stored.map(encoded, batched=True, batch_size=100, load_from_cache_file=False).cast_column(
+            "image", datasets.Image()
+        )
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
         """Resized and normalised as the image processor says."""

@@ -34,7 +34,7 @@ class SequenceClassification(Classification):
         model.config.pad_token_id = processor.pad_token_id
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-        """Columns: input_ids, label, count, length."""
+        """Columns: id, input_ids, label, count, length."""
         tokenizer, longest = settings.processor, max_tokens(settings)
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -44,7 +44,7 @@ class SequenceClassification(Classification):
                     raise InvalidError(f"dataset.columns.text: {row} has no token that the model knows; remove the row")
             return {"input_ids": ids, "count": [1] * len(ids), "length": [len(tokens) for tokens in ids]}
 
-        return rows.map(encoded, batched=True, remove_columns=["id", "text"], load_from_cache_file=False)
+        return rows.map(encoded, batched=True, remove_columns=["text"], load_from_cache_file=False)
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
         """Padded to the longest row."""

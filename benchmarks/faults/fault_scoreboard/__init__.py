@@ -1,0 +1,1 @@
+"""The parts of the fault scoreboard; measure.py is its command."""

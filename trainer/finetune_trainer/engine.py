@@ -1,0 +1,42 @@
+"""DeepSpeed's engine around the model that training starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import deepspeed
+import torch
+
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.deepspeed_config import deepspeed_config
+from finetune_trainer.distributed import Ranks
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.model import load_model
+from finetune_trainer.optimizer import adamw
+from finetune_trainer.prepare import Prepared
+
+
+def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
+    """The engine around the start model, in training mode. All ranks call this."""
+    settings = deepspeed_config(config)
+    model = ranks.every(lambda: load_model(config, prepared, settings))
+    engine = ranks.every(lambda: _initialize(config, model, settings))
+    engine.train()
+    return engine
+
+
+def _initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
+    try:
+        deepspeed.DeepSpeedConfig(settings)
+    except Exception as error:
+        if not config.deepspeed:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidError(f"deepspeed.config: DeepSpeed refuses it ({reason}); correct or remove the key") from None
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=adamw(model, config), config=settings, dist_init_required=False
+    )
+    # In bf16 without ZeRO, DeepSpeed begins with a step on zero gradients, which Adam's bias correction would count:
+    # the first updates would be a quarter too small.
+    engine.basic_optimizer.state.clear()
+    return engine
