@@ -56,7 +56,7 @@ class End:
     exit_code: int
     error: str
     steps: int = 0
-    """Steps that were done before."""
+    """Steps that were done or skipped before."""
 
 
 def prepare_run(ranks: Ranks, config: RunConfig, paths: Paths) -> None:

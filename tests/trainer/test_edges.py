@@ -92,7 +92,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_on_all_ranks(worlds: Worlds, tm
     assert [end.exit_code for end in ends] == [ExitCode.DIVERGED] * 2
     assert ends[0].error == ends[1].error
     assert "not finite in 11 steps in a row up to step 12" in ends[0].error
-    assert ends[0].steps == 11
+    assert ends[0].steps == 12
 
 
 def test_rows_without_supervised_tokens_change_nothing(worlds: Worlds, tmp_path: Path) -> None:

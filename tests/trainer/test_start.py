@@ -34,6 +34,11 @@ def prepared(
     return config, Prepared.load(config, paths), paths
 
 
+def another_run(config: RunConfig, **changes: Any) -> RunConfig:
+    """Of the same job: attempts of one run share what the first has prepared."""
+    return config.model_copy(update={"folder": "runs/2-abcdef12", **changes})
+
+
 def trained(model: torch.nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -75,6 +80,7 @@ def test_what_the_base_lacks_is_trained_in_full_beside_an_adapter(tmp_path: Path
     # A language model's checkpoint has no pooler.
     base.save_pretrained(tmp_path / "model")
     bert.save_pretrained(tmp_path / "model")
+    config = another_run(config)
     prepare(config, paths)
     start = Prepared.load(config, paths)
     assert "bert.pooler.dense.weight" in start.new_parameters
@@ -167,7 +173,7 @@ def test_padding_changes_no_loss(task: Any, model: Any, tmp_path: Path) -> None:
 def test_a_metric_that_does_not_fit_the_task_is_refused(tmp_path: Path) -> None:
     config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
     with pytest.raises(InvalidError, match=r"evaluate\.metrics: perplexity does not fit task SequenceClassification"):
-        prepare(config.model_copy(update={"metrics": ("perplexity",)}), paths)
+        prepare(another_run(config, metrics=("perplexity",)), paths)
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -175,14 +181,14 @@ def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "model").glob("*token*"):
         file.unlink()
     with pytest.raises(InvalidError, match=r"model\.uri: .* has no usable tokenizer"):
-        prepare(config, paths)
+        prepare(another_run(config), paths)
 
 
 def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(InvalidError, match=r"model\.uri: .* cannot be loaded"):
-        prepare(config, paths)
+        prepare(another_run(config), paths)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -191,21 +197,38 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model" / "model.safetensors")
     with pytest.raises(InvalidError, match=r"model\.uri: the weights of .* have none of the names"):
-        prepare(config, paths)
+        prepare(another_run(config), paths)
 
 
 def test_weights_that_lack_a_layer_are_refused(tmp_path: Path) -> None:
     config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
     AutoConfig.from_pretrained(tmp_path / "model", num_hidden_layers=3).save_pretrained(tmp_path / "model")
     with pytest.raises(InvalidError, match=r"model\.uri: the weights of .* lack bert\.encoder\.layer\.2\."):
-        prepare(config, paths)
+        prepare(another_run(config), paths)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     config, _, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
-    absent = config.model_copy(update={"model": contract.Source(uri="workspace://nowhere")})
+    absent = another_run(config, model=contract.Source(uri="workspace://nowhere"))
     with pytest.raises(InvalidError, match=r"model\.uri: workspace://nowhere is not a folder"):
         prepare(absent, paths)
+
+
+def test_attempts_of_a_run_share_what_the_first_has_prepared(tmp_path: Path) -> None:
+    config, start, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert(), body_only=True)
+    before = {path: path.stat().st_mtime_ns for path in start.start.iterdir()}
+    (tmp_path / "model" / "model.safetensors").unlink()
+    prepare(config.model_copy(update={"attempt": 2}), paths)
+    assert {path: path.stat().st_mtime_ns for path in start.start.iterdir()} == before
+
+
+def test_what_an_attempt_has_half_prepared_is_prepared_anew(tmp_path: Path) -> None:
+    config, start, paths = prepared(tmp_path, tiny.SEQUENCE, tiny.bert())
+    weights = start.start / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    prepare(config.model_copy(update={"attempt": 2}), paths)
+    assert weights.read_bytes() == whole
 
 
 def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
