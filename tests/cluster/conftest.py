@@ -122,13 +122,18 @@ def new_workspace(kubectl: Kubectl) -> Iterator[Path]:
 def workspace(kubectl: Kubectl) -> Iterator[Path]:
     """The folder behind the claim `finetune`, with the trainer's packages where the image has none."""
     with new_workspace(kubectl) as folder:
-        if TEST_IMAGE == DEFAULT_IMAGE:
-            packages = sysconfig.get_path("purelib")
-            linked = subprocess.run(["cp", "-al", packages, folder / ".packages"])
-            if linked.returncode:  # another file system
-                subprocess.run(["cp", "-a", f"{packages}/.", folder / ".packages"], check=True)
-            shutil.copytree(ROOT / "trainer" / "finetune_trainer", folder / ".packages" / "finetune_trainer")
+        add_packages(folder)
         yield folder
+
+
+def add_packages(folder: Path) -> None:
+    """The trainer's, where the image has none."""
+    if TEST_IMAGE == DEFAULT_IMAGE:
+        packages = sysconfig.get_path("purelib")
+        linked = subprocess.run(["cp", "-al", packages, folder / ".packages"])
+        if linked.returncode:  # another file system
+            subprocess.run(["cp", "-a", f"{packages}/.", folder / ".packages"], check=True)
+        shutil.copytree(ROOT / "trainer" / "finetune_trainer", folder / ".packages" / "finetune_trainer")
 
 
 @pytest.fixture(scope="module")

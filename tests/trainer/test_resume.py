@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,25 @@ def test_an_outdated_attempt_leaves_and_writes_nothing_more(
     assert [found.step for found in found_in(paths, config)] == [3, 2, 1]
     newer = worlds(2).run(programs.part, Stage(attempt(config, 2, 2)), paths)[0]
     assert (newer.exit_code, newer.began_after) == (ExitCode.DONE, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_fifty_stops_and_as_many_changes_of_the_world_leave_the_loss_as_it_is(
+    worlds: Worlds, sources: tuple[Path, Path], tmp_path: Path, stage: int
+) -> None:
+    chance = random.Random(1)
+    config = config_of(sources, stage, None)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": 200})})
+    (whole,) = trained(worlds, tiny.paths_in(tmp_path / "whole"), config, [(2, None)])
+    after = sorted(2 * half for half in chance.sample(range(1, 100), 50))
+    stops = [*(step - 1 for step in after), None]
+    parts = trained(
+        worlds, tiny.paths_in(tmp_path / "parts"), config, [(chance.choice((1, 2, 4)), stop) for stop in stops]
+    )
+    assert [part.began_after for part in parts] == [0, *after]
+    assert [loss for part in parts for loss in part.losses] == pytest.approx(whole.losses, rel=1e-4)
 
 
 def found_in(paths: Paths, config: RunConfig) -> list[Found]:
