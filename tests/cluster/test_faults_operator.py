@@ -44,9 +44,12 @@ def test_an_operator_killed_while_pods_are_taken_away_counts_nothing_and_takes_t
     ground.countermand(JOB, "linger")
     eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
     ground.operator.start()
-    ground.in_phase(JOB, "Suspended")
+    suspended = ground.in_phase(JOB, "Suspended")
+    assert classes(suspended) == [("Suspended", False)]
     ground.edit(JOB, suspend=False)
     ground.training(JOB, attempt=2)
+    assert ground.status(JOB)["ledger"] == suspended["ledger"]
+    assert len(ground.made_pods(JOB)) == 4
     ground.operator.kill()
     ground.leaves_nothing(JOB)
     ground.operator.start()
