@@ -6,21 +6,33 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.faults import Ground, classes, eventually, message, ready_nodes
+from cluster.faults import Ground, classes, eventually, message, ready_nodes, true_conditions
 
 pytestmark = pytest.mark.timeout(600)
 JOB = "clauses"
 QUOTA = "few-pods"
 
 
-def test_an_image_that_does_not_exist_is_told_with_the_pod_and_the_error(ground: Ground) -> None:
-    ground.start(JOB, **{"spec.image": "localhost/nobody-has-made-this:1"})
-    waiting = ground.until(JOB, lambda s: "ImagePull" in message(s))
-    assert waiting["phase"] == "Starting"
-    assert "ledger" not in waiting or waiting["ledger"] == []
+def test_an_image_that_does_not_exist_is_told_until_startup_minutes_end_the_job(ground: Ground) -> None:
+    """The shortest time: one minute."""
+    image = "localhost/nobody-has-made-this:1"
+    ground.start(JOB, **{"spec.image": image, "spec.faultTolerance": {"maxRestarts": 0, "startupMinutes": 1}})
+    ground.until(JOB, lambda s: "ImagePull" in message(s))
     (pod, *_) = ground.pods(JOB)
-    said = message(ground.until(JOB, lambda s: pod["metadata"]["name"] in message(s)))
-    assert "localhost/nobody-has-made-this:1" in said
+    waiting = ground.until(JOB, lambda s: pod["metadata"]["name"] in message(s))
+    assert waiting["phase"] == "Starting"
+    assert true_conditions(waiting) == {"Reconciling"}
+    assert waiting.get("ledger", []) == []
+    assert image in message(waiting)
+
+    failed = ground.in_phase(JOB, "Failed", attempt=1, seconds=90)
+    (entry,) = failed["ledger"]
+    assert (entry["class"], entry["counted"]) == ("StartupTimeout", True)
+    assert entry["node"] in ready_nodes(ground.kubectl)
+    assert f"pod {entry['pod']} on node {entry['node']}: " in entry["message"]
+    assert image in entry["message"]
+    assert message(failed, "Stalled").startswith("Run 1 failed: StartupTimeout")
+    eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
     ground.leaves_nothing(JOB)
 
 
