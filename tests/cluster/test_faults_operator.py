@@ -138,6 +138,12 @@ def families(ground: Ground) -> dict[str, dict[str, str]]:
     return found
 
 
+def family_with(ground: Ground, uid: str, kind: str) -> dict[str, str]:
+    """That of a FineTuneJob; empty as long as it has no child of the kind."""
+    found = families(ground).get(uid, {})
+    return found if kind in found.values() else {}
+
+
 def remove_orphans(ground: Ground) -> None:
     """With their pods."""
     if orphans := [f"{c['kind']}/{c['metadata']['name']}" for c in children(ground) if owner_of(c) == ORPHANED]:
@@ -171,9 +177,3 @@ def test_a_job_made_again_and_again_under_its_name_never_has_children_of_a_forme
     assert complete["result"]["path"].endswith(f"runs/1-{uids[-1].replace('-', '')[:8]}/output")
     assert len(set(uids)) == 21
     ground.leaves_nothing(JOB)
-
-
-def family_with(ground: Ground, uid: str, kind: str) -> dict[str, str]:
-    """That of a FineTuneJob; empty as long as it has no child of the kind."""
-    found = families(ground).get(uid, {})
-    return found if kind in found.values() else {}
