@@ -14,21 +14,17 @@ from cluster.faults import Ground, classes, eventually, message, ready_nodes
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECONDS = 150.0
 """Until a time of one minute is over and has been acted on."""
-NO_IMAGE, NO_NODE = "no-image", "no-node"
+NO_NODE = "no-node"
 GANGS = ("gang-a", "gang-b")
 
 
 @pytest.fixture(scope="module")
 def ground(shared_ground: Ground, all_slots: dict[str, Any]) -> Iterator[Ground]:
-    """With four jobs that cannot start; the last two because each has the node that the other needs."""
+    """With three jobs that cannot start; the last two because each has the node that the other needs."""
     kubectl = shared_ground.kubectl
     label = f"{kubectl.namespace}.test/only"
     nodes = ready_nodes(kubectl)
     once = {"maxRestarts": 0}
-    shared_ground.start(
-        NO_IMAGE,
-        **{"spec.image": "localhost/nobody-has-made-this:1", "spec.faultTolerance": {**once, "startupMinutes": 1}},
-    )
     shared_ground.start(
         NO_NODE,
         **{
@@ -58,16 +54,6 @@ def ground(shared_ground: Ground, all_slots: dict[str, Any]) -> Iterator[Ground]
     shared_ground.clear()
 
 
-def test_startup_minutes_end_a_job_whose_image_does_not_exist(ground: Ground) -> None:
-    failed = ground.in_phase(NO_IMAGE, "Failed", seconds=SECONDS)
-    (entry,) = failed["ledger"]
-    assert (entry["class"], entry["counted"]) == ("StartupTimeout", True)
-    assert entry["node"] in ready_nodes(ground.kubectl)
-    assert f"pod {entry['pod']} on node {entry['node']}: " in entry["message"]
-    assert "localhost/nobody-has-made-this:1" in entry["message"]
-    eventually(lambda: not ground.pods(NO_IMAGE), ground.pods_at_a_glance)
-
-
 def test_queue_minutes_end_a_job_that_no_node_can_take(ground: Ground) -> None:
     failed = ground.in_phase(NO_NODE, "Failed", seconds=SECONDS)
     (entry,) = failed["ledger"]
@@ -87,4 +73,4 @@ def test_gang_minutes_let_two_jobs_finish_that_each_hold_a_node_of_the_other(gro
 
 
 def test_nothing_is_left_of_any_of_them(ground: Ground) -> None:
-    ground.leaves_nothing(NO_IMAGE, NO_NODE, *GANGS)
+    ground.leaves_nothing(NO_NODE, *GANGS)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.conftest import new_namespace, new_workspace
@@ -44,9 +48,12 @@ def test_an_operator_killed_while_pods_are_taken_away_counts_nothing_and_takes_t
     ground.countermand(JOB, "linger")
     eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
     ground.operator.start()
-    ground.in_phase(JOB, "Suspended")
+    suspended = ground.in_phase(JOB, "Suspended")
+    assert classes(suspended) == [("Suspended", False)]
     ground.edit(JOB, suspend=False)
     ground.training(JOB, attempt=2)
+    assert ground.status(JOB)["ledger"] == suspended["ledger"]
+    assert len(ground.made_pods(JOB)) == 4
     ground.operator.kill()
     ground.leaves_nothing(JOB)
     ground.operator.start()
@@ -105,25 +112,66 @@ def test_an_operator_survives_the_loss_of_a_namespace_and_its_other_jobs_go_on(c
         ground.leaves_nothing(JOB, "another")
 
 
-def controllers(ground: Ground) -> set[str]:
-    """UIDs of the FineTuneJobs that the children belong to; a pod belongs to its Job's."""
-    children = ground.kubectl.get("configmaps,services,jobs,pods", "-l", f"finetune.dev/job={JOB}")
-    owner = {child["metadata"]["uid"]: child["metadata"]["ownerReferences"][0]["uid"] for child in children}
-    return {owner.get(uid, uid) for uid in owner.values()}
+CHILDREN = "networkpolicies,configmaps,services,jobs,pods"
+ORPHANED = ""
+"""Owner of a child that has lost it."""
+WAYS = {"background": "ConfigMap", "foreground": "Job", "orphan": "Pod"}
+"""In which a job is deleted, and the kind of child that is there by then: of an attempt's, a pod is the last."""
+
+
+def children(ground: Ground) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ground.kubectl.get(CHILDREN, "-l", f"finetune.dev/job={JOB}")
+    return found
+
+
+def owner_of(child: dict[str, Any]) -> str:
+    return next((str(owner["uid"]) for owner in child["metadata"].get("ownerReferences", [])), ORPHANED)
+
+
+def families(ground: Ground) -> dict[str, dict[str, str]]:
+    """Kind of each child by its UID, by the UID of the FineTuneJob that it belongs to; a pod belongs to its Job's."""
+    kinds = {child["metadata"]["uid"]: (child["kind"], owner_of(child)) for child in children(ground)}
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for uid, (kind, owner) in kinds.items():
+        _, owner_of_owner = kinds.get(owner, (None, owner))
+        found[owner_of_owner][uid] = kind
+    return found
+
+
+def family_with(ground: Ground, uid: str, kind: str) -> dict[str, str]:
+    """That of a FineTuneJob; empty as long as it has no child of the kind."""
+    found = families(ground).get(uid, {})
+    return found if kind in found.values() else {}
+
+
+def remove_orphans(ground: Ground) -> None:
+    """With their pods."""
+    if orphans := [f"{c['kind']}/{c['metadata']['name']}" for c in children(ground) if owner_of(c) == ORPHANED]:
+        ground.kubectl.run("delete", *orphans, "--timeout=60s")
 
 
 def test_a_job_made_again_and_again_under_its_name_never_has_children_of_a_former_one(ground: Ground) -> None:
+    """It is deleted in all ways that there are. The last one leaves children without an owner: they train on as they
+    were, and no later job takes them for its own."""
     many = {"spec.resources": {**ONE_NODE, "cpu": "200m"}}  # so that all of them have room, some still on their way out
     uids: list[str] = []
-    for _ in range(20):
+    orphans: dict[str, str] = {}
+    try:
+        for way, kind in islice(cycle(WAYS.items()), 20):
+            ground.start(JOB, **many)
+            uids.append(ground.kubectl.get("ftj", JOB)["metadata"]["uid"])
+            ours = eventually(partial(family_with, ground, uids[-1], kind), ground.pods_at_a_glance)
+            ground.kubectl.run("delete", "ftj", JOB, f"--cascade={way}", "--timeout=90s")
+            orphans |= ours if way == "orphan" else {}
         ground.start(JOB, **many)
         uids.append(ground.kubectl.get("ftj", JOB)["metadata"]["uid"])
-        eventually(lambda: uids[-1] in controllers(ground), ground.pods_at_a_glance)
-        ground.kubectl.run("delete", "ftj", JOB, "--timeout=30s")
-    ground.start(JOB, **many)
-    uids.append(ground.kubectl.get("ftj", JOB)["metadata"]["uid"])
-    ground.training(JOB)
-    eventually(lambda: controllers(ground) == {uids[-1]}, lambda: controllers(ground))
+        ground.in_phase(JOB, "Training", attempt=1)
+        eventually(lambda: set(families(ground)) == {ORPHANED, uids[-1]}, lambda: families(ground))
+        assert families(ground)[ORPHANED] == orphans
+        eventually(lambda: {pod["status"]["phase"] for pod in ground.pods(JOB)} == {"Running"}, ground.pods_at_a_glance)
+    finally:
+        remove_orphans(ground)
+    eventually(lambda: set(families(ground)) == {uids[-1]}, lambda: families(ground))
     complete = ground.completes(JOB, attempt=1)
     assert classes(complete) == [("Success", False)]
     assert complete["result"]["path"].endswith(f"runs/1-{uids[-1].replace('-', '')[:8]}/output")

@@ -69,13 +69,58 @@ def test_an_evicted_pod_is_a_preemption_and_not_counted(ground: Ground) -> None:
     assert entry.get("exitCode") in STOPPED
 
 
-def test_a_container_out_of_memory_is_tried_again_with_half_the_rows_in_a_forward_pass(ground: Ground) -> None:
-    ground.start(JOB, "take-memory-1", **{"spec.training.globalBatchSize": 32})
+OFFER_THE_AGENT = """
+import pathlib
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        if b"finetune_trainer.agent" in (process / "cmdline").read_bytes():
+            (process / "oom_score_adj").write_text("1000")
+    except OSError:
+        pass  # it has ended
+"""
+"""From now on the kernel takes the container's first process, and not the largest, where memory ends."""
+
+
+def goes_on_with_half_the_rows(ground: Ground) -> tuple[dict[str, Any], dict[str, Any]]:
+    """In attempt 2. Gives the ledger's entry of the first attempt, and how the container of the pod that it names
+    ended."""
     ground.training(JOB, attempt=2)
     configurations = ground.kubectl.get("configmaps", "-l", f"finetune.dev/job={JOB}")
     rows = [json.loads(c["data"]["run.json"])["training"]["microBatchSize"] for c in configurations]
     assert sorted(rows) == [4, 8]
-    complete = goes_on_in_attempt_2(ground, [])
+    failed = {pod["metadata"]["name"]: pod for pod in ground.pods(JOB, attempt=1)}
+    complete = goes_on_in_attempt_2(ground, list(failed.values()))
     assert classes(complete) == [("OutOfMemory", False), ("Success", False)]
-    assert complete["ledger"][0]["exitCode"] in (78, 137), "by the agent's word, or without one"
-    assert complete["ledger"][0]["pod"].split("-")[-2] == "0", "that of the rank that took it"
+    entry = complete["ledger"][0]
+    (container,) = failed[entry["pod"]]["status"]["containerStatuses"]
+    assert entry["pod"].split("-")[-2] == "0", "that of the rank that took it"
+    assert entry["exitCode"] == container["state"]["terminated"]["exitCode"]
+    assert "the next attempt takes 4 instead of 8 rows in a forward pass" in entry["message"]
+    return entry, container["state"]["terminated"]
+
+
+def assert_killed_as_a_whole(entry: dict[str, Any], terminated: dict[str, Any]) -> None:
+    """The container has said no word; the pod's status alone tells why."""
+    assert (terminated["exitCode"], terminated["reason"]) == (137, "OOMKilled")
+    assert "message" not in terminated
+    assert "rank" not in entry
+    assert f"pod {entry['pod']} ended with exit code 137 (OOMKilled) and said no more" in entry["message"]
+
+
+def test_a_rank_out_of_memory_is_tried_again_with_half_the_rows_in_a_forward_pass(ground: Ground) -> None:
+    """Where the kernel kills all of a container (cgroup v2, by the kubelet's default), the agent is lost with it."""
+    ground.start(JOB, "take-memory-1", **{"spec.training.globalBatchSize": 32})
+    entry, terminated = goes_on_with_half_the_rows(ground)
+    if terminated["exitCode"] == 137:
+        assert_killed_as_a_whole(entry, terminated)
+    else:
+        assert (entry["exitCode"], entry["rank"]) == (78, 0)
+        assert "Rank 0 was killed because the pod ran out of memory; raise resources.memory" in entry["message"]
+
+
+def test_a_container_killed_for_memory_without_a_word_is_tried_again_with_half_the_rows(ground: Ground) -> None:
+    ground.start(JOB, **{"spec.training.globalBatchSize": 32})
+    (first, _) = ground.training(JOB)
+    ground.kubectl.run("exec", "-i", first["metadata"]["name"], "--", "python3", "-", stdin=OFFER_THE_AGENT)
+    ground.order(JOB, "take-memory-1")
+    assert_killed_as_a_whole(*goes_on_with_half_the_rows(ground))

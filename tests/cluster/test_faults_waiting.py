@@ -6,21 +6,34 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.faults import Ground, classes, eventually, message, ready_nodes
+from cluster.conftest import RESTRICTED
+from cluster.faults import Ground, classes, eventually, message, ready_nodes, true_conditions
 
 pytestmark = pytest.mark.timeout(600)
 JOB = "clauses"
-QUOTA = "few-pods"
+QUOTA, LIMIT = "few-pods", "little-memory"
 
 
-def test_an_image_that_does_not_exist_is_told_with_the_pod_and_the_error(ground: Ground) -> None:
-    ground.start(JOB, **{"spec.image": "localhost/nobody-has-made-this:1"})
-    waiting = ground.until(JOB, lambda s: "ImagePull" in message(s))
-    assert waiting["phase"] == "Starting"
-    assert "ledger" not in waiting or waiting["ledger"] == []
+def test_an_image_that_does_not_exist_is_told_until_startup_minutes_end_the_job(ground: Ground) -> None:
+    """The shortest time: one minute."""
+    image = "localhost/nobody-has-made-this:1"
+    ground.start(JOB, **{"spec.image": image, "spec.faultTolerance": {"maxRestarts": 0, "startupMinutes": 1}})
+    ground.until(JOB, lambda s: "ImagePull" in message(s))
     (pod, *_) = ground.pods(JOB)
-    said = message(ground.until(JOB, lambda s: pod["metadata"]["name"] in message(s)))
-    assert "localhost/nobody-has-made-this:1" in said
+    waiting = ground.until(JOB, lambda s: pod["metadata"]["name"] in message(s))
+    assert waiting["phase"] == "Starting"
+    assert true_conditions(waiting) == {"Reconciling"}
+    assert waiting.get("ledger", []) == []
+    assert image in message(waiting)
+
+    failed = ground.in_phase(JOB, "Failed", attempt=1, seconds=90)
+    (entry,) = failed["ledger"]
+    assert (entry["class"], entry["counted"]) == ("StartupTimeout", True)
+    assert entry["node"] in ready_nodes(ground.kubectl)
+    assert f"pod {entry['pod']} on node {entry['node']}: " in entry["message"]
+    assert image in entry["message"]
+    assert message(failed, "Stalled").startswith("Run 1 failed: StartupTimeout")
+    eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
     ground.leaves_nothing(JOB)
 
 
@@ -59,6 +72,51 @@ def test_an_exhausted_quota_is_quoted_and_the_job_goes_on_when_it_is_raised(grou
     assert classes(ground.completes(JOB, attempt=1)) == [("Success", False)]
     ground.kubectl.run("delete", "quota", quota)
     ground.leaves_nothing(JOB)
+
+
+@pytest.fixture
+def limit(ground: Ground) -> Iterator[str]:
+    """No container of the namespace may have as much memory as those of a job."""
+    limits = [{"type": "Container", "max": {"memory": "64Mi"}}]
+    metadata = {"name": LIMIT}
+    ground.kubectl.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": {"limits": limits}})
+    yield LIMIT
+    ground.kubectl.run("delete", "limitrange", LIMIT, "--ignore-not-found")
+
+
+def test_a_limit_range_that_refuses_the_pods_is_quoted_and_the_job_goes_on_without_it(
+    ground: Ground, limit: str
+) -> None:
+    ground.start(JOB)
+    waiting = ground.until(JOB, lambda s: "is forbidden" in message(s))
+    assert "maximum memory usage per Container is 64Mi, but limit is 256Mi" in message(waiting)
+    ground.in_phase(JOB, "Pending", attempt=1)
+    ground.kubectl.run("delete", "limitrange", limit)
+    ground.training(JOB)
+    assert classes(ground.completes(JOB, attempt=1)) == [("Success", False)]
+    ground.leaves_nothing(JOB)
+
+
+def enforce(ground: Ground, standard: str) -> None:
+    """A Pod Security Standard, in the namespace."""
+    (label,) = RESTRICTED
+    ground.kubectl.run("label", "namespace", ground.kubectl.namespace, f"{label}={standard}", "--overwrite")
+
+
+def test_a_pod_security_standard_that_refuses_the_pods_is_quoted_and_the_job_goes_on_under_a_lower_one(
+    ground: Ground,
+) -> None:
+    ground.start(JOB, **{"spec.podTemplate.securityContext": {"runAsNonRoot": False}})
+    waiting = ground.until(JOB, lambda s: "violates PodSecurity" in message(s))
+    assert 'violates PodSecurity "restricted:latest": runAsNonRoot != true' in message(waiting)
+    ground.in_phase(JOB, "Pending", attempt=1)
+    enforce(ground, "baseline")
+    try:
+        ground.training(JOB)
+        assert classes(ground.completes(JOB, attempt=1)) == [("Success", False)]
+        ground.leaves_nothing(JOB)
+    finally:
+        enforce(ground, "restricted")
 
 
 def test_of_two_jobs_that_fill_the_cluster_the_second_waits_for_the_first(

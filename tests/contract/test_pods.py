@@ -105,3 +105,46 @@ async def test_an_evicted_pod_is_marked_before_it_goes_and_its_siblings_are_not(
     assert "DisruptionTarget" not in conditions(sibling)
     assert terminated(evicted)["exitCode"] == 75
     assert (await subject.cluster.get(JOBS, subject.namespace, "task"))["status"]["failed"] == 2
+
+
+AWAY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+APART_AND_SOON_TAKEN = {
+    "tolerations": [
+        {"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1} for taint in AWAY
+    ],
+    "affinity": {
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"example": "task"}}}
+            ]
+        }
+    },
+}
+"""Of pods: each on a node of its own, and taken away from one that is lost as soon as that is known."""
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("subject", ["scripted", REAL], indirect=True)
+async def test_the_pod_of_a_lost_node_is_marked_and_holds_its_job_until_the_node_is_back(subject: Subject) -> None:
+    await subject.start_job("task", STAYS, STAYS, **APART_AND_SOON_TAKEN)
+    _, lost = sorted(await subject.running(2), key=lambda pod: pod["spec"]["nodeName"])
+
+    async def only_pod() -> Object | None:
+        pods = await subject.cluster.list(PODS, subject.namespace)
+        return pods[0] if len(pods) == 1 else None
+
+    async def no_pod() -> bool:
+        return not await subject.cluster.list(PODS, subject.namespace)
+
+    async with subject.without_node(lost["spec"]["nodeName"]):
+        held = await subject.until(only_pod, seconds=120)
+        assert held["metadata"]["uid"] == lost["metadata"]["uid"]
+        assert held["status"]["phase"] == "Running"
+        assert "deletionTimestamp" in held["metadata"]
+        marked = next(c for c in held["status"]["conditions"] if c["type"] == "DisruptionTarget")
+        assert (marked["status"], marked["reason"]) == ("True", "DeletionByTaintManager")
+        assert marked["message"] == "Taint manager: deleting due to NoExecute taint"
+        job = await subject.job_has("task", "FailureTarget")
+        assert "Failed" not in conditions(job)
+    await subject.until(no_pod, seconds=120)
+    await subject.job_has("task", "Failed")

@@ -65,6 +65,7 @@ def the_example_trains_to_its_end_as_a_user_sees_it(kind: Kind) -> None:
     assert "accuracy" in output
     (model,) = [line for line in output.splitlines() if line.startswith("Model: ")]
     status = assert_complete(kind, number=1)
+    kind.notes["undisturbed"] = status["evaluation"]["final"]
     assert model == f"Model: pvc://finetune/{status['result']['path']}"
     assert status["run"]["world"] == 2
     pods = kind.kubectl.get("pods", "-l", f"finetune.dev/job={NAME}")
@@ -98,13 +99,25 @@ def a_claim_for_one_node_is_refused_to_a_job_on_two(kind: Kind) -> None:
     kind.kubectl.run("delete", "ftj,pvc", "one-node", "--timeout=60s")
 
 
+def the_example_is_asked_for_again_and_a_pod_is_deleted_in_the_middle(kind: Kind) -> None:
+    again = changed(example(), {"spec.retrain": {"request": "again"}})
+    kind.kubectl.run("apply", "-f", "-", stdin=json.dumps(again))
+    until(kind.kubectl, NAME, lambda s: of_run(s, 2) and share_done(s) > 0.25)
+    delete_a_pod(kind, number=2)
+
+
+def the_run_that_resumed_ends_with_the_metrics_of_the_undisturbed_one(kind: Kind) -> None:
+    until(kind.kubectl, NAME, lambda s: of_run(s, 2) and s["phase"] == "Complete")
+    status = assert_complete(kind, number=2, attempt=2)
+    assert status["evaluation"]["final"] == pytest.approx(kind.notes["undisturbed"], rel=0, abs=1e-6)
+
+
 def another_run_with_stage_3_is_asked_for_by_an_edit(kind: Kind) -> None:
     edited = changed(example(), {"spec.training.seed": 18, "spec.training.epochs": 2, "spec.deepspeed.zeroStage": 3})
     kind.kubectl.run("apply", "-f", "-", stdin=json.dumps(edited))
-    training = until(kind.kubectl, NAME, lambda s: of_run(s, 2) and s.get("progress", {}).get("step", 0) > 0)
+    training = until(kind.kubectl, NAME, lambda s: of_run(s, 3) and share_done(s) > 0)
     assert (training["run"]["zeroStage"], training["run"]["world"]) == (3, 2)
-    kind.notes["run"] = training["run"]
-    kind.notes["pods"] = pods_of(kind, training["run"])
+    remember(kind, training)
 
 
 def the_chart_is_upgraded_while_it_trains(kind: Kind) -> None:
@@ -121,26 +134,16 @@ def the_operator_is_restarted_while_it_trains(kind: Kind) -> None:
     assert_undisturbed(kind)
 
 
-def a_trainer_pod_is_deleted_and_another_attempt_starts_over(kind: Kind) -> None:
-    pods = kind.kubectl.get("pods", "-l", f"{LABEL_OF_RUN}=2")
-    kind.kubectl.run("delete", "pod", pods[-1]["metadata"]["name"], "--wait=false")
-    restarting = until(kind.kubectl, NAME, lambda s: s["run"]["attempt"] == 2)
-    (told,) = [c["message"] for c in restarting["conditions"] if c["type"] == "Reconciling"]
-    assert restarting["phase"] != "Restarting" or "from the beginning" in told
-    entry = restarting["ledger"][-1]
-    assert (entry["run"], entry["attempt"], entry["class"], entry["counted"]) == (2, 1, "Preempted", False)
-    assert pods[-1]["metadata"]["name"] in entry["message"]
-    training = until(
-        kind.kubectl, NAME, lambda s: s["phase"] == "Training" and s.get("progress", {}).get("step", 0) > 0
-    )
-    kind.notes["run"] = training["run"]
-    kind.notes["pods"] = pods_of(kind, training["run"])
+def a_pod_is_deleted_and_the_next_attempt_has_the_image_of_the_run(kind: Kind) -> None:
+    training = delete_a_pod(kind, number=3)
+    assert training["run"]["image"] == kind.notes["run"]["image"], "not that of the upgraded chart"
+    remember(kind, training)
 
 
-def the_second_run_trains_to_its_end(kind: Kind) -> None:
+def the_third_run_trains_to_its_end(kind: Kind) -> None:
     (watch,) = quickstart(kind, "finetune watch")
     assert "Model: " in kind.shell(watch)
-    status = assert_complete(kind, number=2, attempt=2)
+    status = assert_complete(kind, number=3, attempt=2)
     run = kind.notes["run"]
     assert status["run"].items() >= run.items()
     (job,) = kind.kubectl.get("jobs", "-l", f"{LABEL_OF_RUN}={run['number']}")
@@ -181,11 +184,13 @@ STEPS: list[Callable[[Kind], None]] = [
     the_example_trains_to_its_end_as_a_user_sees_it,
     there_is_something_to_look_at,
     a_claim_for_one_node_is_refused_to_a_job_on_two,
+    the_example_is_asked_for_again_and_a_pod_is_deleted_in_the_middle,
+    the_run_that_resumed_ends_with_the_metrics_of_the_undisturbed_one,
     another_run_with_stage_3_is_asked_for_by_an_edit,
     the_chart_is_upgraded_while_it_trains,
     the_operator_is_restarted_while_it_trains,
-    a_trainer_pod_is_deleted_and_another_attempt_starts_over,
-    the_second_run_trains_to_its_end,
+    a_pod_is_deleted_and_the_next_attempt_has_the_image_of_the_run,
+    the_third_run_trains_to_its_end,
     the_release_is_uninstalled_and_its_jobs_stay,
     jobs_are_deleted_without_an_operator_and_nothing_is_left,
     the_cluster_is_deleted,
@@ -218,6 +223,35 @@ def of_run(status: dict[str, Any], number: int) -> bool:
     return bool(status.get("run", {}).get("number") == number)
 
 
+def share_done(status: dict[str, Any]) -> float:
+    """Of the run's steps, from 0 to 1; by what its newest attempt has told."""
+    progress = status.get("progress")
+    return progress["step"] / progress["totalSteps"] if progress else 0.0
+
+
+def remember(kind: Kind, training: dict[str, Any]) -> None:
+    """The attempt that trains now, which later steps shall leave alone."""
+    kind.notes["run"] = training["run"]
+    kind.notes["pods"] = pods_of(kind, training["run"])
+
+
+def delete_a_pod(kind: Kind, number: int) -> dict[str, Any]:
+    """Of the first attempt of a run. Gives the status in which the second one trains, from where the first has left."""
+    pods = kind.kubectl.get("pods", "-l", f"{LABEL_OF_RUN}={number}")
+    kind.kubectl.run("delete", "pod", pods[-1]["metadata"]["name"], "--wait=false")
+    training = until(kind.kubectl, NAME, lambda s: s["run"]["attempt"] == 2 and share_done(s) > 0)
+    entry = training["ledger"][-1]
+    assert (entry["run"], entry["attempt"], entry["class"], entry["counted"]) == (number, 1, "Preempted", False)
+    assert pods[-1]["metadata"]["name"] in entry["message"]
+    assert entry["checkpointStep"] >= 1
+    assert training["run"]["checkpointStep"] == entry["checkpointStep"]
+    assert training["progress"]["step"] >= entry["checkpointStep"]
+    events = [event for event in kind.kubectl.get("events.events.k8s.io") if event["reason"] == "Restarting"]
+    (told,) = [event["note"] for event in events if f" of run {number} starts" in event["note"]]
+    assert told.startswith(f"Attempt 2 of run {number} starts now, from step {entry['checkpointStep']}; ")
+    return training
+
+
 def until_rolled_out(kind: Kind) -> None:
     kind.kubectl.run("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, "--timeout=100s")
 
@@ -242,7 +276,7 @@ def assert_undisturbed(kind: Kind) -> None:
     at = kind.kubectl.get("ftj", NAME)["status"]["progress"]["step"]
     status = until(kind.kubectl, NAME, lambda s: s["progress"]["step"] > at or s["phase"] == "Complete", seconds=120)
     assert status["phase"] == "Training", "the run was over before this step; give it more to do"
-    assert (status["run"]["number"], status["run"]["attempt"], status["run"]["image"]) == (2, 1, run["image"])
+    assert (status["run"]["number"], status["run"]["attempt"], status["run"]["image"]) == (3, 1, run["image"])
     assert pods_of(kind, run) == kind.notes["pods"]
 
 

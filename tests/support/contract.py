@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
+import subprocess
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from finetune_operator.constants import LABEL_INDEX
@@ -36,6 +39,8 @@ AGENT_ACCESS: AgentAccess = "direct" if os.environ.get("FINETUNE_TEST_AGENT_ACCE
 """Pod addresses of most clusters cannot be reached from where tests run; the API server's proxy always can."""
 DEADLINE = 60
 """Seconds for anything that is waited for."""
+POWER = ("FINETUNE_STOP_NODE", "FINETUNE_START_NODE")
+"""Variables with commands that a node's name is appended to."""
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -167,9 +172,9 @@ class Subject(ABC):
         await self.until(have_started)
         return sorted(pods, key=lambda pod: pod["metadata"]["labels"][LABEL_INDEX])
 
-    async def until(self, what: Callable[[], Any]) -> Any:
+    async def until(self, what: Callable[[], Any], seconds: float = DEADLINE) -> Any:
         """The first true answer."""
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(seconds):
             while not (answer := await what()):
                 await asyncio.sleep(0.02)
         return answer
@@ -276,6 +281,12 @@ class Scripted(Local):
     async def evict(self, pod: Object) -> None:
         self.driver.evict(pod)
 
+    @contextlib.asynccontextmanager
+    async def without_node(self, name: str) -> AsyncIterator[None]:
+        self.driver.lose_node(name)
+        yield
+        self.driver.return_node(name)
+
     async def _follow_plans(self) -> None:
         async for event in self.cluster.watch(PODS, None):
             if event.type == "ADDED":
@@ -328,6 +339,24 @@ class Real(Subject):
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": names}
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction"
         await self._admin.request("POST", path, body=eviction)
+
+    @contextlib.asynccontextmanager
+    async def without_node(self, name: str) -> AsyncIterator[None]:
+        """By the commands that cut a node's power and give it back, as tests/cluster/test_faults_node.py has them."""
+        commands = [os.environ.get(variable) for variable in POWER]
+        if not all(commands):
+            pytest.skip(f"needs the commands that stop and start a node: set {' and '.join(POWER)}")
+        stop, start = ([*shlex.split(command or ""), name] for command in commands)
+        try:
+            await asyncio.to_thread(subprocess.run, stop, check=True, stdout=subprocess.DEVNULL, timeout=120)
+            yield
+        finally:
+            await asyncio.to_thread(subprocess.run, start, check=True, stdout=subprocess.DEVNULL, timeout=120)
+            await self.until(lambda: self._takes_pods(name), seconds=120)
+
+    async def _takes_pods(self, node: str) -> bool:
+        found = await self._admin.request("GET", f"/api/v1/nodes/{node}")
+        return conditions(found).get("Ready") == "True" and not found["spec"].get("taints")
 
     async def _define_finetunejobs(self) -> None:
         definition = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())

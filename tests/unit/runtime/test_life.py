@@ -90,12 +90,14 @@ async def test_an_attempt_has_a_config_map_a_service_for_rank_0_and_an_indexed_j
         assert {o["metadata"]["name"] for o in (job, service, config)} == {name}
         assert service["spec"]["selector"]["batch.kubernetes.io/job-completion-index"] == "0"
         assert job["spec"]["backoffLimit"] == 0
-        assert "finalizers" not in (await world.job())["metadata"]
         written = RunConfig.model_validate_json(config["data"]["run.json"])
         assert written.digest == run.config_digest
         for child in (job, service, config):
             (owner,) = child["metadata"]["ownerReferences"]
             assert (owner["uid"], owner["controller"]) == (created["metadata"]["uid"], True)
+            assert owner["blockOwnerDeletion"] is False
+        for held in (await world.job(), job, service, config):
+            assert "finalizers" not in held["metadata"]
 
 
 async def test_a_failed_rank_is_named_with_class_exit_code_node_and_log() -> None:
