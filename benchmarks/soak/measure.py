@@ -43,8 +43,8 @@ FAULTS: dict[str, tuple[Callable[[Disturbed, int], None], int]] = {
     "a rank frozen": (Disturbed.freeze_rank, 1),
 }
 """What happens, and how often beside the others."""
-MOST_STEPS_BETWEEN = 60
-STEPS_OF_A_FAULT = 70
+MOST_STEPS_BETWEEN = 40
+STEPS_OF_A_FAULT = 130
 """How much longer the training is made for each fault."""
 
 

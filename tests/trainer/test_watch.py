@@ -117,6 +117,22 @@ def test_all_are_out_when_one_does_not_get_on_and_its_stack_is_kept(tmp_path: Pa
         assert "test_all_are_out_when_one_does_not_get_on" in stacks.read_text()
 
 
+def test_a_stop_while_the_model_is_loaded_takes_all_along(tmp_path: Path) -> None:
+    asked = threading.Event()
+    ranks = Ranks(tmp_path, 3)
+    ranks.watches[2]._stop_requested = asked.is_set
+    for activity in ranks.activities:
+        activity.enter(Phase.LOAD)
+    with ExitStack() as watched:
+        for watch in ranks.watches:
+            watched.enter_context(watch)
+        asked.set()
+        assert ranks.ended.wait(20)
+    assert {ending.exit_code for ending in ranks.ends.values()} == {ExitCode.PREEMPTED}
+    assert [ranks.ends[rank].is_symptom for rank in range(3)] == [True, True, False]
+    assert not any(stacks.exists() for stacks in ranks.stacks), "nothing hung"
+
+
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_a_frozen_rank_is_noticed_by_its_silence(tmp_path: Path, frozen: int) -> None:
     ranks = Ranks(tmp_path, 2)

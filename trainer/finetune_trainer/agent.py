@@ -162,7 +162,7 @@ class Agent:
             ],
             setpgroup=0,
         )
-        self.stop.watch(launcher, lambda: termination.begun(self.scratch.statuses(ranks)))
+        self.stop.watch(launcher, lambda: termination.met(self.scratch.statuses(ranks)))
         code = process_tree.reap_until(launcher)
         self.stop.end_watch()
         process_tree.end_descendants(SWEEP_SECONDS)

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT to the agent: a stop request for the ranks, and a deadline after which they are ended.
 
 torchrun answers SIGTERM by ending all ranks, so it gets none before the deadline: the ranks see the stop file, agree
-on a step, and end by themselves. Ranks that still meet or load look at no file and have nothing to save: for them the
+on a step, and end by themselves. Ranks that have not met look at no file and have nothing to save: for them the
 deadline is at once. The deadline is an interval timer, whose signal interrupts the main thread's wait for
 torchrun; no thread and no lock is touched by a handler.
 """
@@ -39,7 +39,7 @@ class StopRequest:
         self.enforced_after: float | None = None
         """Seconds between the request and the end of the agent's patience, once that is over."""
         self._launcher: int | None = None
-        self._begun: Callable[[], bool] = lambda: False
+        self._met: Callable[[], bool] = lambda: False
         self._stop_file = stop_file
         self._terminate_after = max(grace - deadlines.terminate, 0.01)
         self._kill_after = max(min(deadlines.terminate, grace) - deadlines.kill, 0.01)
@@ -51,10 +51,10 @@ class StopRequest:
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGALRM, self._on_deadline)
 
-    def watch(self, launcher: int, begun: Callable[[], bool]) -> None:
+    def watch(self, launcher: int, met: Callable[[], bool]) -> None:
         """From now on the deadline ends this process, which leads a process group, and all others below the agent.
-        `begun` tells whether its ranks have come so far that they see the stop file."""
-        self._begun = begun
+        `met` tells whether its ranks have come so far that they see the stop file."""
+        self._met = met
         self._launcher = launcher
         if self.requested:
             self._set_deadline()
@@ -77,7 +77,7 @@ class StopRequest:
             self._set_deadline()
 
     def _set_deadline(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self._terminate_after if self._begun() else AT_ONCE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, self._terminate_after if self._met() else AT_ONCE_SECONDS)
 
     def _on_deadline(self, number: int, frame: FrameType | None) -> None:
         if self._launcher is None:  # it has just ended

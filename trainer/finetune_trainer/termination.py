@@ -78,6 +78,11 @@ def ranks_of(config: RunConfig, index: int) -> range:
     return range(index * local, (index + 1) * local)
 
 
+def met(statuses: Iterable[RankStatus]) -> bool:
+    """Whether the ranks have met: from then on each of them sees a request to stop by itself."""
+    return any(True for _ in statuses)
+
+
 def begun(statuses: Iterable[RankStatus]) -> bool:
     """Whether the ranks are past meeting and loading, in which there is nothing to save."""
     return any(status.phase not in BEFORE_TRAINING for status in statuses)

@@ -1,10 +1,11 @@
 """Ends a rank that would otherwise wait for ever, and says for whom it waited.
 
 A thread beside the training thread. It tells the others through the rendezvous store that its process lives and how far
-it is, and looks for four things: that its own training thread gets on; that no other rank has fallen silent (rank 0
-looks at all, the others at rank 0); that no other rank has called out a hang; that the store answers, for it ends with
-rank 0's pod. A collective cannot be interrupted, so what follows is the end of the process: the stacks of all threads
-go to the workspace, the reason into the rank's last word.
+it is, and looks for five things: that its own training thread gets on; that no other rank has fallen silent (rank 0
+looks at all, the others at rank 0); that no other rank has called out a reason to end; that the store answers, for it
+ends with rank 0's pod; and, while the model is loaded, that its pod is not asked to stop. A collective cannot be
+interrupted, so what follows is the end of the process: the stacks of all threads go to the workspace, the reason into
+the rank's last word.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ LOAD_SECONDS = 6 * 3600.0
 """For reading and encoding any data, which one rank does while the others wait."""
 EXPORT_SECONDS = 3600.0
 """For writing the result, and a merged copy, to a slow volume."""
+LEAD_SECONDS = 0.5
+CALLED_OUT = "ending"
+"""In the store: why all ranks must end."""
+BEFORE_TRAINING = (Phase.INIT, Phase.LOAD)
+"""There is nothing to save yet, and no step in which all would hear of a stop."""
+STOPPED_BEFORE = "The pod was asked to stop before its training began."
 STOP_SECONDS = 10.0
 STEPS_UNTIL_STOP = 3
 """A pod that was asked to stop, and has not ended a step after so many of them, waits for pods that are gone."""
@@ -133,7 +140,8 @@ class Watch:
                 if self._closing.wait(TELLING_SECONDS):
                     return
             if ending is not None and not self._closing.is_set():
-                self._write_stacks()
+                if ending.exit_code == ExitCode.HUNG:
+                    self._write_stacks()
                 self._leave(ending)
                 return
 
@@ -141,13 +149,15 @@ class Watch:
         now, moment = time.monotonic(), self._activity.look()
         self._beats += 1
         self._store.set(f"beat/{self._rank}", f"{self._beats} {moment.ticks}")
-        if self._store.check(["hung"]):
+        if self._store.check([CALLED_OUT]):
             self._store.add("told", 1)
-            return Ending(ExitCode.HUNG, *json.loads(self._store.get("hung")))
+            return self._called_out(self._store.get(CALLED_OUT))
         self._listen(now, range(self._world) if self._rank == 0 else range(1))
         silent = {rank for rank, (_, at) in self._heard.items() if now - at > self._patience.silent}
         if silent:
             return self._call_out(hung(moment, self._rank, self._ticks(), silent, self._patience.silent))
+        if self._stop_requested() and moment.phase in BEFORE_TRAINING:
+            return self._call_out(Ending(ExitCode.PREEMPTED, STOPPED_BEFORE))
         if self._stop_requested() and (alone := stopped_alone(moment, now)):
             return alone
         seconds = now - moment.since
@@ -171,12 +181,21 @@ class Watch:
     def _call_out(self, ending: Ending) -> Ending:
         """Tell the others, and give them time to hear it: the store may end with this process. What was called out
         first counts."""
-        first = self._store.compare_set("hung", "", json.dumps([ending.sentence, ending.slowest_rank]))
+        first = self._store.compare_set(
+            CALLED_OUT, "", json.dumps([int(ending.exit_code), ending.sentence, ending.slowest_rank])
+        )
         deadline = time.monotonic() + TELLING_SECONDS
         while self._store.add("told", 0) < self._world - 1 and time.monotonic() < deadline:
             if self._closing.wait(0.1):
                 break
-        return Ending(ExitCode.HUNG, *json.loads(first))
+        # What they then notice of this process's end must not come before their own last word.
+        self._closing.wait(LEAD_SECONDS)
+        return ending if ending.exit_code == ExitCode.PREEMPTED else self._called_out(first)
+
+    @staticmethod
+    def _called_out(words: bytes) -> Ending:
+        code, sentence, slowest_rank = json.loads(words)
+        return Ending(code, sentence, slowest_rank, is_symptom=code == ExitCode.PREEMPTED)
 
     def _write_stacks(self) -> None:
         try:
