@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from trainer import tiny
 
-from finetune_trainer import contract
+from finetune_trainer import contract, rank
 from finetune_trainer.contract import ExitCode, RankExit, RankStatus, RunConfig
 from finetune_trainer.metrics_files import read_metrics
 
@@ -83,3 +84,18 @@ def test_a_name_that_is_no_unicode_does_not_cost_the_sentence(tmp_path: Path) ->
     assert end.exit_code == ExitCode.INVALID
     assert end.error is not None
     assert "caf\\udce9.jsonl line 1 is not JSON" in end.error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_noticed"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [10.0.0.7]:17585. GLHF!"), True),
+        (RuntimeError("Read error [10.0.0.7]:39103: Connection reset by peer"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError("Broken pipe"), False),
+    ],
+)
+def test_what_a_rank_notices_of_anothers_end_is_no_cause(error: Exception, is_noticed: bool) -> None:
+    left = rank._failure(error)
+    assert (left["error_time"] is None) == is_noticed
+    assert ("another rank is gone" in str(left["error"])) == is_noticed

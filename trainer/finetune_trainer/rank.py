@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,12 @@ from finetune_trainer.contract import ExitCode, RankExit, RankStatus, Result, Ru
 from finetune_trainer.errors import DivergedError, MismatchError, TrainingError
 from finetune_trainer.paths import Paths
 from finetune_trainer.watch import Ending, Watch
+
+SIBLING_IS_GONE = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|Socket Timeout|remote process (has )?(exited|terminated)",
+    re.IGNORECASE,
+)
+"""Of what gloo and NCCL say when the other end of a connection has ended."""
 
 
 def main() -> int:
@@ -118,11 +125,14 @@ def _failure(error: Exception) -> dict[str, object]:
     if not isinstance(error, TrainingError | SiblingError):
         traceback.print_exception(error)
         sentence = f"{type(error).__name__}: {error}"
+    # The rank that failed by itself says when: what a sibling noticed of it may be written down a moment earlier.
+    noticed = isinstance(error, SiblingError)
+    if isinstance(error, RuntimeError) and SIBLING_IS_GONE.search(sentence):
+        noticed, sentence = True, "The process of another rank is gone; the log has what the collective said."
+    error_time = None if noticed else time.time()
     # A file's name need not be Unicode, but JSON must.
     sentence = sentence.encode(errors="backslashreplace").decode()
     sys.stderr.write(f"{sentence}\n")
-    # The rank that failed by itself says when: what a sibling noticed of it may be written down a moment earlier.
-    error_time = None if isinstance(error, SiblingError) else time.time()
     rows = error.rows if isinstance(error, DivergedError) else ()
     return {"exit_code": exit_code_of(error), "error": sentence, "error_time": error_time, "rows": rows}
 
