@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torchmetrics import MeanMetric, Metric
 
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.distributed import Ranks
@@ -16,6 +15,9 @@ from finetune_trainer.errors import DivergedError
 from finetune_trainer.prepare import Prepared
 from finetune_trainer.sampler import MicroBatch, evaluation_batches
 from finetune_trainer.tasks import Batch, Task, task_of
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 BATCHES_BETWEEN_POLLS = 10
 """How often ranks ask each other whether one was asked to stop."""
@@ -34,8 +36,7 @@ def evaluate(
     task, device = task_of(config.task), ranks.device
     if not alone:
         ranks.share_buffers(model)
-    # By default a NaN is left out of the mean with a warning: the other rows would hide that the model has diverged.
-    loss = MeanMetric(nan_strategy=math.inf, sync_on_compute=False).set_dtype(torch.float64).to(device)
+    loss_sum, count = torch.zeros((), dtype=torch.float64, device=device), 0
     metrics: dict[str, Metric] = {}
     for name in config.metrics:
         if (metric := task.metric(name, prepared.classes)) is not None:
@@ -50,17 +51,19 @@ def evaluate(
                 ranks.stop_together(alone)
             batch = load_batch(prepared.evaluation, micro_batch, task, prepared, device, config)
             logits, labels = task.aligned(model(**batch.features, **task.arguments).logits, batch.labels)
-            # An empty batch has no mean; NaN would spread.
             if len(labels):
-                loss.update(task.loss_sum(logits, labels) / len(labels), len(labels))
+                loss_sum += task.loss_sum(logits, labels)
+                count += len(labels)
                 for metric in metrics.values():
                     metric.update(logits, labels)
             ranks.activity.tick()
     model.train(was_training)
+    total, number = float(loss_sum), float(count)
     if world > 1:
-        for metric in (loss, *metrics.values()):
+        total, number = ranks.sum(total, number)
+        for metric in metrics.values():
             metric.sync()
-    return _values(loss, metrics, config)
+    return _values(total / number if number else math.nan, metrics, config)
 
 
 def load_batch(
@@ -76,8 +79,7 @@ def load_batch(
     return Batch(features, batch.labels.to(device, non_blocking=True))
 
 
-def _values(loss: MeanMetric, metrics: dict[str, Metric], config: RunConfig) -> dict[str, float]:
-    mean = float(loss.compute())
+def _values(mean: float, metrics: dict[str, Metric], config: RunConfig) -> dict[str, float]:
     if not mean < LARGEST_LOSS:
         raise DivergedError(
             "the loss on the evaluation rows is not finite; lower training.learningRate or check the rows"

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
 import torch
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer import contract
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 IGNORED = -100
 """Label of what counts for neither loss nor metric."""
@@ -79,12 +80,13 @@ class Task(ABC):
 
     def metric(self, name: contract.Metric, classes: int) -> Metric | None:
         """A streaming metric over `aligned` logits and labels; None if it follows from the mean loss."""
-        match name:
-            case "accuracy":
-                return MulticlassAccuracy(classes, average="micro", sync_on_compute=False)
-            case "f1":
-                return MulticlassF1Score(classes, average="macro", sync_on_compute=False)
-        return None
+        if name == "perplexity":
+            return None
+        from torchmetrics import classification  # a second, which language models need not wait
+
+        if name == "accuracy":
+            return classification.MulticlassAccuracy(classes, average="micro", sync_on_compute=False)
+        return classification.MulticlassF1Score(classes, average="macro", sync_on_compute=False)
 
 
 class Classification(Task):
