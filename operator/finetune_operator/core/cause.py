@@ -77,9 +77,12 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
     first_taken = min(taken, key=_taken_at, default=None)
     if first_taken and (first_failed is None or _taken_at(first_taken) < _whole_second(_failed_at(first_failed))):
         return _taken(first_taken)
-    if first_failed:
-        return _failed(first_failed)
     stopped = min((p for p in pods if _code(p) == ExitCode.PREEMPTED or p.deleted), key=_stopped_at, default=None)
+    # Within one second nobody can tell whether a pod was deleted before the Job failed. If all others only noticed that
+    # somebody was gone, it is the one that says it was stopped.
+    noticed = first_failed and _failed_at(first_failed) == _LATE and any(_code(p) == ExitCode.PREEMPTED for p in pods)
+    if first_failed and not noticed:
+        return _failed(first_failed)
     if stopped:
         return _preempted(stopped, f"pod {stopped.name} was stopped")
     if child is None:

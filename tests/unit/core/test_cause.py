@@ -66,6 +66,16 @@ def test_of_pods_deleted_within_a_second_the_one_that_was_deleted_first_is_the_c
     assert (cause.failure, cause.pod, cause.node) == (FailureClass.PREEMPTED, "pod-1", "n1")
 
 
+def test_a_pod_that_was_stopped_is_the_cause_of_what_others_noticed_of_its_end() -> None:
+    """Both were deleted in the second in which the Job failed."""
+    pods = [
+        pod(0, 1, error="another rank is gone", deleted=at(5), ended=at(6), deletion_version=12),
+        pod(1, 75, error="stopped", error_at=5, deleted=at(5), ended=at(5), deletion_version=11),
+    ]
+    cause = cause_of(child(5), pods)
+    assert (cause.failure, cause.pod) == (FailureClass.PREEMPTED, "pod-1")
+
+
 def test_a_pod_killed_after_the_controller_deleted_it_is_not_the_cause() -> None:
     pods = [pod(0, 137, deleted=at(5), ended=at(35)), pod(1, 1, error="boom", error_at=None, ended=at(40))]
     assert cause_of(child(5), pods).message == "boom"
