@@ -6,23 +6,36 @@ It knows the policy's table by heart rather than by import: a change of the oper
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from sim.history import History
 from sim.loop import START
+from sim.weather import Weather
 
-from finetune_operator.constants import LABEL_ATTEMPT, LABEL_JOB, LABEL_RUN, RUN_CONFIG_KEY
+from finetune_operator.constants import LABEL_ATTEMPT, LABEL_JOB, LABEL_POLICY, LABEL_RUN, RUN_CONFIG_KEY
 from finetune_operator.core.times import from_text
 from finetune_operator.local.store import Store
-from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Event, Object, Resource
+from finetune_operator.protocol import (
+    CLAIMS,
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    JOBS,
+    NETWORKPOLICIES,
+    PODS,
+    SERVICES,
+    Event,
+    Object,
+    Resource,
+)
 
 COUNTED = {"Infrastructure", "Hung", "StartupTimeout", "Unknown"}
 UNCOUNTED = {"Preempted", "GangTimeout", "Suspended", "Superseded"}
 NEVER_AGAIN = {"Invalid", "Diverged", "Mismatch", "Untrusted", "DeadlineExceeded", "Replaced"}
 OUT_OF_MEMORY = "OutOfMemory"
-BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes", "DeadlineExceeded": "activeMinutes"}
+DEADLINE = "DeadlineExceeded"
+BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes"}
 """Classes that need no fault but time, by what sets it."""
 MAX_STATUS_BYTES = 32 * 1024
 FENCE = 60.0
@@ -44,6 +57,8 @@ class Known:
     """Every entry that there ever was."""
     jobs: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     """UIDs of the attempts' Jobs."""
+    created: dict[str, float] = field(default_factory=dict)
+    """When each of them was."""
     live: dict[str, float] = field(default_factory=dict)
     """UIDs of those that are there and have not ended, and since when."""
     configs: dict[int, Object] = field(default_factory=dict)
@@ -68,16 +83,16 @@ class Invariants:
         history: History,
         now: Callable[[], float],
         violated: Callable[[str], None],
-        evidence_is_kept: bool,
-        overlaps: bool,
+        weather: Weather,
     ) -> None:
         self.known: dict[str, Known] = {}
         self._store = store
         self._history = history
         self._now = now
         self._violated = violated
-        self._kept = evidence_is_kept
-        self._overlaps = overlaps
+        self._weather = weather
+        self._kept = weather.evidence_is_kept
+        self._overlaps = weather.overlaps
         store.listen(self._see)
 
     def of(self, name: str) -> Known | None:
@@ -124,6 +139,7 @@ class Invariants:
         which = (int(meta["labels"][LABEL_RUN]), int(meta["labels"][LABEL_ATTEMPT]))
         if resource == JOBS and event.type == "ADDED":
             self._check_new_job(known, which, meta["uid"])
+            self._check_protection(event.object)
         elif resource == JOBS and (event.type == "DELETED" or _has_ended(event.object)):
             known.live.pop(meta["uid"], None)
         elif resource == CONFIGMAPS and event.type == "ADDED":
@@ -158,15 +174,38 @@ class Invariants:
             self._expect(self._now() + 1 > _seconds(run["notBefore"]), "attempt {} of {} came too early", which, name)
         if known.suspended_since is not None:
             self._expect(self._now() - known.suspended_since < FENCE, "a Job for {}, which is suspended", name)
+        if run and not self._overlaps:
+            self._check_claim(known, run)
         known.jobs.setdefault(which, []).append(uid)
-        known.live[uid] = self._now()
+        known.live[uid] = known.created[uid] = self._now()
+
+    def _check_claim(self, known: Known, run: Object) -> None:
+        """A claim that one node mounts at a time is free."""
+        claim = self._store.get(CLAIMS, "default", run["claimName"])
+        if claim is None or "ReadWriteMany" in claim["spec"]["accessModes"]:
+            return
+        holding = [
+            pod["metadata"]["name"]
+            for pod in self._pods_of(known.created)
+            if pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
+        ]
+        self._expect(not holding, "attempt {} of {}, while {} hold its claim", run["attempt"], known.name, holding)
+
+    def _check_protection(self, job: Object) -> None:
+        """No pod is ever without the policy that it is to have."""
+        template = job["spec"]["template"]["metadata"]
+        policy = template["labels"].get(LABEL_POLICY)
+        there = policy is None or self._store.get(NETWORKPOLICIES, "default", policy)
+        self._expect(there, "{} comes before its NetworkPolicy", job["metadata"]["name"])
+
+    def _pods_of(self, job_uids: Collection[str]) -> list[Object]:
+        """Those that are there."""
+        every = self._store.list(PODS, None)
+        return [pod for pod in every if pod["metadata"]["ownerReferences"][0]["uid"] in job_uids]
 
     def _is_ending(self, job_uid: str) -> bool:
         """Whether a pod of a Job has failed: its controller stops the others, and makes no more."""
-        return any(
-            pod["metadata"]["ownerReferences"][0]["uid"] == job_uid and pod["status"]["phase"] == "Failed"
-            for pod in self._store.list(PODS, None)
-        )
+        return any(pod["status"]["phase"] == "Failed" for pod in self._pods_of((job_uid,)))
 
     def check_time(self) -> None:
         """What only time shows: a Job that should have gone."""
@@ -203,6 +242,8 @@ class Invariants:
         self._expect(size <= MAX_STATUS_BYTES, "the status of {} has {} bytes", name, size)
         true = {c["type"] for c in new.get("conditions", []) if c["status"] == "True"}
         self._expect(len(true & {"Ready", "Reconciling", "Stalled"}) <= 1, "{} is {}", name, true)
+        refused = any(c["reason"] == "Refused" for c in new.get("conditions", []) if c["status"] == "True")
+        self._expect(self._weather.denials or not refused, "{} is Refused, and nobody refused anything", name)
         told = (old.get("observedGeneration", -1), new.get("observedGeneration", -1))
         self._expect(told[0] <= told[1] <= max(known.specs), "{}: observed generation {}", name, told)
         before, after = old.get("run"), new.get("run")
@@ -312,13 +353,9 @@ class Invariants:
             )  # fmt: skip
             return
         since, tolerance = _seconds(entry["startTime"]), spec["faultTolerance"]
-        run_began = min(_seconds(e["startTime"]) for e in known.ledger if e["run"] == which[0])
-        allowed = {
-            name
-            for name, field in BY_TIME.items()
-            if field in tolerance
-            and self._now() - (run_began if field == "activeMinutes" else since) >= tolerance[field] * 60 - 2
-        }
+        allowed = {name for name, minutes in BY_TIME.items() if self._is_over(since, tolerance[minutes])}
+        if self._is_late(known, spec, which, entry):
+            allowed.add(DEADLINE)
         for uid in uids:
             allowed |= self._history.classes[uid]
         if known.suspensions >= since:
@@ -331,14 +368,23 @@ class Invariants:
             what in allowed, "{}: {} is called {}, but it was one of {}", known.name, which, what, sorted(allowed)
         )
 
+    def _is_late(self, known: Known, spec: Object, which: tuple[int, int], entry: Object) -> bool:
+        """The time in the queue is that of the attempt's Job, and none is queued while the job is suspended."""
+        tolerance = spec["faultTolerance"]
+        if "no pod had a node" in entry["message"]:
+            created = min((known.created[uid] for uid in known.jobs.get(which, [])), default=self._now())
+            over = "queueMinutes" in tolerance and self._is_over(created, tolerance["queueMinutes"])
+            return over and not spec["suspend"]
+        began = min(_seconds(e["startTime"]) for e in known.ledger if e["run"] == which[0])
+        return "activeMinutes" in tolerance and self._is_over(began, tolerance["activeMinutes"])
+
+    def _is_over(self, since: float, minutes: int) -> bool:
+        """The times are whole seconds."""
+        return self._now() - since >= minutes * 60 - 2
+
     def _check_suspended(self, known: Known) -> None:
-        uids = {uid for each in known.jobs.values() for uid in each}
-        holding = [
-            pod["metadata"]["name"]
-            for pod in self._store.list(PODS, None)
-            if pod["metadata"]["ownerReferences"][0]["uid"] in uids
-            and pod["status"]["phase"] in ("Pending", "Running")
-        ]  # fmt: skip
+        there = self._pods_of(known.created)
+        holding = [pod["metadata"]["name"] for pod in there if pod["status"]["phase"] in ("Pending", "Running")]
         self._expect(not holding, "{} is Suspended, but {} are there", known.name, holding)
 
     def _expect(self, truth: object, text: str, *words: Any) -> None:

@@ -11,6 +11,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from sim import ending
@@ -23,7 +24,7 @@ from sim.machines import Machines
 from sim.people import People
 from sim.weather import GOOD, Trace, Weather, drawn
 
-from finetune_operator.core.settings import Settings
+from finetune_operator.core.settings import Network, Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.store import Event
@@ -56,7 +57,7 @@ class Schedule:
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)
         self.seed = seed
-        self.settings = SETTINGS
+        self.settings = replace(SETTINGS, network=Network() if chance.random() < 0.3 else None)
         self.loop = loop = VirtualTimeLoop()
         self.clock = VirtualClock(loop)
         self.trace = Trace(loop.time)
@@ -81,8 +82,7 @@ class Schedule:
             self.history,
             loop.time,
             self.violated,
-            self.weather.evidence_is_kept,
-            self.weather.overlaps,
+            self.weather,
         )
         self.people = People(self, random.Random(chance.random()))
         self.cluster.store.listen(self._tell)
@@ -186,6 +186,7 @@ class Schedule:
     async def _story(self) -> None:
         self.loop.set_exception_handler(self._stumbled)
         await self.cluster.start()
+        await self.people.make_claims()
         with _logs_told(self):
             for _ in range(2 if self.weather.overlaps else 1):
                 self.start_operator()
