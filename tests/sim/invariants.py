@@ -31,6 +31,7 @@ from finetune_operator.protocol import (
 )
 
 COUNTED = {"Infrastructure", "Hung", "StartupTimeout", "Unknown"}
+UNCOUNTED_IN_ROW = 20
 UNCOUNTED = {"Preempted", "GangTimeout", "Suspended", "Superseded"}
 NEVER_AGAIN = {"Invalid", "Diverged", "Mismatch", "Untrusted", "DeadlineExceeded", "Replaced"}
 OUT_OF_MEMORY = "OutOfMemory"
@@ -40,6 +41,8 @@ BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes"}
 MAX_STATUS_BYTES = 32 * 1024
 FENCE = 60.0
 """Seconds: longer than a reconcile lasts whose calls are answered late."""
+SEEN = 1.0
+"""Seconds in which an operator that is answered fast knows how a pod has ended."""
 OVERLAP = 60.0
 """Seconds in which a Job that an operator made too late may live beside its successor."""
 
@@ -63,6 +66,8 @@ class Known:
     """UIDs of those that are there and have not ended, and since when."""
     configs: dict[int, Object] = field(default_factory=dict)
     """What the first attempt of each run was to train."""
+    bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+    """Of each attempt: two counted failures of its run were there."""
     rows: dict[int, int] = field(default_factory=dict)
     """In a forward pass, as each run began."""
     started: dict[int, int] = field(default_factory=dict)
@@ -144,7 +149,7 @@ class Invariants:
             known.live.pop(meta["uid"], None)
         elif resource == CONFIGMAPS and event.type == "ADDED":
             config = json.loads(event.object["data"][RUN_CONFIG_KEY])
-            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world")}
+            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world", "folder")}
             plan = ("microBatchSize", "activationCheckpointing")
             known.rows.setdefault(which[0], recipe["training"]["microBatchSize"])
             recipe["training"] = {k: v for k, v in recipe["training"].items() if k not in plan}
@@ -250,6 +255,7 @@ class Invariants:
         if after:
             self._check_run(known, before, after)
         entry = self._check_ledger(known, old, new)
+        self._check_checkpoint(known, old, new)
         if entry:
             self._check_entry(known, spec, before, after, entry)
         elif before and after and (before["number"], before["attempt"]) != (after["number"], after["attempt"]):
@@ -300,6 +306,8 @@ class Invariants:
         ended = "completionTime" in after and after["attempt"] == before["attempt"]
         self._expect(goes_on != ended, "{}: attempt {} neither ended nor went on", name, which)
         self._check_truth(known, spec, which, entry)
+        if goes_on:
+            self._check_next(known, spec, before, after, entry)
         if what == "Success":
             self._expect(ended, "{}: an attempt after a success", name)
             return
@@ -318,7 +326,56 @@ class Invariants:
         elif what in COUNTED:
             self._check_budget(known, spec, after, entry, goes_on)
         else:
-            self._expect(what in UNCOUNTED and goes_on, "{}: no attempt after {}", name, what)
+            may_end = before.get("uncountedInRow", 0) >= UNCOUNTED_IN_ROW and what not in ("GangTimeout", "Suspended")
+            self._expect(what in UNCOUNTED and (goes_on or may_end), "{}: no attempt after {}", name, what)
+
+    def _check_next(self, known: Known, spec: Object, before: Object, after: Object, entry: Object) -> None:
+        """What the attempt that follows is told of those before."""
+        name, what, newest = known.name, entry["class"], known.status.get("checkpoint", {}).get("step")
+        self._expect(after.get("checkpointStep") == newest, "{}: an attempt does not go on from {}", name, newest)
+        in_row = before.get("uncountedInRow", 0)
+        if what in UNCOUNTED and what != "GangTimeout":
+            progressed = (newest or 0) > before.get("checkpointStep", 0)
+            in_row = (0 if progressed else in_row) + (what != "Suspended")
+        elif what not in UNCOUNTED:
+            in_row = 0
+        told = after.get("uncountedInRow", 0)
+        self._expect(told == in_row, "{}: {} uncounted in a row after {}, and not {}", name, told, what, in_row)
+        now, window = _seconds(entry["endTime"]), spec["faultTolerance"]["windowMinutes"] * 60
+        nodes = [
+            e.get("node")
+            for e in known.ledger
+            if e["run"] == entry["run"] and e.get("counted") and now - _seconds(e["endTime"]) < window - 2
+        ]
+        which = (after["number"], after["attempt"])
+        known.bad_nodes[which] = {node for node in nodes if node and nodes.count(node) > 1}
+
+    def placing(self, pod: Object, node: str, others: Collection[str]) -> None:
+        """A node that has failed twice is chosen only if all others that are free have."""
+        owner = pod["metadata"]["ownerReferences"][0]["uid"]
+        for known in [k for k in self.known.values() if owner in k.created]:
+            which = next(w for w, uids in known.jobs.items() if owner in uids)
+            bad = known.bad_nodes.get(which, set())
+            right = node not in bad or all(other in bad for other in others)
+            self._expect(right, "attempt {} of {} is on {}, which is bad", which, known.name, node)
+
+    def _check_checkpoint(self, known: Known, old: Object, new: Object) -> None:
+        """It is the newest one that rank 0 has told of, and stays so."""
+        before, after = old.get("run"), new.get("run")
+        if not after:
+            return
+        was, step = (status.get("checkpoint", {}).get("step", 0) for status in (old, new))
+        uids = [uid for which, made in known.jobs.items() if which[0] == after["number"] for uid in made]
+        told = max((self._history.checkpoints[uid] for uid in uids), default=0)
+        self._expect(step <= told, "{}: a checkpoint of step {}, and {} was told", known.name, step, told)
+        if not before or before["number"] != after["number"]:
+            return
+        self._expect(was <= step, "{}: the checkpoint of step {} is one of {}", known.name, was, step)
+        ended = before["attempt"] != after["attempt"] or ("completionTime" in after) > ("completionTime" in before)
+        uid = before.get("jobUid", "")
+        since, last = self._history.last_checkpoints.get(uid, (self._now(), 0))
+        if ended and self._kept and not self._weather.slow and self._now() - since > SEEN:
+            self._expect(step == last, "{}: the last checkpoint was of step {}, not {}", known.name, last, step)
 
     def _check_budget(self, known: Known, spec: Object, after: Object, entry: Object, goes_on: bool) -> None:
         tolerance, now = spec["faultTolerance"], _seconds(entry["endTime"])

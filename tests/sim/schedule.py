@@ -84,6 +84,7 @@ class Schedule:
             self.violated,
             self.weather,
         )
+        self.machines.placing = self.invariants.placing
         self.people = People(self, random.Random(chance.random()))
         self.cluster.store.listen(self._tell)
         self._chance = chance
@@ -205,7 +206,7 @@ class Schedule:
         """No more faults, room for everybody, one operator; what has begun goes its way."""
         self.trace.say("the weather is good from here on")
         self.weather = GOOD
-        self.machines.troubled = False
+        self.machines.troubled, self.machines.broken = False, None
         for node in list(self.machines.cut):
             self.machines.power_on(node)
         self.machines.nodes += [f"spare-{number}" for number in range(6)]

@@ -41,7 +41,7 @@ GOOD = Weather()
 def drawn(chance: random.Random) -> Weather:
     """A quarter of the schedules have no fault but those of pods, nodes and people; few have all of them."""
     refusals = Weather(refusals=chance.choice((0.02, 0.1, 0.25)), slow=chance.choice((0, 0.1)))
-    denials = Weather(denials=chance.choice((0.05, 0.2)))
+    denials = Weather(denials=chance.choice((0.1, 0.3)))
     events = Weather(lost=chance.choice((0.1, 0.3, 0.6)), doubled=0.1, late=chance.choice((0.05, 0.3)))
     deaths = Weather(deaths=chance.choice((0.01, 0.04, 0.1)))
     overlaps = Weather(overlaps=True, slow=chance.choice((0.05, 0.2)))
