@@ -339,7 +339,7 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
         after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
         must_go = observed.child and not observed.child.deleted and not stops_by_itself(observed.pods)
         delete = _name(observed, run) if must_go else None
-        if not _may_follow_at_once(observed, following):
+        if cause.failure is FailureClass.SUSPENDED or not _may_follow_at_once(observed, following):
             return Decision(after, delete_job=delete, look_again=0)
         return Decision(after, delete_job=delete, create_children=True, look_again=settings.waiting_interval)
     after = after.model_copy(update={"run": _ended(observed, run, release=True)})
