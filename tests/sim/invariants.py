@@ -35,6 +35,8 @@ UNCOUNTED_IN_ROW = 20
 UNCOUNTED = {"Preempted", "GangTimeout", "Suspended", "Superseded"}
 NEVER_AGAIN = {"Invalid", "Diverged", "Mismatch", "Untrusted", "DeadlineExceeded", "Replaced"}
 OUT_OF_MEMORY = "OutOfMemory"
+ENDED = ("Failed", "Succeeded")
+LOST = ("DeletionByTaintManager", "DeletionByPodGC")
 DEADLINE = "DeadlineExceeded"
 BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes"}
 """Classes that need no fault but time, by what sets it."""
@@ -66,6 +68,8 @@ class Known:
     """UIDs of those that are there and have not ended, and since when."""
     configs: dict[int, Object] = field(default_factory=dict)
     """What the first attempt of each run was to train."""
+    ended: set[str] = field(default_factory=set)
+    """UIDs of those of which a pod has ended or is gone, and of those that somebody deleted."""
     bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
     """Of each attempt: two counted failures of its run were there."""
     rows: dict[int, int] = field(default_factory=dict)
@@ -109,6 +113,10 @@ class Invariants:
     def _see(self, resource: Resource, event: Event) -> None:
         if resource == FINETUNEJOBS:
             self._see_job(event)
+        elif resource == PODS and (event.type == "DELETED" or event.object["status"]["phase"] in ENDED):
+            uid = event.object["metadata"]["ownerReferences"][0]["uid"]
+            for known in [k for k in self.known.values() if uid in k.created]:
+                known.ended.add(uid)
         elif resource in (JOBS, CONFIGMAPS, SERVICES) and LABEL_JOB in event.object["metadata"].get("labels", {}):
             owner = next((o["uid"] for o in event.object["metadata"].get("ownerReferences", [])), "")
             known = self.known.get(owner)
@@ -147,6 +155,9 @@ class Invariants:
             self._check_protection(event.object)
         elif resource == JOBS and (event.type == "DELETED" or _has_ended(event.object)):
             known.live.pop(meta["uid"], None)
+            run = known.status.get("run")
+            if event.type == "DELETED" and run and which == (run["number"], run["attempt"]):
+                known.ended.add(meta["uid"])
         elif resource == CONFIGMAPS and event.type == "ADDED":
             config = json.loads(event.object["data"][RUN_CONFIG_KEY])
             recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world", "folder")}
@@ -181,6 +192,7 @@ class Invariants:
             self._expect(self._now() - known.suspended_since < FENCE, "a Job for {}, which is suspended", name)
         if run and not self._overlaps:
             self._check_claim(known, run)
+            self._check_saved(known, which)
         known.jobs.setdefault(which, []).append(uid)
         known.live[uid] = known.created[uid] = self._now()
 
@@ -195,6 +207,24 @@ class Invariants:
             if pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
         ]
         self._expect(not holding, "attempt {} of {}, while {} hold its claim", run["attempt"], known.name, holding)
+
+    def _check_saved(self, known: Known, which: tuple[int, int]) -> None:
+        """No pod of the attempt before may still be saving. One that has lost a sibling, or its node, saves nothing, and
+        one whose Job was deleted is not waited for."""
+        before = known.jobs.get((which[0], which[1] - 1), [])
+        if not before or not known.ledger or known.ledger[-1]["class"] in BY_TIME or known.ended.intersection(before):
+            return
+        there = self._pods_of(before)
+        if any(c["type"] == "DisruptionTarget" and c["reason"] in LOST for p in there for c in _conditions(p)):
+            return
+        saving = [
+            pod["metadata"]["name"]
+            for pod in there
+            if pod["status"]["phase"] == "Running"
+            and "deletionTimestamp" in pod["metadata"]
+            and self._now() < _seconds(pod["metadata"]["deletionTimestamp"])
+        ]
+        self._expect(not saving, "attempt {} of {} comes while {} may be saving", which, known.name, saving)
 
     def _check_protection(self, job: Object) -> None:
         """No pod is ever without the policy that it is to have."""
@@ -447,6 +477,11 @@ class Invariants:
     def _expect(self, truth: object, text: str, *words: Any) -> None:
         if not truth:
             self._violated(text.format(*words))
+
+
+def _conditions(obj: Object) -> list[Object]:
+    found: list[Object] = obj.get("status", {}).get("conditions", [])
+    return found
 
 
 def _has_ended(job: Object) -> bool:
