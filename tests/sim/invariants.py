@@ -209,7 +209,7 @@ class Invariants:
         self._expect(not holding, "attempt {} of {}, while {} hold its claim", run["attempt"], known.name, holding)
 
     def _check_saved(self, known: Known, which: tuple[int, int]) -> None:
-        """No pod of the attempt before may still be saving. One that has lost a sibling, or its node, saves nothing, and
+        """No pod of the attempt before may still be saving. One that has lost a sibling, or its node, saves nothing;
         one whose Job was deleted is not waited for."""
         before = known.jobs.get((which[0], which[1] - 1), [])
         if not before or not known.ledger or known.ledger[-1]["class"] in BY_TIME or known.ended.intersection(before):

@@ -87,8 +87,8 @@ class People:
         }
         if self._chance.random() < 0.1:
             tolerance["activeMinutes"] = self._chance.choice((1, 3))
-        if self._chance.random() < 0.2:
-            tolerance["queueMinutes"] = self._chance.choice((1, 2, 5))
+        if self._chance.random() < 0.4:
+            tolerance["queueMinutes"] = self._chance.choice((1, 1, 5))
         nodes = self._chance.choice((1, 1, 2, 2, 3))
         spec: dict[str, Any] = {
             "spec.resources": {"nodes": nodes, "gpusPerNode": 0},
