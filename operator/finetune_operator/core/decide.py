@@ -208,11 +208,15 @@ def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
 
 
 def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
-    """An attempt that was suspended is over when its pods are told to stop: they save what the next one begins with."""
+    """An attempt that was suspended is over when its pods are told to stop: they save what the next one begins with.
+    They are told a moment after its Job was deleted."""
     entry = ledger.last_failure(observed.job.status)
     if entry is None or entry.class_ != FailureClass.SUSPENDED:
         return 0
-    return seconds_until_stopped(observed.remaining, settings.settle, observed.now)
+    asking = settings.settle - (observed.now - from_text(entry.end_time)).total_seconds()
+    unasked = any(pod.running and pod.deleted is None for pod in observed.remaining)
+    saving = seconds_until_stopped(observed.remaining, settings.settle, observed.now)
+    return max(asking, saving) if unasked else saving
 
 
 def _volume_attached(observed: Observed, run: RunStatus, holder: PodView) -> Decision:
