@@ -368,10 +368,13 @@ def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decis
 
 
 def _ended(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
-    """`release`: pods that are still alive must go; those that have ended stay for their logs."""
+    """`release`: pods that are still alive, or that a quota or a queue has kept back, must go; those that have ended
+    stay for their logs."""
     job_uid = observed.child.uid if observed.child else run.job_uid
     alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
+    child = observed.child
+    awaited = child is not None and not child.succeeded and not has_failed(child, observed.pods)
     # If it is not `edited`, what was changed in the spec meanwhile held at once.
     generation = run.generation if observed.edited else observed.job.metadata.generation
-    update = {"job_uid": job_uid, "release": release and alive, "generation": generation}
+    update = {"job_uid": job_uid, "release": release and (alive or awaited), "generation": generation}
     return run.model_copy(update={"completion_time": to_text(observed.now), **update})
