@@ -13,6 +13,7 @@ from sim.invariants import Known
 from sim.people import CLAIM_OF_ONE_NODE, GOOD_MODEL, NO_MODEL
 
 from finetune_operator.constants import LABEL_JOB
+from finetune_operator.core.observed import PodView
 from finetune_operator.local import pods
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES, Object
 from finetune_operator.runtime.evidence import Evidence
@@ -61,7 +62,10 @@ async def settled(schedule: Schedule) -> None:
     before = state()
     await asyncio.sleep(2 * LOOK)
     _compare(schedule, before, state(), "the operator wrote, though nothing had changed")
-    other = schedule.reconciler(schedule.cluster, schedule.settings, Evidence())
+    evidence = Evidence()
+    for pod in schedule.cluster.store.list(PODS, "default"):  # as an operator is told of when it starts
+        evidence.record(PodView.of(pod), Key("default", pod["metadata"]["labels"][LABEL_JOB]))
+    other = schedule.reconciler(schedule.cluster, schedule.settings, evidence)
     for job in _jobs(schedule):
         await other.reconcile(Key("default", job["metadata"]["name"]))
     _compare(schedule, before, state(), "another look at every job wrote something")

@@ -59,6 +59,7 @@ class People:
             (self._edit, 8),
             (self._delete_job, 4),
             (self._take_a_name, 2),
+            (self._use_up_quota, 3),
             (self._gap, 3),
             (self._restart_operator, 3),
         )
@@ -222,6 +223,11 @@ class People:
         for meta in self._names:
             with suppress(NotFoundError, ConflictError):
                 await self._all.cluster.delete(JOBS, "default", meta["name"], meta["uid"])
+
+    async def _use_up_quota(self) -> None:
+        """No pod can be made for a time, which only the Job controller is told."""
+        self._all.trace.say("a quota is used up")
+        self._all.no_pods_until = self._all.loop.time() + self._chance.choice((20, 90, 400))
 
     async def _gap(self) -> None:
         if not self._all.weather.evidence_is_kept:

@@ -28,7 +28,7 @@ from finetune_operator.core.settings import Network, Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.store import Event
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, Resource
+from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, ForbiddenError, Object, Resource
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.reconciler import Reconciler
 
@@ -60,6 +60,8 @@ class Schedule:
         self.settings = replace(SETTINGS, network=Network() if chance.random() < 0.3 else None)
         self.loop = loop = VirtualTimeLoop()
         self.clock = VirtualClock(loop)
+        self.no_pods_until = 0.0
+        """A quota is used up by others."""
         self.trace = Trace(loop.time)
         self.history = History()
         self.weather: Weather = drawn(chance)
@@ -71,7 +73,7 @@ class Schedule:
         self.cluster = LocalCluster(
             self.machines,
             clock=self.clock,
-            admit=admit,
+            admit=self._admit,
             randomness=uids(chance.random()),
             lag=lambda: lag * lags.random(),
         )
@@ -101,6 +103,12 @@ class Schedule:
         self.trace.say("VIOLATION: {}", text)
         if not self.violation.done():
             self.violation.set_result(text)
+
+    def _admit(self, resource: Resource, manifest: Object) -> Object:
+        if resource == PODS and self.loop.time() < self.no_pods_until:
+            message = f'pods "{manifest["metadata"]["name"]}" is forbidden: exceeded quota: team'
+            raise ForbiddenError(403, "Forbidden", message)
+        return admit(resource, manifest)
 
     # ---- operators ---------------------------------------------------------------------------------------------------
 
@@ -206,6 +214,7 @@ class Schedule:
         """No more faults, room for everybody, one operator; what has begun goes its way."""
         self.trace.say("the weather is good from here on")
         self.weather = GOOD
+        self.no_pods_until = 0.0
         self.machines.troubled, self.machines.broken = False, None
         for node in list(self.machines.cut):
             self.machines.power_on(node)
