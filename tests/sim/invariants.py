@@ -152,7 +152,8 @@ class Invariants:
         which = (int(meta["labels"][LABEL_RUN]), int(meta["labels"][LABEL_ATTEMPT]))
         if resource == JOBS and event.type == "ADDED":
             self._check_new_job(known, which, meta["uid"])
-            self._check_protection(event.object)
+            if known.deleted_at is None:
+                self._check_protection(event.object)
         elif resource == JOBS and (event.type == "DELETED" or _has_ended(event.object)):
             known.live.pop(meta["uid"], None)
             run = known.status.get("run")
