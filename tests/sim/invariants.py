@@ -192,19 +192,20 @@ class Invariants:
         if known.suspended_since is not None:
             self._expect(self._now() - known.suspended_since < FENCE, "a Job for {}, which is suspended", name)
         if run and not self._overlaps:
-            self._check_claim(known, run)
+            self._check_claim(known, which, run)
             self._check_saved(known, which)
         known.jobs.setdefault(which, []).append(uid)
         known.live[uid] = known.created[uid] = self._now()
 
-    def _check_claim(self, known: Known, run: Object) -> None:
-        """A claim that one node mounts at a time is free."""
+    def _check_claim(self, known: Known, which: tuple[int, int], run: Object) -> None:
+        """A claim that one node mounts at a time is free of earlier attempts. One that was deleted before its UID was
+        known is made again."""
         claim = self._store.get(CLAIMS, "default", run["claimName"])
         if claim is None or "ReadWriteMany" in claim["spec"]["accessModes"]:
             return
         holding = [
             pod["metadata"]["name"]
-            for pod in self._pods_of(known.created)
+            for pod in self._pods_of(known.created.keys() - known.jobs.get(which, []))
             if pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
         ]
         self._expect(not holding, "attempt {} of {}, while {} hold its claim", run["attempt"], known.name, holding)
@@ -249,7 +250,8 @@ class Invariants:
             if len(known.live) > 1 and self._now() - sorted(known.live.values())[1] > OVERLAP:
                 self._violated(f"{len(known.live)} Jobs of {known.name} live side by side for {OVERLAP:.0f} s")
             ended = (known.status.get("run") or {}).get("completionTime")
-            if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > OVERLAP:
+            patience = OVERLAP * (10 if self._weather.refusals else 1)
+            if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > patience:
                 self._violated(f"a Job of {known.name} lives on, though its run has ended")
 
     def deleting(self, resource: Resource, namespace: str, name: str) -> None:
