@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from support.contract import STAYS, Plan, Subject, conditions, terminated
 
 from finetune_operator.constants import LABEL_INDEX, LABEL_JOB_NAME
-from finetune_operator.protocol import JOBS, PODS, Event, Object
+from finetune_operator.protocol import CORE_EVENTS, JOBS, PODS, Event, Object
 
 
 def deleted(events: list[Event]) -> list[Object]:
@@ -204,3 +204,23 @@ async def test_a_deleted_job_takes_its_pods_along(subject: Subject) -> None:
         await subject.until(lambda: told(events, 2))
     assert [terminated(pod)["exitCode"] for pod in deleted(events)] == [75, 75]
     assert await subject.cluster.list(JOBS, subject.namespace) == []
+
+
+async def test_pods_that_are_refused_are_told_by_an_event_of_their_job_and_tried_again(subject: Subject) -> None:
+    await subject.refuse_pods(True)
+    job = await subject.start_job("task", STAYS, STAYS)
+    fields = {"involvedObject.uid": job["metadata"]["uid"], "reason": "FailedCreate"}
+    event, *_ = await subject.until(lambda: subject.cluster.list(CORE_EVENTS, subject.namespace, fields=fields))
+    assert (event["type"], event["involvedObject"]["kind"], event["involvedObject"]["name"]) == (
+        "Warning",
+        "Job",
+        "task",
+    )
+    assert event["message"].startswith('Error creating: pods "task-')
+    assert "is forbidden: " in event["message"]
+    assert event["lastTimestamp"] >= job["metadata"]["creationTimestamp"]
+    assert await no_pods(subject)
+    job = await subject.cluster.get(JOBS, subject.namespace, "task")
+    assert conditions(job).get("FailureTarget") is None, "to be refused is no failure"
+    await subject.refuse_pods(False)
+    await subject.running(2)

@@ -1,5 +1,5 @@
-"""The API server as one operator meets it: answers come late, or not, or are refusals, and the operator may die at any
-call: before it, or after it took effect and before anybody was told.
+"""The API server as one operator meets it: answers come late, or not, or are refusals, objects of a kind cannot be made
+for a time, and the operator may die at any call: before it, or after it took effect and before anybody was told.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from finetune_operator.protocol import (
     ApiError,
     ConflictError,
     Event,
+    ForbiddenError,
+    InvalidError,
     NotFoundError,
     Object,
     Resource,
@@ -34,6 +36,12 @@ REFUSALS = (
     ApiError(500, "InternalError", "etcdserver: request timed out"),
     ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request"),
 )
+DENIALS = (
+    ForbiddenError(403, "Forbidden", "exceeded quota: team, requested: count=1, used: count=9, limited: count=9"),
+    InvalidError(422, "Invalid", "admission webhook denied the request: no owner"),
+)
+DENIED = (5.0, 70.0, 300.0)
+"""Seconds."""
 
 
 class Connection:
@@ -59,6 +67,8 @@ class Connection:
         self._trace = trace
         self._died = died
         self._deleting = deleting
+        self._denied: dict[Resource, tuple[float, ApiError]] = {}
+        """What cannot be made, until when, and why."""
 
     # ---- the protocol ------------------------------------------------------------------------------------------------
 
@@ -81,7 +91,12 @@ class Connection:
 
     async def create(self, resource: Resource, manifest: Object) -> Object:
         what = f"create {resource.kind} {manifest['metadata'].get('name')}"
-        return await self._write(what, resource, lambda: self._cluster.create(resource, manifest))
+
+        async def act() -> Object:
+            self._admit(resource)
+            return await self._cluster.create(resource, manifest)
+
+        return await self._write(what, resource, act)
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
         async def act() -> None:
@@ -140,6 +155,15 @@ class Connection:
         await self._may_die(weather, 1.0, f"after {what}")
         await self._answer()
         return done
+
+    def _admit(self, resource: Resource) -> None:
+        """Raises while nothing of this kind can be made; never in good weather."""
+        now, weather = asyncio.get_running_loop().time(), self._weather()
+        if self._chance.random() < weather.denials:
+            self._denied[resource] = (now + self._chance.choice(DENIED), self._chance.choice(DENIALS))
+        until, error = self._denied.get(resource, (0.0, None))
+        if error and weather.denials and now < until:
+            raise type(error)(error.status, error.reason, error.message)
 
     async def _answer(self) -> None:
         """After a moment; a dead operator hears nothing any more."""

@@ -10,11 +10,12 @@ import random
 from typing import TYPE_CHECKING
 
 from sim.invariants import Known
-from sim.people import GOOD_MODEL, NO_MODEL
+from sim.people import CLAIM_OF_ONE_NODE, GOOD_MODEL, NO_MODEL
 
 from finetune_operator.constants import LABEL_JOB
+from finetune_operator.core.observed import PodView
 from finetune_operator.local import pods
-from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Object
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES, Object
 from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.intake import Key
 
@@ -33,6 +34,8 @@ async def correct_mistakes(schedule: Schedule, chance: random.Random) -> None:
         changes: dict[str, object] = {}
         if job["spec"]["model"]["uri"] == NO_MODEL:
             changes["spec.model.uri"] = GOOD_MODEL
+        if job["spec"]["storage"].get("claimName") == CLAIM_OF_ONE_NODE and job["spec"]["resources"]["nodes"] > 1:
+            changes["spec.resources.nodes"] = 1
         if job["spec"]["suspend"] and chance.random() < 0.7:
             changes["spec.suspend"] = False
         if changes:
@@ -52,14 +55,17 @@ async def settled(schedule: Schedule) -> None:
     """Nothing is written any more: by the operator in its time, nor by another one that looks at every job."""
 
     def state() -> list[Object]:
-        kinds = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS)
+        kinds = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS, NETWORKPOLICIES)
         return [obj for kind in kinds for obj in schedule.cluster.store.list(kind, None)]
 
     await asyncio.sleep(LOOK)  # what had begun when all was well may end
     before = state()
     await asyncio.sleep(2 * LOOK)
     _compare(schedule, before, state(), "the operator wrote, though nothing had changed")
-    other = schedule.reconciler(schedule.cluster, schedule.settings, Evidence())
+    evidence = Evidence()
+    for pod in schedule.cluster.store.list(PODS, "default"):  # as an operator is told of when it starts
+        evidence.record(PodView.of(pod), Key("default", pod["metadata"]["labels"][LABEL_JOB]))
+    other = schedule.reconciler(schedule.cluster, schedule.settings, evidence)
     for job in _jobs(schedule):
         await other.reconcile(Key("default", job["metadata"]["name"]))
     _compare(schedule, before, state(), "another look at every job wrote something")
@@ -86,6 +92,8 @@ def _fault(schedule: Schedule, job: Object) -> str | None:
     # An edit that another model comes of waits for the end of the run, also of one that is suspended.
     waits = phase == "Suspended" and "completionTime" not in status.get("run", {}) and _is_edited(known, job)
     waits = waits and job["spec"]["retrain"]["whileRunning"] == "Finish"
+    if any(c["reason"] == "Refused" and c["status"] == "True" for c in status.get("conditions", [])):
+        return f"{name} is still Refused"
     if status["observedGeneration"] != generation and not waits:
         return f"{name}: generation {status['observedGeneration']} of {generation} is observed"
     wanted = _wanted(known, job)
@@ -122,13 +130,19 @@ def _left(schedule: Schedule) -> list[str]:
     """What is there and should not be."""
     store = schedule.cluster.store
     found = []
-    for resource in (JOBS, SERVICES, CONFIGMAPS, PODS):
+    protected: set[str] = set()
+    """Jobs of which one policy was found, which is for all their runs and stays with them."""
+    for resource in (JOBS, SERVICES, CONFIGMAPS, NETWORKPOLICIES, PODS):
         for obj in store.list(resource, "default"):
             meta = obj["metadata"]
             if not any(store.has_uid(owner["uid"]) for owner in meta.get("ownerReferences", [])):
                 found.append(f"{resource.kind} {meta['name']} is an orphan")
             elif resource == PODS and not pods.is_finished(obj):
                 found.append(f"pod {meta['name']} is still there")
+            elif resource == NETWORKPOLICIES:
+                if meta["labels"][LABEL_JOB] in protected:
+                    found.append(f"{meta['name']} is another NetworkPolicy")
+                protected.add(meta["labels"][LABEL_JOB])
             elif resource != PODS and _may_not_stay(store.get(FINETUNEJOBS, "default", meta["labels"][LABEL_JOB])):
                 found.append(f"{resource.kind} {meta['name']} has outlived ttlSecondsAfterFinished")
     return found

@@ -16,6 +16,10 @@ class History:
     """Of the failures that were brought about."""
     attested: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Indexes that ended with 0 and the right words; 0 only with a result."""
+    checkpoints: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Step of the newest one that rank 0's agent has told of."""
+    last_checkpoints: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """When rank 0's pod ended with its word of one, and its step."""
 
     def happened(self, job_uid: str | None, *classes: FailureClass) -> None:
         """Something that ends an attempt as one of these classes."""

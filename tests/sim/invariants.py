@@ -6,27 +6,45 @@ It knows the policy's table by heart rather than by import: a change of the oper
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from sim.history import History
 from sim.loop import START
+from sim.weather import Weather
 
-from finetune_operator.constants import LABEL_ATTEMPT, LABEL_JOB, LABEL_RUN, RUN_CONFIG_KEY
+from finetune_operator.constants import LABEL_ATTEMPT, LABEL_JOB, LABEL_POLICY, LABEL_RUN, RUN_CONFIG_KEY
 from finetune_operator.core.times import from_text
 from finetune_operator.local.store import Store
-from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Event, Object, Resource
+from finetune_operator.protocol import (
+    CLAIMS,
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    JOBS,
+    NETWORKPOLICIES,
+    PODS,
+    SERVICES,
+    Event,
+    Object,
+    Resource,
+)
 
 COUNTED = {"Infrastructure", "Hung", "StartupTimeout", "Unknown"}
+UNCOUNTED_IN_ROW = 20
 UNCOUNTED = {"Preempted", "GangTimeout", "Suspended", "Superseded"}
 NEVER_AGAIN = {"Invalid", "Diverged", "Mismatch", "Untrusted", "DeadlineExceeded", "Replaced"}
 OUT_OF_MEMORY = "OutOfMemory"
-BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes", "DeadlineExceeded": "activeMinutes"}
+ENDED = ("Failed", "Succeeded")
+LOST = ("DeletionByTaintManager", "DeletionByPodGC")
+DEADLINE = "DeadlineExceeded"
+BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes"}
 """Classes that need no fault but time, by what sets it."""
 MAX_STATUS_BYTES = 32 * 1024
 FENCE = 60.0
 """Seconds: longer than a reconcile lasts whose calls are answered late."""
+SEEN = 1.0
+"""Seconds in which an operator that is answered fast knows how a pod has ended."""
 OVERLAP = 60.0
 """Seconds in which a Job that an operator made too late may live beside its successor."""
 
@@ -44,10 +62,16 @@ class Known:
     """Every entry that there ever was."""
     jobs: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     """UIDs of the attempts' Jobs."""
+    created: dict[str, float] = field(default_factory=dict)
+    """When each of them was."""
     live: dict[str, float] = field(default_factory=dict)
     """UIDs of those that are there and have not ended, and since when."""
     configs: dict[int, Object] = field(default_factory=dict)
     """What the first attempt of each run was to train."""
+    ended: set[str] = field(default_factory=set)
+    """UIDs of those of which a pod has ended or is gone, and of those that somebody deleted."""
+    bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+    """Of each attempt: two counted failures of its run were there."""
     rows: dict[int, int] = field(default_factory=dict)
     """In a forward pass, as each run began."""
     started: dict[int, int] = field(default_factory=dict)
@@ -68,16 +92,16 @@ class Invariants:
         history: History,
         now: Callable[[], float],
         violated: Callable[[str], None],
-        evidence_is_kept: bool,
-        overlaps: bool,
+        weather: Weather,
     ) -> None:
         self.known: dict[str, Known] = {}
         self._store = store
         self._history = history
         self._now = now
         self._violated = violated
-        self._kept = evidence_is_kept
-        self._overlaps = overlaps
+        self._weather = weather
+        self._kept = weather.evidence_is_kept
+        self._overlaps = weather.overlaps
         store.listen(self._see)
 
     def of(self, name: str) -> Known | None:
@@ -89,6 +113,10 @@ class Invariants:
     def _see(self, resource: Resource, event: Event) -> None:
         if resource == FINETUNEJOBS:
             self._see_job(event)
+        elif resource == PODS and (event.type == "DELETED" or event.object["status"]["phase"] in ENDED):
+            uid = event.object["metadata"]["ownerReferences"][0]["uid"]
+            for known in [k for k in self.known.values() if uid in k.created]:
+                known.ended.add(uid)
         elif resource in (JOBS, CONFIGMAPS, SERVICES) and LABEL_JOB in event.object["metadata"].get("labels", {}):
             owner = next((o["uid"] for o in event.object["metadata"].get("ownerReferences", [])), "")
             known = self.known.get(owner)
@@ -124,11 +152,16 @@ class Invariants:
         which = (int(meta["labels"][LABEL_RUN]), int(meta["labels"][LABEL_ATTEMPT]))
         if resource == JOBS and event.type == "ADDED":
             self._check_new_job(known, which, meta["uid"])
+            if known.deleted_at is None:
+                self._check_protection(event.object)
         elif resource == JOBS and (event.type == "DELETED" or _has_ended(event.object)):
             known.live.pop(meta["uid"], None)
+            run = known.status.get("run")
+            if event.type == "DELETED" and run and which == (run["number"], run["attempt"]):
+                known.ended.add(meta["uid"])
         elif resource == CONFIGMAPS and event.type == "ADDED":
             config = json.loads(event.object["data"][RUN_CONFIG_KEY])
-            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world")}
+            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world", "folder")}
             plan = ("microBatchSize", "activationCheckpointing")
             known.rows.setdefault(which[0], recipe["training"]["microBatchSize"])
             recipe["training"] = {k: v for k, v in recipe["training"].items() if k not in plan}
@@ -158,15 +191,58 @@ class Invariants:
             self._expect(self._now() + 1 > _seconds(run["notBefore"]), "attempt {} of {} came too early", which, name)
         if known.suspended_since is not None:
             self._expect(self._now() - known.suspended_since < FENCE, "a Job for {}, which is suspended", name)
+        if run and not self._overlaps:
+            self._check_claim(known, which, run)
+            self._check_saved(known, which)
         known.jobs.setdefault(which, []).append(uid)
-        known.live[uid] = self._now()
+        known.live[uid] = known.created[uid] = self._now()
+
+    def _check_claim(self, known: Known, which: tuple[int, int], run: Object) -> None:
+        """A claim that one node mounts at a time is free of earlier attempts. One that was deleted before its UID was
+        known is made again."""
+        claim = self._store.get(CLAIMS, "default", run["claimName"])
+        if claim is None or "ReadWriteMany" in claim["spec"]["accessModes"]:
+            return
+        holding = [
+            pod["metadata"]["name"]
+            for pod in self._pods_of(known.created.keys() - known.jobs.get(which, []))
+            if pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
+        ]
+        self._expect(not holding, "attempt {} of {}, while {} hold its claim", run["attempt"], known.name, holding)
+
+    def _check_saved(self, known: Known, which: tuple[int, int]) -> None:
+        """No pod of the attempt before may still be saving. One that has lost a sibling, or its node, saves nothing;
+        one whose Job was deleted is not waited for."""
+        before = known.jobs.get((which[0], which[1] - 1), [])
+        if not before or not known.ledger or known.ledger[-1]["class"] in BY_TIME or known.ended.intersection(before):
+            return
+        there = self._pods_of(before)
+        if any(c["type"] == "DisruptionTarget" and c["reason"] in LOST for p in there for c in _conditions(p)):
+            return
+        saving = [
+            pod["metadata"]["name"]
+            for pod in there
+            if pod["status"]["phase"] == "Running"
+            and "deletionTimestamp" in pod["metadata"]
+            and self._now() < _seconds(pod["metadata"]["deletionTimestamp"])
+        ]
+        self._expect(not saving, "attempt {} of {} comes while {} may be saving", which, known.name, saving)
+
+    def _check_protection(self, job: Object) -> None:
+        """No pod is ever without the policy that it is to have."""
+        template = job["spec"]["template"]["metadata"]
+        policy = template["labels"].get(LABEL_POLICY)
+        there = policy is None or self._store.get(NETWORKPOLICIES, "default", policy)
+        self._expect(there, "{} comes before its NetworkPolicy", job["metadata"]["name"])
+
+    def _pods_of(self, job_uids: Collection[str]) -> list[Object]:
+        """Those that are there."""
+        every = self._store.list(PODS, None)
+        return [pod for pod in every if pod["metadata"]["ownerReferences"][0]["uid"] in job_uids]
 
     def _is_ending(self, job_uid: str) -> bool:
         """Whether a pod of a Job has failed: its controller stops the others, and makes no more."""
-        return any(
-            pod["metadata"]["ownerReferences"][0]["uid"] == job_uid and pod["status"]["phase"] == "Failed"
-            for pod in self._store.list(PODS, None)
-        )
+        return any(pod["status"]["phase"] == "Failed" for pod in self._pods_of((job_uid,)))
 
     def check_time(self) -> None:
         """What only time shows: a Job that should have gone."""
@@ -174,7 +250,8 @@ class Invariants:
             if len(known.live) > 1 and self._now() - sorted(known.live.values())[1] > OVERLAP:
                 self._violated(f"{len(known.live)} Jobs of {known.name} live side by side for {OVERLAP:.0f} s")
             ended = (known.status.get("run") or {}).get("completionTime")
-            if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > OVERLAP:
+            patience = OVERLAP * (10 if self._weather.refusals else 1)
+            if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > patience:
                 self._violated(f"a Job of {known.name} lives on, though its run has ended")
 
     def deleting(self, resource: Resource, namespace: str, name: str) -> None:
@@ -203,12 +280,15 @@ class Invariants:
         self._expect(size <= MAX_STATUS_BYTES, "the status of {} has {} bytes", name, size)
         true = {c["type"] for c in new.get("conditions", []) if c["status"] == "True"}
         self._expect(len(true & {"Ready", "Reconciling", "Stalled"}) <= 1, "{} is {}", name, true)
+        refused = any(c["reason"] == "Refused" for c in new.get("conditions", []) if c["status"] == "True")
+        self._expect(self._weather.denials or not refused, "{} is Refused, and nobody refused anything", name)
         told = (old.get("observedGeneration", -1), new.get("observedGeneration", -1))
         self._expect(told[0] <= told[1] <= max(known.specs), "{}: observed generation {}", name, told)
         before, after = old.get("run"), new.get("run")
         if after:
             self._check_run(known, before, after)
         entry = self._check_ledger(known, old, new)
+        self._check_checkpoint(known, old, new)
         if entry:
             self._check_entry(known, spec, before, after, entry)
         elif before and after and (before["number"], before["attempt"]) != (after["number"], after["attempt"]):
@@ -259,6 +339,8 @@ class Invariants:
         ended = "completionTime" in after and after["attempt"] == before["attempt"]
         self._expect(goes_on != ended, "{}: attempt {} neither ended nor went on", name, which)
         self._check_truth(known, spec, which, entry)
+        if goes_on:
+            self._check_next(known, spec, before, after, entry)
         if what == "Success":
             self._expect(ended, "{}: an attempt after a success", name)
             return
@@ -277,7 +359,56 @@ class Invariants:
         elif what in COUNTED:
             self._check_budget(known, spec, after, entry, goes_on)
         else:
-            self._expect(what in UNCOUNTED and goes_on, "{}: no attempt after {}", name, what)
+            may_end = before.get("uncountedInRow", 0) >= UNCOUNTED_IN_ROW and what not in ("GangTimeout", "Suspended")
+            self._expect(what in UNCOUNTED and (goes_on or may_end), "{}: no attempt after {}", name, what)
+
+    def _check_next(self, known: Known, spec: Object, before: Object, after: Object, entry: Object) -> None:
+        """What the attempt that follows is told of those before."""
+        name, what, newest = known.name, entry["class"], known.status.get("checkpoint", {}).get("step")
+        self._expect(after.get("checkpointStep") == newest, "{}: an attempt does not go on from {}", name, newest)
+        in_row = before.get("uncountedInRow", 0)
+        if what in UNCOUNTED and what != "GangTimeout":
+            progressed = (newest or 0) > before.get("checkpointStep", 0)
+            in_row = (0 if progressed else in_row) + (what != "Suspended")
+        elif what not in UNCOUNTED:
+            in_row = 0
+        told = after.get("uncountedInRow", 0)
+        self._expect(told == in_row, "{}: {} uncounted in a row after {}, and not {}", name, told, what, in_row)
+        now, window = _seconds(entry["endTime"]), spec["faultTolerance"]["windowMinutes"] * 60
+        nodes = [
+            e.get("node")
+            for e in known.ledger
+            if e["run"] == entry["run"] and e.get("counted") and now - _seconds(e["endTime"]) < window - 2
+        ]
+        which = (after["number"], after["attempt"])
+        known.bad_nodes[which] = {node for node in nodes if node and nodes.count(node) > 1}
+
+    def placing(self, pod: Object, node: str, others: Collection[str]) -> None:
+        """A node that has failed twice is chosen only if all others that are free have."""
+        owner = pod["metadata"]["ownerReferences"][0]["uid"]
+        for known in [k for k in self.known.values() if owner in k.created]:
+            which = next(w for w, uids in known.jobs.items() if owner in uids)
+            bad = known.bad_nodes.get(which, set())
+            right = node not in bad or all(other in bad for other in others)
+            self._expect(right, "attempt {} of {} is on {}, which is bad", which, known.name, node)
+
+    def _check_checkpoint(self, known: Known, old: Object, new: Object) -> None:
+        """It is the newest one that rank 0 has told of, and stays so."""
+        before, after = old.get("run"), new.get("run")
+        if not after:
+            return
+        was, step = (status.get("checkpoint", {}).get("step", 0) for status in (old, new))
+        uids = [uid for which, made in known.jobs.items() if which[0] == after["number"] for uid in made]
+        told = max((self._history.checkpoints[uid] for uid in uids), default=0)
+        self._expect(step <= told, "{}: a checkpoint of step {}, and {} was told", known.name, step, told)
+        if not before or before["number"] != after["number"]:
+            return
+        self._expect(was <= step, "{}: the checkpoint of step {} is one of {}", known.name, was, step)
+        ended = before["attempt"] != after["attempt"] or ("completionTime" in after) > ("completionTime" in before)
+        uid = before.get("jobUid", "")
+        since, last = self._history.last_checkpoints.get(uid, (self._now(), 0))
+        if ended and self._kept and not self._weather.slow and self._now() - since > SEEN:
+            self._expect(step == last, "{}: the last checkpoint was of step {}, not {}", known.name, last, step)
 
     def _check_budget(self, known: Known, spec: Object, after: Object, entry: Object, goes_on: bool) -> None:
         tolerance, now = spec["faultTolerance"], _seconds(entry["endTime"])
@@ -312,13 +443,9 @@ class Invariants:
             )  # fmt: skip
             return
         since, tolerance = _seconds(entry["startTime"]), spec["faultTolerance"]
-        run_began = min(_seconds(e["startTime"]) for e in known.ledger if e["run"] == which[0])
-        allowed = {
-            name
-            for name, field in BY_TIME.items()
-            if field in tolerance
-            and self._now() - (run_began if field == "activeMinutes" else since) >= tolerance[field] * 60 - 2
-        }
+        allowed = {name for name, minutes in BY_TIME.items() if self._is_over(since, tolerance[minutes])}
+        if self._is_late(known, spec, which, entry):
+            allowed.add(DEADLINE)
         for uid in uids:
             allowed |= self._history.classes[uid]
         if known.suspensions >= since:
@@ -331,19 +458,33 @@ class Invariants:
             what in allowed, "{}: {} is called {}, but it was one of {}", known.name, which, what, sorted(allowed)
         )
 
+    def _is_late(self, known: Known, spec: Object, which: tuple[int, int], entry: Object) -> bool:
+        """The time in the queue is that of the attempt's Job, and none is queued while the job is suspended."""
+        tolerance = spec["faultTolerance"]
+        if "no pod had a node" in entry["message"]:
+            created = min((known.created[uid] for uid in known.jobs.get(which, [])), default=self._now())
+            over = "queueMinutes" in tolerance and self._is_over(created, tolerance["queueMinutes"])
+            return over and not spec["suspend"]
+        began = min(_seconds(e["startTime"]) for e in known.ledger if e["run"] == which[0])
+        return "activeMinutes" in tolerance and self._is_over(began, tolerance["activeMinutes"])
+
+    def _is_over(self, since: float, minutes: int) -> bool:
+        """The times are whole seconds."""
+        return self._now() - since >= minutes * 60 - 2
+
     def _check_suspended(self, known: Known) -> None:
-        uids = {uid for each in known.jobs.values() for uid in each}
-        holding = [
-            pod["metadata"]["name"]
-            for pod in self._store.list(PODS, None)
-            if pod["metadata"]["ownerReferences"][0]["uid"] in uids
-            and pod["status"]["phase"] in ("Pending", "Running")
-        ]  # fmt: skip
+        there = self._pods_of(known.created)
+        holding = [pod["metadata"]["name"] for pod in there if pod["status"]["phase"] in ("Pending", "Running")]
         self._expect(not holding, "{} is Suspended, but {} are there", known.name, holding)
 
     def _expect(self, truth: object, text: str, *words: Any) -> None:
         if not truth:
             self._violated(text.format(*words))
+
+
+def _conditions(obj: Object) -> list[Object]:
+    found: list[Object] = obj.get("status", {}).get("conditions", [])
+    return found
 
 
 def _has_ended(job: Object) -> bool:

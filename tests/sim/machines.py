@@ -1,9 +1,14 @@
-"""Nodes, their scheduler, and the programs in their pods: a node has room for one pod."""
+"""Nodes, their scheduler, and the programs in their pods: a node has room for one pod.
+
+The programs of a gang save its state now and then, and when they are asked to stop; the next gang of the run goes on
+from the newest checkpoint.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sim import fates
@@ -17,6 +22,7 @@ from finetune_operator.local import pods
 from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import CONFIGMAPS, SERVICES, Object
 from finetune_trainer.contract import (
+    CheckpointReport,
     FailureClass,
     Phase,
     PodStatus,
@@ -26,6 +32,9 @@ from finetune_trainer.contract import (
     TerminationMessage,
 )
 
+STEP = 2.0
+"""Seconds of a step."""
+STEPS_OF_A_CHECKPOINT = 15
 LOOK = 5.0
 """Seconds between two looks at something that is missing."""
 
@@ -37,9 +46,21 @@ class Gang:
     fate: Fate
     loading: float
     training: float
+    saving: float
     """Seconds."""
+    began: float | None = None
+    """When it began to train, in seconds since the epoch."""
+    begins_with: int = 0
+    """Step."""
+    checkpoint: CheckpointReport | None = None
+    """The newest one that it knows of."""
     joined: set[int] = field(default_factory=set)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def step(self, now: float) -> int:
+        """How far it is."""
+        trained = 0.0 if self.began is None else min(now - self.began, self.training)
+        return self.begins_with + int(trained / STEP)
 
 
 @dataclass
@@ -64,12 +85,18 @@ class Machines(ScriptedDriver):
         self.nodes = [f"node-{number}" for number in range(nodes)]
         self.cut: set[str] = set()
         """Nodes without power."""
+        self.broken = self.nodes[0] if chance.random() < 0.25 else None
+        """A node on which every program crashes."""
+        self.placing: Callable[[Object, str, list[str]], None] = lambda pod, node, others: None
+        """Is told of each pod, the node that the scheduler has chosen, and the others that were free."""
         self._chance = chance
         self._history = history
         self._trace = trace
         self._gangs: dict[str, Gang] = {}
         self._programs: dict[str, Program] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
+        self._volume: dict[str, CheckpointReport] = {}
+        """The newest checkpoint of each run, by its folder."""
         self._scheduling: asyncio.TimerHandle | None = None
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
@@ -116,9 +143,13 @@ class Machines(ScriptedDriver):
             if not free:
                 self.unschedulable(pod, f"0/{len(self.nodes)} nodes are available: too many pods")
                 continue
-            self.schedule(pod, free.pop(self._chance.randrange(len(free))))
+            avoided = _avoided(pod)
+            node = self._chance.choice([node for node in free if node not in avoided] or free)
+            free.remove(node)
+            self.placing(pod, node, free)
+            self.schedule(pod, node)
             uid = pod["metadata"]["uid"]
-            self._lives[uid] = asyncio.get_running_loop().create_task(self._live(pod))
+            self._lives[uid] = asyncio.get_running_loop().create_task(self._live(pod, node))
 
     # ---- PodDriver ---------------------------------------------------------------------------------------------------
 
@@ -154,17 +185,20 @@ class Machines(ScriptedDriver):
     async def _stopped(self, program: Program, delay: float, obeys: bool) -> None:
         await asyncio.sleep(delay)
         if obeys:
+            self._save(program, now=True)
             self._finish(program, 75, self._word(program, 75))
         else:
             self._finish(program, pods.SIGKILL_EXIT_CODE, "")
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
-    async def _live(self, pod: Object) -> None:
+    async def _live(self, pod: Object, node: str) -> None:
         """From the pull of the image to the end."""
         meta = pod["metadata"]
         gang = self._gang(pod)
         fate = gang.fate if gang.fate.index == index_of(pod) else Fate()
+        if node == self.broken:
+            fate = Fate(fates.COMMON, index_of(pod), "load")
         await asyncio.sleep(1 + 5 * self._chance.random())
         if fate.failure is fates.NO_IMAGE:
             self.wait(pod, "ImagePullBackOff", "no such image")
@@ -195,7 +229,7 @@ class Machines(ScriptedDriver):
             await asyncio.sleep(LOOK)
         gang.joined.add(program.index)
         if len(gang.joined) == config.world.nodes:
-            gang.complete.set()
+            self._begin(gang, config.folder)
         await gang.complete.wait()
         program.attests, program.phase = True, Phase.TRAIN
         if await self._fails(program, fate, "train", gang.training):
@@ -217,6 +251,8 @@ class Machines(ScriptedDriver):
     def _fail(self, program: Program, fate: Fate, failure: Failure) -> None:
         self._trace.say("{} ends: {}", program.pod["metadata"]["name"], failure.name)
         self._note(program.pod, failure.failure)
+        if failure.failure is FailureClass.PREEMPTED:
+            self._save(program, now=True)
         if failure.failure is FailureClass.MISMATCH:
             # If another pod fails by itself, the others go with it, and who ended too early is not the cause.
             self._note(program.pod, FailureClass.STARTUP_TIMEOUT)
@@ -241,6 +277,7 @@ class Machines(ScriptedDriver):
 
     def _word(self, program: Program, exit_code: int) -> TerminationMessage:
         config = program.config
+        self._save(program)
         return TerminationMessage(
             pod_uid=program.pod["metadata"]["uid"],
             index=program.index,
@@ -249,6 +286,8 @@ class Machines(ScriptedDriver):
             exit_code=exit_code,
             world=config.world.size if program.attests or not exit_code else None,
             config_digest=config.digest if program.attests or not exit_code else None,
+            step=program.gang.step(self._now()),
+            checkpoint=program.gang.checkpoint if program.index == 0 else None,
             result=RESULT if program.index == 0 and exit_code == 0 else None,
             log=("step 1", "step 2"),
         )
@@ -257,6 +296,10 @@ class Machines(ScriptedDriver):
         self, program: Program, exit_code: int, word: TerminationMessage | str, reason: str | None = None
     ) -> None:
         self._programs.pop(program.pod["metadata"]["uid"], None)
+        if isinstance(word, TerminationMessage) and word.checkpoint:
+            job_uid = pods.controller_uid(program.pod) or ""
+            self._history.checkpoints[job_uid] = word.checkpoint.step
+            self._history.last_checkpoints[job_uid] = (asyncio.get_running_loop().time(), word.checkpoint.step)
         self.finish(program.pod, exit_code, word if isinstance(word, str) else word.fit(), reason)
         self.schedule_soon()
 
@@ -264,7 +307,11 @@ class Machines(ScriptedDriver):
         program = self._programs.get(pod["metadata"]["uid"])
         if program is None or pod["spec"]["nodeName"] in self.cut:
             return None
-        config = program.config
+        config, gang, step = program.config, program.gang, program.gang.step(self._now())
+        tells = program.attests and program.index == 0
+        self._save(program)
+        if tells and gang.checkpoint:
+            self._history.checkpoints[pods.controller_uid(pod) or ""] = gang.checkpoint.step
         rank = RankStatus(
             rank=program.index,
             world=config.world.size,
@@ -272,7 +319,7 @@ class Machines(ScriptedDriver):
             backend="gloo",
             zero_stage=config.zero_stage,
             phase=program.phase,
-            step=1,
+            step=step,
             heartbeat=self._now(),
         )
         return PodStatus(
@@ -281,8 +328,34 @@ class Machines(ScriptedDriver):
             nonce=config.nonce,
             index=program.index,
             ranks=(rank,) if program.attests else (),
-            progress=Progress(step=1, total_steps=30, epoch=0.1) if program.attests and program.index == 0 else None,
+            progress=Progress(step=step, total_steps=1000, epoch=0.1, step_seconds=STEP) if tells else None,
+            checkpoint=gang.checkpoint if tells else None,
         ).to_json().encode()  # fmt: skip
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _begin(self, gang: Gang, folder: str) -> None:
+        """All are there: they read the newest checkpoint and train."""
+        for program in [p for p in self._programs.values() if p.config.folder == folder]:
+            self._save(program)
+        gang.checkpoint = self._volume.get(folder)
+        gang.begins_with = gang.checkpoint.step if gang.checkpoint else 0
+        gang.began = self._now()
+        gang.complete.set()
+
+    def _save(self, program: Program, now: bool = False) -> None:
+        """What rank 0 has saved by the clock, and `now`, as it is asked to stop."""
+        gang = program.gang
+        if program.index or gang.began is None:
+            return
+        step = gang.step(self._now())
+        if not now or program.phase is not Phase.TRAIN:
+            step -= (step - gang.begins_with) % STEPS_OF_A_CHECKPOINT
+        if step > (gang.checkpoint.step if gang.checkpoint else 0):
+            gang.checkpoint = CheckpointReport(step=step, time=self._now(), bytes=1, save_seconds=gang.saving)
+            known = self._volume.get(program.config.folder)
+            if known is None or known.step < step:
+                self._volume[program.config.folder] = gang.checkpoint
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
@@ -291,14 +364,24 @@ class Machines(ScriptedDriver):
         if uid not in self._gangs:
             nodes = 1 + max(index_of(p) for p in self._host.all_pods() if pods.controller_uid(p) == uid)
             fate = fates.drawn(self._chance, nodes) if self.troubled else Fate()
-            self._gangs[uid] = Gang(fate, 5 + 20 * self._chance.random(), 20 + 200 * self._chance.random())
+            times = (5 + 20 * self._chance.random(), 20 + 200 * self._chance.random(), 20 * self._chance.random())
+            self._gangs[uid] = Gang(fate, *times)
         return self._gangs[uid]
 
     def _end_life(self, pod: Object) -> None:
-        self._programs.pop(pod["metadata"]["uid"], None)
+        if program := self._programs.pop(pod["metadata"]["uid"], None):
+            self._save(program)
         life = self._lives.pop(pod["metadata"]["uid"], None)
         if life and life is not asyncio.current_task():
             life.cancel()
 
     def _note(self, pod: Object, *classes: FailureClass) -> None:
         self._history.happened(pods.controller_uid(pod), *classes)
+
+
+def _avoided(pod: Object) -> set[str]:
+    """Nodes that it prefers not to have, by their names."""
+    nodes = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
+    terms = nodes.get("preferredDuringSchedulingIgnoredDuringExecution", [])
+    fields = [field for term in terms for field in term["preference"]["matchFields"]]
+    return {node for field in fields if field["operator"] == "NotIn" for node in field["values"]}

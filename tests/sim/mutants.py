@@ -12,12 +12,25 @@ from typing import Any
 from unittest.mock import patch
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry, RunStatus
-from finetune_operator.core import cause, decide, ledger, memory, observed, restart, retrain, success
+from finetune_operator.core import (
+    cause,
+    checkpoint,
+    deadline,
+    decide,
+    ledger,
+    memory,
+    observed,
+    restart,
+    retrain,
+    success,
+    volume,
+)
 from finetune_operator.core.deadline import Wait
 from finetune_operator.core.decide import Decision
 from finetune_operator.core.observed import JobView, Observed, PodView
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.success import Verdict
+from finetune_operator.core.times import from_text
 from finetune_operator.protocol import FINETUNEJOBS, Object
 from finetune_operator.runtime import app, observer, recollection, reconciler
 from finetune_operator.runtime.evidence import Evidence
@@ -87,6 +100,38 @@ def memory_that_ran_out_is_no_lesson() -> Any:
 
 def deadlines_are_forgotten() -> Any:
     return patch.object(decide, "overdue", lambda *_: Wait(None))
+
+
+def queue_time_runs_while_suspended() -> Any:
+    def overdue(run: RunStatus, *rest: Any) -> Any:
+        tolerance, pods, reported, refused, now, _, attested = rest
+        began = from_text(run.attempt_time or run.start_time)
+        return deadline.overdue(run, tolerance, pods, reported, refused, now, began, attested)
+
+    return patch.object(decide, "overdue", overdue)
+
+
+def a_gang_that_gave_way_is_counted_among_preemptions() -> Any:
+    def gave_way(run: RunStatus, times: tuple[str, ...], jitter: float) -> Any:
+        return restart._uncounted(FailureClass.GANG_TIMEOUT, run, False, times, jitter)
+
+    return patch.object(restart, "_gave_way", gave_way)
+
+
+def bad_nodes_are_not_avoided() -> Any:
+    return patch.object(decide, "bad_nodes", lambda *_: ())
+
+
+def a_held_claim_is_not_waited_for() -> Any:
+    return patch.object(volume, "holder", lambda remaining, modes: None)
+
+
+def pods_that_save_are_not_waited_for() -> Any:
+    return patch.object(decide, "seconds_until_stopped", lambda pods, settle, now: 0.0)
+
+
+def checkpoints_are_no_progress() -> Any:
+    return patch.object(checkpoint, "has_progressed", lambda run, newest: False)
 
 
 def ttl_is_over_at_once() -> Any:
@@ -265,6 +310,12 @@ MUTANTS: tuple[Callable[[], Any], ...] = (
     the_back_off_is_not_waited_for,
     memory_that_ran_out_is_no_lesson,
     deadlines_are_forgotten,
+    queue_time_runs_while_suspended,
+    a_gang_that_gave_way_is_counted_among_preemptions,
+    bad_nodes_are_not_avoided,
+    a_held_claim_is_not_waited_for,
+    pods_that_save_are_not_waited_for,
+    checkpoints_are_no_progress,
     ttl_is_over_at_once,
     ttl_is_never_over,
     edits_are_lost,

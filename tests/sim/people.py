@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from support import jobs as manifests_of_others
 from support.manifests import changed, manifest
 
+from finetune_operator.constants import DEFAULT_CLAIM
 from finetune_operator.core.naming import child_name
 from finetune_operator.local import pods
 from finetune_operator.protocol import (
+    CLAIMS,
     CONFIGMAPS,
     FINETUNEJOBS,
     JOBS,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 GOOD_MODEL = "workspace://models/minilm"
 NO_MODEL = "file:///home/me/model"
 """Read by local runs only: the operator refuses it."""
+CLAIM_OF_ONE_NODE = "one-node"
+"""Of jobs of a single node, by choice or by mistake."""
+MODES = {DEFAULT_CLAIM: ["ReadWriteMany"], CLAIM_OF_ONE_NODE: ["ReadWriteOnce"]}
 
 
 class People:
@@ -54,6 +59,7 @@ class People:
             (self._edit, 8),
             (self._delete_job, 4),
             (self._take_a_name, 2),
+            (self._use_up_quota, 3),
             (self._gap, 3),
             (self._restart_operator, 3),
         )
@@ -65,6 +71,13 @@ class People:
             (act,) = self._chance.choices([a for a, _ in self._acts], [w for _, w in self._acts])
             await act()
 
+    async def make_claims(self) -> None:
+        """Before there are jobs."""
+        for name, modes in MODES.items():
+            metadata = {"name": name, "namespace": "default"}
+            claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
+            await self._all.cluster.create(CLAIMS, {**claim, "spec": {"accessModes": modes}})
+
     async def create(self, name: str, **extra: Any) -> None:
         """A job of its own kind."""
         tolerance = {
@@ -75,14 +88,19 @@ class People:
         }
         if self._chance.random() < 0.1:
             tolerance["activeMinutes"] = self._chance.choice((1, 3))
+        if self._chance.random() < 0.4:
+            tolerance["queueMinutes"] = self._chance.choice((1, 1, 5))
+        nodes = self._chance.choice((1, 1, 2, 2, 3))
         spec: dict[str, Any] = {
-            "spec.resources": {"nodes": self._chance.choice((1, 1, 2, 2, 3)), "gpusPerNode": 0},
+            "spec.resources": {"nodes": nodes, "gpusPerNode": 0},
             "spec.training": {"seed": 1},
             "spec.faultTolerance": tolerance,
             "spec.suspend": self._chance.random() < 0.05,
         }
         if self._chance.random() < 0.3:
             spec["spec.ttlSecondsAfterFinished"] = self._chance.choice((0, 60, 300))
+        if self._chance.random() < (0.5 if nodes == 1 else 0.05):
+            spec["spec.storage.claimName"] = CLAIM_OF_ONE_NODE
         await self._all.cluster.create(FINETUNEJOBS, manifest(name, **(spec | extra)))
         self._all.trace.say("{} is created: {}", name, spec)
 
@@ -164,7 +182,6 @@ class People:
         if job is None:
             return
         self._requests += 1
-        kind = self._chance.choice(("seed", "seed", "request", "replace", "ttl", "budget", "active", "mistake"))
         changes: dict[str, dict[str, Any]] = {
             "seed": {"spec.training.seed": self._chance.randrange(4)},
             "request": {"spec.retrain.request": str(self._requests)},
@@ -172,8 +189,12 @@ class People:
             "ttl": {"spec.ttlSecondsAfterFinished": self._chance.choice((0, 60, 300))},
             "budget": {"spec.faultTolerance.maxRestarts": self._chance.randrange(6)},
             "active": {"spec.faultTolerance.activeMinutes": self._chance.choice((3, 60))},
+            "queue": {"spec.faultTolerance.queueMinutes": self._chance.choice((1, 60))},
+            "memory": {"spec.resources.memory": self._chance.choice(("8Gi", "16Gi"))},
+            "nodes": {"spec.resources.nodes": self._chance.choice((1, 2, 3))},
             "mistake": {"spec.model.uri": NO_MODEL},
         }
+        kind = self._chance.choice(("seed", *changes))
         await self.edit(job["metadata"]["name"], **changes[kind])
 
     async def _delete_job(self) -> None:
@@ -202,6 +223,11 @@ class People:
         for meta in self._names:
             with suppress(NotFoundError, ConflictError):
                 await self._all.cluster.delete(JOBS, "default", meta["name"], meta["uid"])
+
+    async def _use_up_quota(self) -> None:
+        """No pod can be made for a time, which only the Job controller is told."""
+        self._all.trace.say("a quota is used up")
+        self._all.no_pods_until = self._all.loop.time() + self._chance.choice((20, 90, 400))
 
     async def _gap(self) -> None:
         if not self._all.weather.evidence_is_kept:

@@ -11,6 +11,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from sim import ending
@@ -23,11 +24,11 @@ from sim.machines import Machines
 from sim.people import People
 from sim.weather import GOOD, Trace, Weather, drawn
 
-from finetune_operator.core.settings import Settings
+from finetune_operator.core.settings import Network, Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.store import Event
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, Resource
+from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, ForbiddenError, Object, Resource
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.reconciler import Reconciler
 
@@ -56,9 +57,11 @@ class Schedule:
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)
         self.seed = seed
-        self.settings = SETTINGS
+        self.settings = replace(SETTINGS, network=Network() if chance.random() < 0.3 else None)
         self.loop = loop = VirtualTimeLoop()
         self.clock = VirtualClock(loop)
+        self.no_pods_until = 0.0
+        """A quota is used up by others."""
         self.trace = Trace(loop.time)
         self.history = History()
         self.weather: Weather = drawn(chance)
@@ -70,7 +73,7 @@ class Schedule:
         self.cluster = LocalCluster(
             self.machines,
             clock=self.clock,
-            admit=admit,
+            admit=self._admit,
             randomness=uids(chance.random()),
             lag=lambda: lag * lags.random(),
         )
@@ -81,9 +84,9 @@ class Schedule:
             self.history,
             loop.time,
             self.violated,
-            self.weather.evidence_is_kept,
-            self.weather.overlaps,
+            self.weather,
         )
+        self.machines.placing = self.invariants.placing
         self.people = People(self, random.Random(chance.random()))
         self.cluster.store.listen(self._tell)
         self._chance = chance
@@ -100,6 +103,12 @@ class Schedule:
         self.trace.say("VIOLATION: {}", text)
         if not self.violation.done():
             self.violation.set_result(text)
+
+    def _admit(self, resource: Resource, manifest: Object) -> Object:
+        if resource == PODS and self.loop.time() < self.no_pods_until:
+            message = f'pods "{manifest["metadata"]["name"]}" is forbidden: exceeded quota: team'
+            raise ForbiddenError(403, "Forbidden", message)
+        return admit(resource, manifest)
 
     # ---- operators ---------------------------------------------------------------------------------------------------
 
@@ -186,6 +195,7 @@ class Schedule:
     async def _story(self) -> None:
         self.loop.set_exception_handler(self._stumbled)
         await self.cluster.start()
+        await self.people.make_claims()
         with _logs_told(self):
             for _ in range(2 if self.weather.overlaps else 1):
                 self.start_operator()
@@ -204,7 +214,8 @@ class Schedule:
         """No more faults, room for everybody, one operator; what has begun goes its way."""
         self.trace.say("the weather is good from here on")
         self.weather = GOOD
-        self.machines.troubled = False
+        self.no_pods_until = 0.0
+        self.machines.troubled, self.machines.broken = False, None
         for node in list(self.machines.cut):
             self.machines.power_on(node)
         self.machines.nodes += [f"spare-{number}" for number in range(6)]

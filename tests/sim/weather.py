@@ -22,6 +22,8 @@ class Weather:
     doubled: float = 0.0
     late: float = 0.0
     """Of an event that comes seconds later than those after it."""
+    denials: float = 0.0
+    """Of a create that begins a time in which no object of its kind can be made: quota, admission."""
     deaths: float = 0.0
     """Of the operator, at a call: before it, or after it took effect."""
     overlaps: bool = False
@@ -37,13 +39,15 @@ GOOD = Weather()
 
 
 def drawn(chance: random.Random) -> Weather:
-    """Three of ten schedules have no fault but those of pods, nodes and people; few have all of them."""
+    """A quarter of the schedules have no fault but those of pods, nodes and people; few have all of them."""
     refusals = Weather(refusals=chance.choice((0.02, 0.1, 0.25)), slow=chance.choice((0, 0.1)))
+    denials = Weather(denials=chance.choice((0.1, 0.3)))
     events = Weather(lost=chance.choice((0.1, 0.3, 0.6)), doubled=0.1, late=chance.choice((0.05, 0.3)))
     deaths = Weather(deaths=chance.choice((0.01, 0.04, 0.1)))
     overlaps = Weather(overlaps=True, slow=chance.choice((0.05, 0.2)))
-    every = replace(events, refusals=0.02, slow=0.02, deaths=0.02, overlaps=True)
-    return chance.choices((GOOD, refusals, events, deaths, overlaps, every), (28, 18, 20, 14, 12, 8))[0]
+    every = replace(events, refusals=0.02, slow=0.02, denials=0.02, deaths=0.02, overlaps=True)
+    kinds = (GOOD, refusals, denials, events, deaths, overlaps, every)
+    return chance.choices(kinds, (26, 16, 10, 18, 12, 10, 8))[0]
 
 
 @dataclass

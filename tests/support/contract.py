@@ -30,7 +30,7 @@ from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.local.scripted import ScriptedDriver
-from finetune_operator.protocol import JOBS, PODS, ApiError, Cluster, Event, Object, Resource
+from finetune_operator.protocol import JOBS, PODS, ApiError, Cluster, Event, ForbiddenError, Object, Resource
 from support.jobs import job
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +122,10 @@ class Subject(ABC):
         obj = await self.cluster.get(resource, self.namespace, name)
         change(obj)
         return await self.cluster.put(resource, obj)
+
+    @abstractmethod
+    async def refuse_pods(self, refuse: bool) -> None:
+        """Whether a quota leaves no room for pods from now on."""
 
     @abstractmethod
     async def log(self, pod: Object) -> str:
@@ -218,6 +222,16 @@ class Local(Subject):
     """The in-memory cluster."""
 
     cluster: LocalCluster
+    _refuses_pods = False
+
+    async def refuse_pods(self, refuse: bool) -> None:
+        self._refuses_pods = refuse
+
+    def _admit(self, resource: Resource, manifest: Object) -> Object:
+        if resource == PODS and self._refuses_pods:
+            message = f'pods "{manifest["metadata"]["name"]}" is forbidden: exceeded quota: none'
+            raise ForbiddenError(403, "Forbidden", message)
+        return admit(resource, manifest)
 
     async def new_namespace(self) -> str:
         name = f"test-{uuid.uuid4().hex[:8]}"
@@ -237,7 +251,7 @@ class Processes(Local):
 
     def __init__(self, folder: Path) -> None:
         self._driver = ProcessDriver({}, folder)
-        self.cluster = LocalCluster(self._driver, admit=admit)
+        self.cluster = LocalCluster(self._driver, admit=self._admit)
 
     async def log(self, pod: Object) -> str:
         path = self._driver.logs(self.namespace, pod["metadata"]["name"])
@@ -251,7 +265,7 @@ class Scripted(Local):
 
     def __init__(self) -> None:
         self.driver = ScriptedDriver(automatic=True)
-        self.cluster = LocalCluster(self.driver, admit=admit)
+        self.cluster = LocalCluster(self.driver, admit=self._admit)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -326,6 +340,14 @@ class Real(Subject):
         self._namespaces.append(name)
         await self.until(lambda: self._has_account(name))
         return name
+
+    async def refuse_pods(self, refuse: bool) -> None:
+        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas"
+        if not refuse:
+            await self._admin.request("DELETE", f"{path}/none")
+            return
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+        await self._admin.request("POST", path, body={**quota, "spec": {"hard": {"pods": "0"}}})
 
     async def log(self, pod: Object) -> str:
         try:

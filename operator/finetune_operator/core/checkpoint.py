@@ -30,10 +30,10 @@ def newest(answers: Iterable[PodStatus], so_far: CheckpointStatus | None) -> Che
 
 
 def last(pods: Iterable[PodView], so_far: CheckpointStatus | None) -> CheckpointStatus | None:
-    """By the last word of rank 0's pod; without it, as it was."""
-    words = (pod.message for pod in pods if pod.index == 0 and pod.message)
-    told = next((word.checkpoint for word in words if word.checkpoint), None)
-    return as_status(told) if told else so_far
+    """By the last word of rank 0's pod, of the last one if its Job was suspended and resumed; without it, as it was."""
+    words = ((pod.ended, pod.message.checkpoint) for pod in pods if pod.index == 0 and pod.message)
+    told = [(ended.timestamp() if ended else 0.0, word) for ended, word in words if word]
+    return as_status(max(told, key=lambda each: each[0])[1]) if told else so_far
 
 
 def as_status(told: CheckpointReport) -> CheckpointStatus:

@@ -208,11 +208,15 @@ def _create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
 
 
 def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
-    """An attempt that was suspended is over when its pods are told to stop: they save what the next one begins with."""
+    """An attempt that was suspended is over when its pods are told to stop: they save what the next one begins with.
+    They are told a moment after its Job was deleted."""
     entry = ledger.last_failure(observed.job.status)
     if entry is None or entry.class_ != FailureClass.SUSPENDED:
         return 0
-    return seconds_until_stopped(observed.remaining, settings.settle, observed.now)
+    asking = settings.settle - (observed.now - from_text(entry.end_time)).total_seconds()
+    unasked = any(pod.running and pod.deleted is None for pod in observed.remaining)
+    saving = seconds_until_stopped(observed.remaining, settings.settle, observed.now)
+    return max(asking, saving) if unasked else saving
 
 
 def _volume_attached(observed: Observed, run: RunStatus, holder: PodView) -> Decision:
@@ -339,7 +343,7 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
         after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
         must_go = observed.child and not observed.child.deleted and not stops_by_itself(observed.pods)
         delete = _name(observed, run) if must_go else None
-        if not _may_follow_at_once(observed, following):
+        if cause.failure is FailureClass.SUSPENDED or not _may_follow_at_once(observed, following):
             return Decision(after, delete_job=delete, look_again=0)
         return Decision(after, delete_job=delete, create_children=True, look_again=settings.waiting_interval)
     after = after.model_copy(update={"run": _ended(observed, run, release=True)})
@@ -364,10 +368,13 @@ def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decis
 
 
 def _ended(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
-    """`release`: pods that are still alive must go; those that have ended stay for their logs."""
+    """`release`: pods that are still alive, or that a quota or a queue has kept back, must go; those that have ended
+    stay for their logs."""
     job_uid = observed.child.uid if observed.child else run.job_uid
     alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
+    child = observed.child
+    awaited = child is not None and not child.succeeded and not has_failed(child, observed.pods)
     # If it is not `edited`, what was changed in the spec meanwhile held at once.
     generation = run.generation if observed.edited else observed.job.metadata.generation
-    update = {"job_uid": job_uid, "release": release and alive, "generation": generation}
+    update = {"job_uid": job_uid, "release": release and (alive or awaited), "generation": generation}
     return run.model_copy(update={"completion_time": to_text(observed.now), **update})

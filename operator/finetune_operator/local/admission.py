@@ -68,7 +68,7 @@ def _check_job(job: Object) -> None:
     spec = job.get("spec", {})
     if spec.get("completionMode") != "Indexed" or "completions" not in spec:
         raise _invalid(job, "spec.completionMode", "the in-memory cluster runs Indexed Jobs with spec.completions only")
-    # Here, and not when the Job controller makes its pods: it could tell nobody.
+    # Here, as an API server does it, and not when the Job controller makes its pods.
     _check_labels(job, spec.get("template", {}).get("metadata", {}), "spec.template.labels")
     template = spec.get("template", {}).get("spec", {})
     if template.get("restartPolicy") not in ("Never", "OnFailure"):

@@ -34,8 +34,8 @@ from finetune_operator.protocol import (
 )
 
 Admit = Callable[[Resource, Object], Object]
-"""Gets an object that is about to be stored, gives it back with the schema's defaults filled in, or raises
-InvalidError."""
+"""Gets an object that is about to be stored, gives it back with the schema's defaults filled in, or raises InvalidError
+or ForbiddenError."""
 
 NAME_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """The API server makes generated names of these: no vowels, so no words."""

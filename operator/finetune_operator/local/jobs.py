@@ -3,7 +3,8 @@
 A pod that failed, or that anybody deleted, counts as a failure at once. When there are more failures than
 `backoffLimit`, the Job gets the condition FailureTarget, all its other pods are deleted (SIGTERM, grace period), and
 when the last of them has ended, it gets Failed. The pod that failed by itself stays. When every index has succeeded,
-the Job gets SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures.
+the Job gets SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures. Pods
+that are refused, as by a quota, are told by an Event of the Job and tried again, later each time.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from finetune_operator.local import pods
 from finetune_operator.local.clock import Clock, timestamp
 from finetune_operator.local.garbage import Wait
 from finetune_operator.local.store import Store, clone
-from finetune_operator.protocol import JOBS, PODS, Event, Object, Resource
+from finetune_operator.protocol import CORE_EVENTS, JOBS, PODS, ApiError, Event, Object, Resource
 
 LABEL_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 FAILURE = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
 SUCCESS = ("CompletionsReached", "Reached expected number of succeeded pods")
+LONGEST_RETRY = 60.0
+"""Seconds; the first one is after 1."""
 
 
 class JobHost(Protocol):
@@ -51,6 +54,8 @@ class Tally:
     counted: set[str] = field(default_factory=set)
     failed: int = 0
     succeeded: set[int] = field(default_factory=set)
+    refused: int = 0
+    """How often in a row no pod could be made."""
 
     def see(self, pod: Object, *, gone: bool) -> None:
         """A pod has come, changed, or gone."""
@@ -164,7 +169,35 @@ class JobController:
         running = [_index(pod) for pod in tally.running()]
         missing = sorted(set(range(job["spec"]["completions"])) - tally.succeeded - set(running))
         for index in missing[: max(0, job["spec"]["parallelism"] - len(running))]:
-            self._host.insert(PODS, self._pod(job, index))
+            try:
+                self._host.insert(PODS, self._pod(job, index))
+            except ApiError as error:
+                self._refused(job, tally, error)
+                return
+        tally.refused = 0
+
+    def _refused(self, job: Object, tally: Tally, error: ApiError) -> None:
+        """Nobody else hears of it: whoever made the Job has long been answered."""
+        meta, now = job["metadata"], timestamp(self._host.clock.now())
+        references = {"apiVersion": JOBS.api_version, "kind": JOBS.kind, "uid": meta["uid"]}
+        names = {"name": meta["name"], "namespace": meta["namespace"]}
+        event = {
+            "apiVersion": CORE_EVENTS.api_version,
+            "kind": CORE_EVENTS.kind,
+            "metadata": {"name": f"{meta['name']}.{self._host.name_suffix()}", "namespace": meta["namespace"]},
+            "involvedObject": references | names,
+            "reason": "FailedCreate",
+            "message": f"Error creating: {error}",
+            "type": "Warning",
+            "source": {"component": "job-controller"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        self._host.insert(CORE_EVENTS, event)
+        wait = min(LONGEST_RETRY, 2.0**tally.refused)
+        tally.refused += 1
+        asyncio.get_running_loop().call_later(wait, self._enqueue, meta["namespace"], meta["name"])
 
     def _write_status(self, job: Object, tally: Tally) -> None:
         running = tally.running()

@@ -112,7 +112,7 @@ class Observer:
             never_began = run.attempt == 1 and run.job_uid is None  # the edit holds for it: it will be another run
             seen = await self._without_child(key, job if never_began else own, run, edited)
             return replace(seen, spec_lost=lost and not never_began)
-        return await self._with_child(key, own, run, found, name, edited)
+        return replace(await self._with_child(key, own, run, found, name, edited), spec_lost=lost)
 
     async def _at_rest(self, job: FineTuneJob, run: RunStatus | None) -> Observed:
         several = job.spec.resources.nodes > 1 and run_is_needed(job)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from support.clusters import NOW
 
 from finetune_operator.api.v1alpha1 import CheckpointStatus, ProgressStatus
 from finetune_operator.core import checkpoint
@@ -33,6 +35,16 @@ def test_the_last_word_of_rank_0_s_pod_tells_of_the_last_one() -> None:
     pods = [PodView("v", "p-1", 1, None), PodView("u", "p-0", 0, None, message=word)]
     assert checkpoint.last(pods, None) == STATUS
     assert checkpoint.last(pods[:1], STATUS) is STATUS
+
+
+def test_of_two_pods_of_a_job_that_was_suspended_and_resumed_the_last_one_tells() -> None:
+    older = TerminationMessage(pod_uid="u", index=0, attempt=1, nonce="n", exit_code=75, checkpoint=REPORT)
+    newer = older.model_copy(update={"checkpoint": REPORT.model_copy(update={"step": REPORT.step + 1})})
+    first = PodView("u", "p-0-a", 0, None, message=older, ended=NOW)
+    second = PodView("w", "p-0-b", 0, None, message=newer, ended=NOW + timedelta(seconds=9))
+    told = checkpoint.last([first, second], None)
+    assert told is not None
+    assert told.step == REPORT.step + 1
 
 
 def test_what_a_pod_says_of_a_failure_is_made_plain_and_short() -> None:

@@ -254,6 +254,42 @@ def test_the_next_attempt_follows_at_once_where_no_pod_can_hold_its_claim() -> N
     assert not ended_attempt(1, gone, deleted=True).create_children, "the pods of a deleted Job may live on for a while"
 
 
+def test_no_attempt_follows_at_once_on_one_whose_pods_a_queue_has_asked_to_stop() -> None:
+    nodes = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
+    status = started(**nodes)
+    running = PodView("u0", "p0", 0, "j", phase="Running", scheduled=True, scheduled_at=NOW, running=True, deleted=NOW)
+    run = run_of(status).model_copy(update={"job_uid": "j"})
+    now = job(status.model_copy(update={"run": run}), **nodes)
+    decision = decide(Observed(now, NOW, "n", child(suspended=True), (running,)), SETTINGS)
+    assert decision.status
+    assert decision.status.ledger[-1].class_ == "Suspended"
+    assert not decision.create_children, "they save what it begins with"
+
+
+def test_pods_whose_job_was_suspended_are_given_a_moment_to_be_told() -> None:
+    status = started()
+    run = run_of(status).model_copy(update={"job_uid": "j"})
+    running = PodView("u0", "p0", 0, "j", phase="Running", scheduled=True, scheduled_at=NOW, running=True)
+    now = job(status.model_copy(update={"run": run}))
+    suspended = decided(Observed(now, NOW, "n", child(suspended=True), (running,)))
+    assert suspended.ledger[-1].class_ == "Suspended"
+    waits = Observed(job(suspended), NOW, "n", remaining=(running,))
+    assert not decide(waits, SETTINGS).create_children
+    assert decide(replace(waits, now=NOW + timedelta(seconds=SETTINGS.settle)), SETTINGS).create_children
+    assert decide(replace(waits, remaining=()), SETTINGS).create_children
+
+
+def test_a_run_that_ends_while_a_quota_or_a_queue_keeps_its_pods_back_takes_its_job_along() -> None:
+    spec = {"spec.faultTolerance": {"queueMinutes": 1}}
+    status = started(**spec)
+    run = run_of(status).model_copy(update={"job_uid": "j"})
+    late = NOW + timedelta(minutes=1)
+    ended = decided(Observed(job(status.model_copy(update={"run": run}), **spec), late, "n", child(suspended=True)))
+    assert ended.ledger[-1].class_ == "DeadlineExceeded"
+    again = Observed(job(ended, **spec), late, "n", child(suspended=True))
+    assert decide(again, SETTINGS).delete_job == "clauses-0b5e7-1-1"
+
+
 def test_the_job_of_a_failed_pod_is_left_to_its_controller_and_any_other_is_deleted() -> None:
     assert ended_attempt(1, FAILED).delete_job is None
     lost = replace(FAILED, exit_code=None, phase="Running", deleted=NOW, disrupted="DeletionByTaintManager: ")

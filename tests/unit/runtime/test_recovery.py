@@ -146,6 +146,17 @@ async def test_an_edit_waits_for_the_end_of_the_run_whose_later_attempts_keep_th
         assert (run_of(following).generation, run_of(following).attempt) == (2, 1)
 
 
+async def test_no_attempt_of_several_nodes_follows_with_an_edited_spec_when_the_own_one_is_lost() -> None:
+    async with operated() as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES, **{"spec.training.seed": 1}))
+        pods = await world.pods_of_attempt(1, 2)
+        await world.cluster.delete(CONFIGMAPS, "default", pods[0]["metadata"]["labels"]["job-name"])
+        await world.edit(**{"spec.training.seed": 2})
+        world.driver.finish(pods[1], 1)
+        status = await world.until(lambda s: s.run and s.run.number == 2 and s.run.job_uid)
+        assert [(e.attempt, e.class_) for e in status.ledger] == [(1, "Infrastructure"), (2, "Replaced")]
+
+
 async def test_replace_ends_the_run_at_once() -> None:
     async with operated() as world:
         await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.training.seed": 1}))
