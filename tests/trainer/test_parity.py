@@ -190,11 +190,19 @@ def test_dropout_depends_on_neither_ranks_nor_stage(
     assert loss_difference(without, curves["2x1 stage 0"]) > 1e-3, "dropout did nothing"
 
 
+@pytest.fixture(scope="module")
+def new_worlds(worlds: Worlds) -> Worlds:
+    """Processes that have trained nothing yet, as those of a pod: in bf16 the last bits depend on where in memory a
+    tensor lies, and twenty steps make a percent of them."""
+    worlds.close()
+    return worlds
+
+
 @pytest.mark.parametrize("case", fast("llama", "bert", "vit"))
 def test_bf16_trains_the_same_within_its_precision(
-    case: Case, worlds: Worlds, tmp_path: Path, record_property: Callable[[str, object], None]
+    case: Case, new_worlds: Worlds, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    trainings = Trainings(worlds, tmp_path, case)
+    trainings = Trainings(new_worlds, tmp_path, case)
     layouts = [(ONE, 0), (TWO, 0), (TWO_ACCUMULATED, 1), (TWO_ACCUMULATED, 2), (TWO, 3)]
     curves = {f"{layout} stage {stage}": trainings.curve(layout, stage, precision="bf16") for layout, stage in layouts}
     assert_equal_curves(curves, 2e-2, 2e-2, record_property)
