@@ -25,9 +25,9 @@ sys.path.insert(0, str(HERE.parent / "faults"))
 from fault_scoreboard import workload  # noqa: E402  # the benchmarks are no package
 from fault_scoreboard.hugging_face import HuggingFace  # noqa: E402
 from fault_scoreboard.ours import Ours  # noqa: E402
-from fault_scoreboard.pods import free_port  # noqa: E402
+from fault_scoreboard.pods import Pod, free_port  # noqa: E402
 from fault_scoreboard.run import HOOK  # noqa: E402
-from fault_scoreboard.side import Attempt, Job, Side  # noqa: E402
+from fault_scoreboard.side import Attempt, Command, Job, Side  # noqa: E402
 
 from finetune_trainer import contract, launch  # noqa: E402
 from finetune_trainer.contract import RunConfig  # noqa: E402
@@ -182,25 +182,23 @@ def _torchrun(arguments: list[str], variables: dict[str, str]) -> str:
 def _first_step(side: Side, folder: Path) -> float:
     """Seconds from the start of the pod's first process to the end of the first optimizer step, with one rank."""
     job = Job(folder / side.name.split()[0], None)
-    job.steps.mkdir(parents=True)
+    for path in (job.workspace, job.steps):
+        path.mkdir(parents=True)
     workload.make(job.data, is_spoilt=False)
-    attempt = Attempt(1, free_port(), world=1)
-    command = side.command(job, attempt, 0)
+    command = side.command(job, Attempt(1, free_port(), world=1), 0)
     hook: dict[str, Any] = {"PYTHONPATH": HOOK, "FAULT_FOLDER": job.folder, "FAULT_ATTEMPT": 1, "FAULT_ACT": ""}
     hook |= {"FAULT_STEP": 0, "FAULT_MEMORY_LIMIT_ROWS": 0, "FAULT_FULL_SECONDS": 0}
     environment = command.environment | {name: str(value) for name, value in hook.items()}
-    with (job.folder / "log").open("wb") as log:
-        began = time.time()
-        pod = subprocess.Popen(command.arguments, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            while not (lines := [line for path in job.steps.iterdir() for line in path.read_text().splitlines()]):
-                if pod.poll() is not None:
-                    raise RuntimeError((job.folder / "log").read_text()[-4000:])
-                time.sleep(0.02)
-            return float(lines[0]) - began
-        finally:
-            os.killpg(pod.pid, 9)
-            pod.wait()
+    began = time.time()
+    pod = Pod(Command(command.arguments, environment), job.log(1, 0))
+    try:
+        while not (lines := [line for path in job.steps.iterdir() for line in path.read_text().splitlines()]):
+            if pod.exit_code is not None:
+                raise RuntimeError(job.log(1, 0).read_text()[-4000:])
+            time.sleep(0.02)
+        return float(lines[0]) - began
+    finally:
+        pod.kill()
 
 
 def _options() -> argparse.Namespace:
