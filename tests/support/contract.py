@@ -30,7 +30,17 @@ from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.local.scripted import ScriptedDriver
-from finetune_operator.protocol import JOBS, PODS, ApiError, Cluster, Event, ForbiddenError, Object, Resource
+from finetune_operator.protocol import (
+    JOBS,
+    PODS,
+    ApiError,
+    Cluster,
+    ConflictError,
+    Event,
+    ForbiddenError,
+    Object,
+    Resource,
+)
 from support.jobs import job
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +128,12 @@ class Subject(ABC):
         """A namespace that nobody else uses."""
 
     async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
-        """Change an object as a user does."""
-        obj = await self.cluster.get(resource, self.namespace, name)
-        change(obj)
-        return await self.cluster.put(resource, obj)
+        """Change an object as kubectl does it: again, if a controller has written in between."""
+        while True:
+            obj = await self.cluster.get(resource, self.namespace, name)
+            change(obj)
+            with contextlib.suppress(ConflictError):
+                return await self.cluster.put(resource, obj)
 
     @abstractmethod
     async def refuse_pods(self, refuse: bool) -> None:

@@ -203,6 +203,7 @@ class Agent:
             self.settings.termination_log.write_text(message.fit(), encoding="utf-8")
         except (OSError, ValueError) as error:
             logger.warning("the termination message cannot be written: %s", error)
+        self.stop.ignore()
         if config is None:
             return
         folder = self.settings.paths.run(config) / "attempts" / str(config.attempt)

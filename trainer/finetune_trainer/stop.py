@@ -64,6 +64,12 @@ class StopRequest:
         self._launcher = None
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
+    @staticmethod
+    def ignore() -> None:
+        """The last word is written: a signal that comes while Python ends shall not become the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             return
