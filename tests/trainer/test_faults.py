@@ -73,7 +73,7 @@ def wait_for(phase: Phase, job: Job, pods: list[Pod]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", [Phase.INIT, Phase.LOAD, Phase.EVAL, Phase.TRAIN, Phase.SAVE, Phase.EXPORT])
+@pytest.mark.parametrize("phase", [Phase.LOAD, Phase.EVAL, Phase.TRAIN, Phase.SAVE, Phase.EXPORT])
 def test_a_pod_that_is_asked_to_stop_in_any_phase_takes_all_along_and_the_next_attempt_ends_with_the_same_model(
     phase: Phase, folder: Path
 ) -> None:
