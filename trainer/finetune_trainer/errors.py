@@ -39,12 +39,6 @@ class StoppedError(TrainingError):
     exit_code = ExitCode.PREEMPTED
 
 
-class HungError(TrainingError):
-    """No progress for too long."""
-
-    exit_code = ExitCode.HUNG
-
-
 class SupersededError(TrainingError):
     """A newer attempt of the run has begun."""
 

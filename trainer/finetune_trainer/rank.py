@@ -23,6 +23,7 @@ from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, RankExit, RankStatus, Result, RunConfig
 from finetune_trainer.errors import DivergedError, MismatchError, TrainingError
 from finetune_trainer.paths import Paths
+from finetune_trainer.scratch import write_atomically
 from finetune_trainer.watch import Ending, Watch
 
 SIBLING_IS_GONE = re.compile(
@@ -44,7 +45,7 @@ def main() -> int:
 
     def leave(**fields: object) -> int:
         left = ended.model_copy(update={**fields, "step": _last_step(paths, rank)})
-        _write(exit_file, left.to_json())
+        write_atomically(exit_file, left.to_json())
         return left.exit_code
 
     def fail(error: Exception) -> int:
@@ -143,12 +144,6 @@ def _last_step(paths: Paths, rank: int) -> int:
         return RankStatus.model_validate_json((paths.scratch / contract.rank_status_file(rank)).read_bytes()).step
     except (OSError, ValidationError):
         return 0
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

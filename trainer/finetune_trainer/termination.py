@@ -29,6 +29,7 @@ INFRASTRUCTURE = 1
 MAX_ROW_CHARACTERS = 80
 """Of a row's id, in the last message."""
 BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
+"""There is nothing to save yet, and no step in which all ranks would hear of a stop."""
 
 FAILED_FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: ")
 """torchrun's log of the rank that ended first (torch/distributed/elastic/multiprocessing/api.py); the exit code of each

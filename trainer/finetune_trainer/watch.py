@@ -22,6 +22,7 @@ from typing import Any
 
 from finetune_trainer.activity import Activity, Moment
 from finetune_trainer.contract import ExitCode, Patience, Phase
+from finetune_trainer.termination import BEFORE_TRAINING
 
 BEAT_SECONDS = 2.0
 TELLING_SECONDS = 5.0
@@ -33,8 +34,6 @@ EXPORT_SECONDS = 3600.0
 LEAD_SECONDS = 0.5
 CALLED_OUT = "ending"
 """In the store: why all ranks must end."""
-BEFORE_TRAINING = (Phase.INIT, Phase.LOAD)
-"""There is nothing to save yet, and no step in which all would hear of a stop."""
 STOPPED_BEFORE = "The pod was asked to stop before its training began."
 STOP_SECONDS = 10.0
 STEPS_UNTIL_STOP = 3

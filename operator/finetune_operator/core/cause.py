@@ -77,10 +77,12 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
     first_taken = min(taken, key=_taken_at, default=None)
     if first_taken and (first_failed is None or _taken_at(first_taken) < _whole_second(_failed_at(first_failed))):
         return _taken(first_taken)
-    stopped = min((p for p in pods if _code(p) == ExitCode.PREEMPTED or p.deleted), key=_stopped_at, default=None)
+    stopped = min((p for p in pods if p.told_code == ExitCode.PREEMPTED or p.deleted), key=_stopped_at, default=None)
     # Within one second nobody can tell whether a pod was deleted before the Job failed. If all others only noticed that
     # somebody was gone, it is the one that says it was stopped.
-    noticed = first_failed and _failed_at(first_failed) == _LATE and any(_code(p) == ExitCode.PREEMPTED for p in pods)
+    noticed = (
+        first_failed and _failed_at(first_failed) == _LATE and any(p.told_code == ExitCode.PREEMPTED for p in pods)
+    )
     if first_failed and not noticed:
         return _failed(first_failed)
     if stopped:
@@ -117,14 +119,9 @@ def _stopped_by_controller(pod: PodView, child: JobView | None) -> bool:
 
 def _stopped(pod: PodView, child: JobView | None) -> bool:
     """Ended because it was told to: by the agent's stop request, or by the signals of the controller's deletion."""
-    if _code(pod) == ExitCode.PREEMPTED:
+    if pod.told_code == ExitCode.PREEMPTED:
         return True
     return pod.message is None and _stopped_by_controller(pod, child) and pod.exit_code in (_SIGKILLED, _SIGTERMED)
-
-
-def _code(pod: PodView) -> int | None:
-    """By its own word: a signal may still end the process after its last word is written."""
-    return pod.message.exit_code if pod.message else pod.exit_code
 
 
 def _taken(pod: PodView) -> Cause:
@@ -138,7 +135,7 @@ def _preempted(pod: PodView, message: str) -> Cause:
 
 def _failed(pod: PodView) -> Cause:
     word = pod.message
-    code = _code(pod)
+    code = pod.told_code
     if pod.reason == "OOMKilled":
         failure = FailureClass.OUT_OF_MEMORY
     elif code is None:

@@ -130,6 +130,11 @@ class PodView:
         return replace(self, **kept)
 
     @property
+    def told_code(self) -> int | None:
+        """The exit code by its own word: a signal may still end the process after its last word is written."""
+        return self.message.exit_code if self.message else self.exit_code
+
+    @property
     def failed(self) -> bool:
         """Ended by itself, without success."""
         return (self.exit_code is not None and self.exit_code != 0) or (self.phase == "Failed")

@@ -34,8 +34,7 @@ def seconds_until_stopped(pods: Iterable[PodView], settle: float, now: datetime)
 
 def _failed_by_itself(pod: PodView) -> bool:
     """Without success, and not on request."""
-    code = pod.message.exit_code if pod.message else pod.exit_code
-    return pod.failed and code != ExitCode.PREEMPTED and pod.deleted is None
+    return pod.failed and pod.told_code != ExitCode.PREEMPTED and pod.deleted is None
 
 
 def _is_on_lost_node(pod: PodView) -> bool:
