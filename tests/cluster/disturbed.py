@@ -86,23 +86,20 @@ class Disturbed:
         return self.until(lambda s: s.get("phase") == "Complete")
 
     def trained(self, attempt: int, steps: int) -> int:
-        """Wait until that attempt, or a later one, has done so many steps; returns the number of the last."""
-        first: list[int] = []
+        """Wait until that attempt, or a later one, has done so many steps and there is a checkpoint; returns the number
+        of the last. Not by the status, which may be seconds late: a job of small steps would be done meanwhile."""
+        seen: list[int] = []
 
         def has_trained(status: dict[str, Any]) -> bool:
+            assert status.get("phase") != "Complete", "the job was complete before its fault; give it more steps"
             if status.get("run", {}).get("attempt", 0) < attempt:
                 return False
-            done = self.steps()
-            if not first and self._trains(status):
-                first.append(done)
-            return bool(first) and done >= first[0] + steps
+            # Where the attempt begins is the lowest: it forgets what was recorded after its checkpoint.
+            seen.append(self.steps())
+            return seen[-1] >= min(seen) + steps and any(self.run.glob("checkpoints/LATEST"))
 
         self.until(has_trained)
         return self.steps()
-
-    def _trains(self, status: dict[str, Any]) -> bool:
-        world = [c for c in status.get("conditions", []) if c["type"] == "WorldReady" and c["status"] == "True"]
-        return bool(world) and status["phase"] == "Training"
 
     def steps(self) -> int:
         """The newest that is recorded."""
