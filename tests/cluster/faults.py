@@ -1,6 +1,6 @@
 """What the tests of faults stand on: a namespace, operators that can be killed, and ranks that do as they are told.
 
-The pods run the real agent. Below it torchrun and the rank are stand-ins (`stand_in_rank.py`), so that a pod trains as
+The pods run the real agent. Below it the store and the rank are stand-ins (`stand_in_rank.py`), so that a pod trains as
 soon as it is there, and for as long as the test wants.
 """
 
@@ -327,17 +327,13 @@ def ground_in(kubectl: Kubectl, workspace: Path, operator: Operator) -> Ground:
 
 
 def lay_out_stand_in(workspace: Path) -> None:
-    """The trainer's package with the stand-ins for torchrun and the rank, and what the agent imports."""
+    """The trainer's package with the stand-ins for the store and the rank, and what the agent imports."""
     here, fakes = Path(__file__).parent, ROOT / "tests" / "unit" / "agent"
     stand_in, packages = workspace / ".stand-in", workspace / ".packages"
     shutil.copytree(ROOT / "trainer" / "finetune_trainer", stand_in / "finetune_trainer")
     shutil.copy(here / "stand_in_rank.py", stand_in / "finetune_trainer" / "rank.py")
     shutil.copy(fakes / "fake_rank.py", stand_in)
-    torchrun = stand_in / "torch" / "distributed"
-    torchrun.mkdir(parents=True)
-    (stand_in / "torch" / "__init__.py").touch()
-    (torchrun / "__init__.py").touch()
-    shutil.copy(fakes / "fake_torchrun.py", torchrun / "run.py")
+    shutil.copy(fakes / "fake_store.py", stand_in / "finetune_trainer" / "rendezvous.py")
     if TEST_IMAGE != DEFAULT_IMAGE:
         return
     packages.mkdir()

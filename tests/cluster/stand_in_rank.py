@@ -43,6 +43,16 @@ def is_stopped() -> bool:
     return (SCRATCH / contract.STOP_FILE).exists() and not is_asked("linger")
 
 
+def wait_for_rank_zero(address: tuple[str, int]) -> None:
+    while True:
+        try:
+            socket.create_connection(address, timeout=1).close()
+        except OSError:
+            pause()
+        else:
+            return
+
+
 def meet() -> bool:
     """Whether all ranks of the attempt have come."""
     MET.mkdir(parents=True, exist_ok=True)
@@ -56,9 +66,11 @@ def pause() -> None:
 
 def main() -> None:
     (SCRATCH / f"rank-{RANK}.pid").write_text(str(os.getpid()))
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if RANK == 0:
-        port = int(os.environ[contract.ENV_RENDEZVOUS].rpartition(":")[2])
         listener = socket.create_server(("", port), backlog=64)
+    else:
+        wait_for_rank_zero((host, port))
     while is_asked("hold"):
         pause()
     live(step=1)

@@ -94,8 +94,7 @@ class Run:
 
     def ranks(self) -> list[int]:
         """The processes that train."""
-        shells = set(self.processes("torch.distributed.run")) | set(self.processes("supervise"))
-        return [pid for pid in self.processes("finetune_trainer.rank") if pid not in shells]
+        return self.processes("finetune_trainer.rank")
 
     def kill(self) -> None:
         """For the end of a test that failed: its pods end with it."""

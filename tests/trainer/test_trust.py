@@ -294,20 +294,23 @@ def test_a_model_trained_with_its_own_code_loads_in_another_process(tmp_path: Pa
     config = config.model_copy(
         update={"world": contract.World(nodes=1, processes_per_node=2, device="cpu"), "zero_stage": 2}
     )
-    run_file, output = tmp_path / "run.json", paths.scratch / "output"
+    run_file, last_words = tmp_path / "run.json", tmp_path / "termination-log"
     run_file.write_text(config.to_json())
-    output.mkdir()
     environment = {
-        **launch.environment(os.environ, config, cpus=2),
+        **os.environ,
         contract.ENV_RUN_CONFIG: str(run_file),
         contract.ENV_WORKSPACE: str(paths.workspace),
         contract.ENV_CLAIMS: str(paths.claims),
         contract.ENV_SCRATCH: str(paths.scratch),
+        contract.ENV_TERMINATION_LOG: str(last_words),
+        contract.ENV_RENDEZVOUS: f"127.0.0.1:{free_port()}",
+        contract.ENV_AGENT_PORT: str(free_port()),
+        contract.ENV_POD_UID: "uid",
+        contract.ENV_POD_INDEX: "0",
     }
-    rendezvous = ("127.0.0.1", free_port())
-    command = launch.command(launch.TORCHRUN, config, 0, rendezvous, 10, output, launch.RANK_MODULE)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, (output / "0.stderr").read_text()
+    agent = [sys.executable, "-m", "finetune_trainer.agent"]
+    done = subprocess.run(agent, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, last_words.read_text()
 
     folder = paths.output(config) / ("merged" if lora else "")
     alone = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "other-modules")}

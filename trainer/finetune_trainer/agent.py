@@ -1,25 +1,25 @@
-"""First process of a trainer pod: waits for rank 0, runs torchrun, answers for the pod, and says how it ended.
+"""First process of a trainer pod: starts the ranks, answers for the pod, and says how it ended.
 
     python3 -m finetune_trainer.agent
 
 Started by the operator, which sets the environment (`contract.ENV_*`). The exit code is the cause's
-(`termination.py`), not torchrun's. Never imports torch.
+(`termination.py`). Never imports torch.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import Mapping
 
 from finetune_trainer import agent_server, kubeflow_callback, launch, process_tree, termination
 from finetune_trainer.cgroup import Cgroup
-from finetune_trainer.contract import MAX_LOG_LINES, ExitCode, PodStatus, RunConfig, TerminationMessage
+from finetune_trainer.contract import ExitCode, PodStatus, RunConfig, TerminationMessage
 from finetune_trainer.errors import InvalidError, StoppedError, TrainingError
 from finetune_trainer.rank_output import RankOutput
+from finetune_trainer.rank_processes import STORE, RankProcesses
 from finetune_trainer.redaction import Redact, redactor
 from finetune_trainer.scratch import Scratch, write_atomically
 from finetune_trainer.startup import Settings, check_workspace, read_run_config
@@ -28,46 +28,21 @@ from finetune_trainer.termination import End
 
 logger = logging.getLogger("agent")
 
-CONNECT_SECONDS = 2.0
-RETRY_SECONDS = (0.2, 2.0)
-"""First and longest pause between two attempts to reach rank 0: a thousand pods ask at once."""
-REPORT_SECONDS = 10.0
 SWEEP_SECONDS = 2.0
-"""For what is left of the ranks' processes and output after torchrun's end."""
-
-
-def wait_for_rank_zero(address: tuple[str, int], stop: StopRequest) -> None:
-    """Return when its port answers: a name that resolves is not a port that answers. Without limit, for how long is
-    too long is the operator's to say. Raises StoppedError."""
-    host, port = address
-    started = reported = time.monotonic()
-    pause, longest = RETRY_SECONDS
-    while not stop.requested:
-        try:
-            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            now = time.monotonic()
-            if now - reported >= REPORT_SECONDS:
-                reported = now
-                logger.info("waiting for rank 0 at %s:%d for %.0f s: %s", host, port, now - started, error)
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
-        else:
-            return
-    raise StoppedError(f"The pod was asked to stop while it waited for rank 0 at {host}:{port}.")
+"""For what is left of the ranks' processes and output after their end."""
 
 
 class Agent:
     """One life."""
 
     def __init__(
-        self, settings: Settings, launcher: tuple[str, ...], module: str, cgroup: Cgroup, deadlines: Deadlines
+        self, settings: Settings, rank_module: str, store_module: str, cgroup: Cgroup, deadlines: Deadlines
     ) -> None:
         self.settings = settings
         self.scratch = Scratch(settings.paths.scratch)
         self.stop = StopRequest(self.scratch.stop_file, settings.grace, deadlines)
-        self._launcher = launcher
-        self._module = module
+        self._rank_module = rank_module
+        self._store_module = store_module
         self._cgroup = cgroup
         self._redact: Redact = redactor(os.environ)
 
@@ -108,65 +83,57 @@ class Agent:
             self.scratch.stop_file.touch()
 
     def _train(self, config: RunConfig) -> tuple[End, RankOutput]:
-        """Serve (until this process ends), wait, run torchrun, and observe how it ends."""
+        """Serve (until this process ends), run the ranks, and observe how they end."""
         settings = self.settings
         ranks = termination.ranks_of(config, settings.index)
         oom_kills = self._cgroup.oom_kills()
         agent_server.serve(
             settings.pod_ip, settings.port, lambda: self._status(config, ranks), self._request_checkpoint
         )
-        if settings.index > 0:
-            wait_for_rank_zero(settings.rendezvous, self.stop)
         if self.stop.requested:
             raise StoppedError("The pod was asked to stop before its training began.")
         environment = dict(os.environ)
         if settings.index == 0:
             receiver = kubeflow_callback.receive(self.scratch)
             environment |= kubeflow_callback.environment(environment, self.scratch, receiver.server_port)
-        output = RankOutput(self.scratch.output, len(ranks), ranks.start, self._redact)
+        output = RankOutput(ranks, self._redact)
         cpus = self._cgroup.cpus() if settings.cpus is None else settings.cpus
-        code = self._run_launcher(config, ranks, launch.environment(environment, config, cpus), output)
+        codes = self._run_ranks(config, ranks, launch.environment(environment, config, cpus), output)
         output.close(SWEEP_SECONDS)
         return End(
             config=config,
             index=settings.index,
-            launcher_code=code,
             time=time.time(),
+            codes={rank: code for rank, code in codes.items() if rank != STORE},
+            store_code=codes.get(STORE),
             exits=self.scratch.exits(ranks),
             statuses={status.rank: status for status in self.scratch.statuses(ranks)},
-            failed_first=termination.failed_first(output.launcher_lines(), ranks.start),
             oom_killed=self._cgroup.oom_kills() > oom_kills,
             killed_after=self.stop.enforced_after,
             checkpoint=self.scratch.checkpoint(),
         ), output
 
-    def _run_launcher(self, config: RunConfig, ranks: range, environment: Mapping[str, str], output: RankOutput) -> int:
-        """torchrun's exit code. Nothing that it started is left."""
-        command = launch.command(
-            self._launcher,
-            config,
-            self.settings.index,
-            self.settings.rendezvous,
-            self.scratch.output,
-            self._module,
-        )
+    def _run_ranks(
+        self, config: RunConfig, ranks: range, environment: Mapping[str, str], output: RankOutput
+    ) -> dict[int, int]:
+        """Exit codes, as `RankProcesses.wait` says. Nothing that was started is left."""
+        settings = self.settings
         process_tree.become_subreaper()
-        # Not subprocess.Popen: its own wait would race with the reaping of orphans.
-        launcher = os.posix_spawn(
-            command[0],
-            command,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, output.launcher_stdout, 1),
-                (os.POSIX_SPAWN_DUP2, output.launcher_stderr, 2),
-            ],
-            setpgroup=0,
-        )
-        self.stop.watch(launcher, lambda: termination.met(self.scratch.statuses(ranks)))
-        code = process_tree.reap_until(launcher)
+        processes = RankProcesses()
+        if settings.index == 0 and launch.needs_store(config):
+            host, port = settings.rendezvous
+            store = launch.command(self._store_module, f"{host}:{port}")
+            processes.start(STORE, store, environment, output.writers(STORE))
+        for local_rank, rank in enumerate(ranks):
+            modules = self.scratch.modules / str(local_rank)
+            place = launch.place(config, settings.index, local_rank, settings.rendezvous, modules)
+            command = launch.command(self._rank_module)
+            processes.start(rank, command, {**environment, **place}, output.writers(rank))
+        self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
+        codes = processes.wait()
         self.stop.end_watch()
         process_tree.end_descendants(SWEEP_SECONDS)
-        return code
+        return codes
 
     def _status(self, config: RunConfig, ranks: range) -> PodStatus:
         return PodStatus(
@@ -187,8 +154,8 @@ class Agent:
 
     @staticmethod
     def _log_of(rank: int | None, output: RankOutput) -> tuple[str, ...]:
-        """The failing rank's last lines; torchrun's when the rank printed none."""
-        return (output.last_lines(rank) if rank is not None else ()) or output.launcher_lines()[-MAX_LOG_LINES:]
+        """The failing rank's last lines; the store's when no rank failed by itself."""
+        return output.last_lines(STORE if rank is None else rank)
 
     def _refuse(self, config: RunConfig | None, exit_code: int, error: str) -> int:
         message = refusal(self.settings, config, exit_code, self._redact(error))
@@ -230,8 +197,8 @@ def refusal(settings: Settings, config: RunConfig | None, exit_code: int, error:
 
 
 def main(
-    launcher: tuple[str, ...] = launch.TORCHRUN,
-    module: str = launch.RANK_MODULE,
+    rank_module: str = launch.RANK_MODULE,
+    store_module: str = launch.STORE_MODULE,
     cgroup: Cgroup = Cgroup(),  # noqa: B008  # immutable
     deadlines: Deadlines = Deadlines(),  # noqa: B008
 ) -> int:
@@ -243,7 +210,7 @@ def main(
     except InvalidError as error:
         logger.error("%s", error)
         return int(error.exit_code)
-    return Agent(settings, launcher, module, cgroup, deadlines).live()
+    return Agent(settings, rank_module, store_module, cgroup, deadlines).live()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ but tokenising may take hours; and a rank that failed never comes to a collectiv
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,11 +25,15 @@ from finetune_trainer.activity import Activity
 from finetune_trainer.checkpoint_files import UntrustedError
 from finetune_trainer.contract import ExitCode, RunConfig
 from finetune_trainer.errors import MismatchError, StoppedError, TrainingError
+from finetune_trainer.rendezvous import wait_for_store
 
 T = TypeVar("T")
 POLL_SECONDS = (0.002, 0.1)
 """First and longest pause between two looks at the store."""
 TELLING_SECONDS = 10.0
+PARTING_SECONDS = 60.0
+PARTING_IN_FAILURE_SECONDS = 5.0
+"""Some may wait in a collective, and do not come."""
 STOP_KEY = "stop"
 """In the store: a rank that waits for another was asked to stop."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -123,6 +129,15 @@ class Ranks:
         while self.store.add(told, 0) < self.world and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS[-1])
 
+    def part(self, seconds: float = PARTING_SECONDS) -> None:
+        """The last that a rank does here. With rank 0's pod the store ends, at which the others may still look: so rank
+        0 waits for them, at most so long."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(dist.DistError):  # it has ended
+            self.store.add("parted", 1)
+            while self.rank == 0 and self.store.add("parted", 0) < self.world and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS[0])
+
     def agreed(self, name: str, value: str) -> str:
         """Rank 0's value."""
         if self.rank == 0:
@@ -162,7 +177,8 @@ def persistent_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Path) -> Ranks:
-    """Meet the other ranks, as torchrun's environment says, and set up this rank's device. DS_ACCELERATOR must be set.
+    """Meet the other ranks, as the environment says (`launch.place`), and set up this rank's device. DS_ACCELERATOR
+    must be set.
 
     Raises MismatchError when the pod has fewer GPUs than processes.
     """
@@ -180,6 +196,8 @@ def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Pat
         # DeepSpeed's shared-memory collectives would be compiled in the pod.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         device, backend = torch.device("cpu"), "gloo"
+    if rank > 0:
+        wait_for_store((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
     store, *_ = next(dist.rendezvous("env://", rank, world, timeout=COLLECTIVE_TIMEOUT))
     dist.init_process_group(
         backend, store=dist.PrefixStore("collectives", store), rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT

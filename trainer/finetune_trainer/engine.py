@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime import compiler
 
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.deepspeed_config import deepspeed_config
@@ -26,6 +28,7 @@ def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
 
 
 def _initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
+    _import_muon_uncompiled()
     try:
         deepspeed.DeepSpeedConfig(settings)
     except Exception as error:
@@ -40,3 +43,14 @@ def _initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, A
     # the first updates would be a quarter too small.
     engine.basic_optimizer.state.clear()
     return engine
+
+
+def _import_muon_uncompiled() -> None:
+    """DeepSpeed imports its Muon optimizer to see that ours is another, and that compiles Muon's kernels: torch's
+    compiler would be imported for nothing, which takes a fifth of the time to the first step."""
+    compiled = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compiled

@@ -1,4 +1,4 @@
-"""How torchrun is started: its command line and its environment."""
+"""How a rank is started: its command line and its environment."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from pathlib import Path
 
 from finetune_trainer.contract import RunConfig
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 RANK_MODULE = "finetune_trainer.rank"
-
-# The shell opens the rank's pipes and then becomes the rank: signals reach Python, not the shell.
-# Code that a model brings is copied to a folder from which it is imported: one for each rank, for the copy is no
-# atomic one, and none that another run has written to.
-RANK_SHELL = (
-    'export HF_MODULES_CACHE="$2/$LOCAL_RANK.modules"; '
-    'exec "$0" -u -m "$1" >"$2/$LOCAL_RANK.stdout" 2>"$2/$LOCAL_RANK.stderr"'
-)
+STORE_MODULE = "finetune_trainer.rendezvous"
 
 NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",  # what others read whom an image built from ours may add
@@ -30,41 +22,14 @@ NO_TELEMETRY = {
 """Switches of all that the libraries would tell somebody else. Nothing else in them is a switch: torch, DeepSpeed and
 PEFT send nothing, and OpenTelemetry in Arrow is off unless asked for."""
 
-SHUTDOWN_SECONDS = 3
-"""What torchrun gives its other ranks between SIGTERM, at which a rank ends at once, and SIGKILL, for one that is
-frozen; its default is 30 s."""
-RENDEZVOUS_SECONDS = 24 * 3600
-"""How long torchrun waits for the other pods; its default is 600 s. How long is too long is the operator's to say."""
 
-
-def command(
-    launcher: tuple[str, ...],
-    config: RunConfig,
-    index: int,
-    rendezvous: tuple[str, int],
-    output: Path,
-    module: str,
-) -> list[str]:
-    """torchrun's arguments for the pod `index`."""
-    host, port = rendezvous
-    return [
-        *launcher,
-        *("--nnodes", str(config.world.nodes)),
-        *("--node-rank", str(index)),
-        *("--nproc-per-node", str(config.world.processes_per_node)),
-        *("--rdzv-backend", "static"),
-        *("--rdzv-conf", f"timeout={RENDEZVOUS_SECONDS}"),
-        *("--master-addr", host),
-        *("--master-port", str(port)),
-        *("--max-restarts", "0"),
-        *("--shutdown-timeout", str(SHUTDOWN_SECONDS)),
-        "--no-python",
-        *("/bin/sh", "-c", RANK_SHELL, sys.executable, module, str(output)),
-    ]
+def command(module: str, *arguments: str) -> list[str]:
+    """Of a rank, or of the store."""
+    return [sys.executable, "-u", "-m", module, *arguments]
 
 
 def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict[str, str]:
-    """What torchrun and the ranks see; where the user's pod template has set a variable of these, it stays."""
+    """What all ranks see; where the user's pod template has set a variable of these, it stays."""
     variables = dict(base)
     threads = max(1, int(cpus // config.world.processes_per_node))
     variables.setdefault("OMP_NUM_THREADS", str(threads))
@@ -74,3 +39,30 @@ def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict
     if config.world.device == "cpu":
         variables["DS_ACCELERATOR"] = "cpu"
     return variables
+
+
+def place(config: RunConfig, index: int, local_rank: int, rendezvous: tuple[str, int], modules: Path) -> dict[str, str]:
+    """Which of the ranks it is, and where they meet, by the names that torchrun has made the custom.
+
+    Code that a model brings is copied to `modules`, from where it is imported: a folder of each rank's own, for the
+    copy is no atomic one, and none that another run has written to.
+    """
+    local = config.world.processes_per_node
+    host, port = rendezvous
+    return {
+        "RANK": str(index * local + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(config.world.size),
+        "LOCAL_WORLD_SIZE": str(local),
+        "GROUP_RANK": str(index),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+        # Torch's rank 0 keeps the store itself, unless this says that somebody does.
+        "TORCHELASTIC_USE_AGENT_STORE": str(needs_store(config)),
+        "HF_MODULES_CACHE": str(modules),
+    }
+
+
+def needs_store(config: RunConfig) -> bool:
+    """Whether there is anybody to meet."""
+    return config.world.size > 1

@@ -1,6 +1,6 @@
 """All processes below the agent: none is left as a zombie, none outlives it.
 
-torchrun starts each rank in a session of its own, so no process group holds them all. As PID 1, or as a subreaper on
+What a rank starts may leave its process group, so no group holds them all. As PID 1, or as a subreaper on
 Linux, the agent becomes the parent of every orphan: it reaps them, and finds whatever is left in /proc.
 """
 
@@ -23,17 +23,6 @@ def become_subreaper() -> None:
     """Make orphaned descendants children of this process, as they are of PID 1. Only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def reap_until(pid: int) -> int:
-    """Reap every child that ends, until `pid` does. Returns its exit code, negative for a signal.
-
-    Interrupted system calls are retried after the signal's handler (PEP 475), so handlers may act while this waits.
-    """
-    while True:
-        child, status = os.waitpid(-1, 0)
-        if child == pid:
-            return os.waitstatus_to_exitcode(status)
 
 
 def descendants(root: int, proc: Path = Path("/proc")) -> list[int]:

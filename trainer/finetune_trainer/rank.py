@@ -1,8 +1,8 @@
-"""One process of the training, started by torchrun: `python -m finetune_trainer.rank`.
+"""One process of the training, started by the agent: `python -m finetune_trainer.rank`.
 
-It attests what it is (world size, configuration), trains, and leaves a `RankExit` in the pod's scratch folder, since
-torchrun's own exit code is 1 for every failure. A SIGTERM that reaches a rank means that a sibling died or the time is
-over: the default action ends the process at once, even inside a collective, and nothing half-done is saved.
+It attests what it is (world size, configuration), trains, and leaves a `RankExit` in the pod's scratch folder. A
+SIGTERM that reaches a rank means that a sibling died or the time is over: the default action ends the process at once,
+even inside a collective, and nothing half-done is saved.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def run(
     import torch
     import transformers
 
-    from finetune_trainer.distributed import join
+    from finetune_trainer.distributed import PARTING_IN_FAILURE_SECONDS, SiblingError, join
     from finetune_trainer.loop import train
     from finetune_trainer.report import Report
 
@@ -101,12 +101,17 @@ def run(
     stacks = paths.run(config) / "attempts" / str(config.attempt) / f"rank-{rank}.stacks.txt"
     store = torch.distributed.PrefixStore("watch", ranks.store.underlying_store.clone())
     stop_requested = (paths.scratch / contract.STOP_FILE).exists
-    with (
-        Report(config, paths, rank, torch.distributed.get_backend(), ranks.activity) as report,
-        Watch(ranks.activity, store, rank, world, config.patience, stop_requested, stacks, end),
-    ):
-        ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
-        result = train(config, paths, ranks, report)
+    try:
+        with (
+            Report(config, paths, rank, torch.distributed.get_backend(), ranks.activity) as report,
+            Watch(ranks.activity, store, rank, world, config.patience, stop_requested, stacks, end),
+        ):
+            ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
+            result = train(config, paths, ranks, report)
+    except (TrainingError, SiblingError):  # all ranks end with one of these, and mostly at once
+        ranks.part(PARTING_IN_FAILURE_SECONDS)
+        raise
+    ranks.part()
     torch.distributed.destroy_process_group()
     return result
 

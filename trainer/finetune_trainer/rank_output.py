@@ -1,10 +1,9 @@
 """What the ranks print: passed on line by line to the pod's log, the last lines kept for the pod's last message, all
 of it without credentials.
 
-Each rank's stdout and stderr is a named pipe in the scratch folder, opened by the shell that becomes the rank
-(`launch.py`), so lines of different ranks never mix and nothing is written to a disk that could fill up. One thread
-reads all pipes. The agent itself holds every pipe open for writing until `close`: a pipe ends when it and all ranks
-have closed it.
+Each rank's stdout and stderr is a pipe, so lines of different ranks never mix and nothing is written to a disk that
+could fill up. One thread reads all pipes. The agent itself holds every pipe open for writing until `close`: a pipe ends
+when it and its rank have closed it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.contract import MAX_LOG_LINES
+from finetune_trainer.rank_processes import STORE
 from finetune_trainer.redaction import KeyBlocks, Redact
 
 READ_BYTES = 64 * 1024
@@ -29,8 +28,6 @@ MAX_KEPT_CHARACTERS = 500
 """Of a line that is kept for the last message."""
 MAX_TAIL_BYTES = 1024 * 1024
 """Of the log that is kept for the workspace."""
-MAX_LAUNCHER_LINES = 2000
-"""torchrun's report of a failure has seven lines for each rank of the pod, and what matters stands above it."""
 
 
 class Tail:
@@ -54,12 +51,10 @@ class Tail:
 class Stream:
     """One pipe: its bytes become lines."""
 
-    def __init__(self, path: Path, target: BinaryIO, name: str, prefix: bytes, redact: Redact) -> None:
-        os.mkfifo(path)
-        self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        self.writer = os.open(path, os.O_WRONLY)
+    def __init__(self, target: BinaryIO, rank: int, prefix: bytes, redact: Redact) -> None:
+        self.reader, self.writer = os.pipe()
         self.target = target
-        self.name = name
+        self.rank = rank
         self.prefix = prefix
         self.redact = KeyBlocks(redact)
         self._rest = b""
@@ -74,28 +69,24 @@ class Stream:
 
 
 class RankOutput:
-    """The pipes of a pod's ranks and of torchrun, whose own words are kept under the name `LAUNCHER`."""
+    """The pipes of a pod's ranks and of the store."""
 
-    LAUNCHER = "launcher"
-
-    def __init__(self, folder: Path, local_ranks: int, first_rank: int, redact: Redact) -> None:
-        self._redact = redact
+    def __init__(self, ranks: range, redact: Redact) -> None:
         self._tail = Tail(MAX_TAIL_BYTES)
-        self._last: dict[str, deque[str]] = {}
+        self._last: dict[int, deque[str]] = {}
         self._streams: list[Stream] = []
-        self._add(folder, self.LAUNCHER, self.LAUNCHER, b"")
-        self.launcher_stdout, self.launcher_stderr = (stream.writer for stream in self._streams)
-        for local_rank in range(local_ranks):
-            rank = first_rank + local_rank
-            prefix = f"[rank {rank}] ".encode() if local_ranks > 1 else b""
-            self._add(folder, str(local_rank), str(rank), prefix)
+        for rank in (STORE, *ranks):
+            prefix = f"[rank {rank}] ".encode() if rank != STORE and len(ranks) > 1 else b""
+            self._last[rank] = deque(maxlen=MAX_LOG_LINES)
+            for target in (sys.stdout.buffer, sys.stderr.buffer):
+                self._streams.append(Stream(target, rank, prefix, redact))
         self._thread = threading.Thread(target=self._pump, name="rank-output", daemon=True)
         self._thread.start()
 
-    def _add(self, folder: Path, stem: str, name: str, prefix: bytes) -> None:
-        self._last[name] = deque(maxlen=MAX_LAUNCHER_LINES if name == self.LAUNCHER else MAX_LOG_LINES)
-        for kind, target in (("stdout", sys.stdout.buffer), ("stderr", sys.stderr.buffer)):
-            self._streams.append(Stream(folder / f"{stem}.{kind}", target, name, prefix, self._redact))
+    def writers(self, rank: int) -> tuple[int, int]:
+        """File descriptors of its stdout and stderr."""
+        stdout, stderr = (stream.writer for stream in self._streams if stream.rank == rank)
+        return stdout, stderr
 
     def close(self, timeout: float) -> None:
         """Pass on what is still in the pipes; at most so many seconds, for a process that lives on may hold one."""
@@ -104,12 +95,8 @@ class RankOutput:
         self._thread.join(timeout)
 
     def last_lines(self, rank: int) -> tuple[str, ...]:
-        """Of a rank, at most `MAX_LOG_LINES`, without credentials."""
-        return tuple(self._last[str(rank)].copy())
-
-    def launcher_lines(self) -> tuple[str, ...]:
-        """torchrun's own last lines, at most `MAX_LAUNCHER_LINES`, without credentials."""
-        return tuple(self._last[self.LAUNCHER].copy())
+        """Of a rank, or of the store; at most `MAX_LOG_LINES`, without credentials."""
+        return tuple(self._last[rank].copy())
 
     def tail(self) -> tuple[str, ...]:
         """Of all, in the order of arrival, with prefixes, without credentials; at most `MAX_TAIL_BYTES`."""
@@ -137,5 +124,5 @@ class RankOutput:
                 stream.target.flush()
             # A progress bar rewrites its line: only its last state is worth keeping.
             text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
-            self._last[stream.name].append(text[:MAX_KEPT_CHARACTERS])
+            self._last[stream.rank].append(text[:MAX_KEPT_CHARACTERS])
             self._tail.append(stream.prefix.decode() + text)

@@ -27,8 +27,8 @@ class Scratch:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stop_file = folder / contract.STOP_FILE
-        self.output = folder / "output"
-        """Named pipes for the ranks' stdout and stderr."""
+        self.modules = folder / "modules"
+        """A folder for each rank's copy of the code that a model brings."""
         self.callback_token = folder / "callback-token"
 
     def prepare(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -49,8 +49,7 @@ class Scratch:
         stale += self.folder.glob(contract.rank_exit_file(0).replace("0", "*"))
         for path in stale:
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.output, ignore_errors=True)
-        self.output.mkdir()
+        shutil.rmtree(self.modules, ignore_errors=True)
 
     def statuses(self, ranks: Iterable[int]) -> tuple[RankStatus, ...]:
         """Of those ranks that have written one, in the order given."""

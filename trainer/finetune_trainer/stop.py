@@ -1,9 +1,9 @@
 """SIGTERM and SIGINT to the agent: a stop request for the ranks, and a deadline after which they are ended.
 
-torchrun answers SIGTERM by ending all ranks, so it gets none before the deadline: the ranks see the stop file, agree
-on a step, and end by themselves. Ranks that have not met look at no file and have nothing to save: for them the
-deadline is at once. The deadline is an interval timer, whose signal interrupts the main thread's wait for
-torchrun; no thread and no lock is touched by a handler.
+SIGTERM ends a rank at once, so it gets none before the deadline: the ranks see the stop file, agree on a step, and end
+by themselves. Ranks that have not met look at no file and have nothing to save: for them the
+deadline is at once. The deadline is an interval timer, whose signal interrupts the main thread's wait for the ranks; no
+thread and no lock is touched by a handler.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from finetune_trainer import process_tree
+from finetune_trainer.rank_processes import RankProcesses
 
 AT_ONCE_SECONDS = 0.01
 """An interval timer of 0 would never ring."""
@@ -25,7 +26,7 @@ AT_ONCE_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds before the end of the grace period at which torchrun gets SIGTERM, and everything SIGKILL."""
+    """Seconds before the end of the grace period at which the ranks get SIGTERM, and everything SIGKILL."""
 
     terminate: float = 5.0
     kill: float = 2.0
@@ -38,7 +39,7 @@ class StopRequest:
         self.requested = False
         self.enforced_after: float | None = None
         """Seconds between the request and the end of the agent's patience, once that is over."""
-        self._launcher: int | None = None
+        self._ranks: RankProcesses | None = None
         self._met: Callable[[], bool] = lambda: False
         self._stop_file = stop_file
         self._terminate_after = max(grace - deadlines.terminate, 0.01)
@@ -51,17 +52,17 @@ class StopRequest:
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGALRM, self._on_deadline)
 
-    def watch(self, launcher: int, met: Callable[[], bool]) -> None:
-        """From now on the deadline ends this process, which leads a process group, and all others below the agent.
-        `met` tells whether its ranks have come so far that they see the stop file."""
+    def watch(self, ranks: RankProcesses, met: Callable[[], bool]) -> None:
+        """From now on the deadline ends these, and all others below the agent. `met` tells whether they have come so
+        far that they see the stop file."""
         self._met = met
-        self._launcher = launcher
+        self._ranks = ranks
         if self.requested:
             self._set_deadline()
 
     def end_watch(self) -> None:
-        """The launcher has ended: its process id may soon be another's."""
-        self._launcher = None
+        """The ranks have ended."""
+        self._ranks = None
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
     @staticmethod
@@ -79,22 +80,20 @@ class StopRequest:
         os.write(2, b"agent: asked to stop\n")
         with contextlib.suppress(OSError):
             self._stop_file.touch()
-        if self._launcher is not None:
+        if self._ranks is not None:
             self._set_deadline()
 
     def _set_deadline(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, self._terminate_after if self._met() else AT_ONCE_SECONDS)
 
     def _on_deadline(self, number: int, frame: FrameType | None) -> None:
-        if self._launcher is None:  # it has just ended
+        if self._ranks is None:  # they have just ended
             return
         if self.enforced_after is None:
             self.enforced_after = time.monotonic() - self._time
             os.write(2, b"agent: ending the ranks\n")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._launcher, signal.SIGTERM)
+            self._ranks.signal(signal.SIGTERM)
             signal.setitimer(signal.ITIMER_REAL, self._kill_after)
         else:
+            self._ranks.signal(signal.SIGKILL)
             process_tree.kill_descendants()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._launcher, signal.SIGKILL)

@@ -1,14 +1,13 @@
 """How a pod ended: the cause, the exit code and the last message, from what is left when all ranks are gone.
 
-torchrun ends with 1 whatever happened, so the ranks' own files decide: among those that failed, the earliest error is
-the cause and the others are symptoms. A rank without a file was ended from outside. Pure: everything observed comes in
+The ranks' own files decide: among those that failed, the earliest error is the cause and the others are symptoms. A
+rank without a file was ended from outside. Pure: everything observed comes in
 as `End`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,26 +30,23 @@ MAX_ROW_CHARACTERS = 80
 BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
 """There is nothing to save yet, and no step in which all ranks would hear of a stop."""
 
-FAILED_FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: ")
-"""torchrun's log of the rank that ended first (torch/distributed/elastic/multiprocessing/api.py); the exit code of each
-rank is known to nobody else."""
-
 
 @dataclass(frozen=True)
 class End:
-    """What is known when torchrun has ended."""
+    """What is known when the ranks have ended."""
 
     config: RunConfig
     index: int
-    launcher_code: int
-    """torchrun's exit code, negative for a signal."""
     time: float
+    codes: Mapping[int, int] = field(default_factory=dict)
+    """Exit codes by rank, negative for a signal, of the ranks that ended by themselves, in the order in which they did;
+    not of those that the agent ended then."""
+    store_code: int | None = None
+    """Exit code of the store at which the ranks meet, if it ended before them."""
     exits: Mapping[int, RankExit] = field(default_factory=dict)
     """By rank."""
     statuses: Mapping[int, RankStatus] = field(default_factory=dict)
     """By rank."""
-    failed_first: tuple[int, int] | None = None
-    """Rank and exit code of the first process that ended badly, as torchrun saw it."""
     oom_killed: bool = False
     """The OOM killer struck in this pod."""
     killed_after: float | None = None
@@ -89,14 +85,6 @@ def begun(statuses: Iterable[RankStatus]) -> bool:
     return any(status.phase not in BEFORE_TRAINING for status in statuses)
 
 
-def failed_first(launcher_lines: Iterable[str], first_rank: int) -> tuple[int, int] | None:
-    """Rank and exit code of the process that torchrun saw fail first."""
-    for line in launcher_lines:
-        if match := FAILED_FIRST.search(line):
-            return first_rank + int(match[2]), int(match[1])
-    return None
-
-
 def cause_of(end: End) -> Cause:
     """Why the pod ended as it did."""
     claims = {(e.world, e.config_digest) for e in end.exits.values() if e.world is not None or e.config_digest}
@@ -106,14 +94,14 @@ def cause_of(end: End) -> Cause:
     earliest = min(failed, key=lambda e: (math.inf if e.error_time is None else e.error_time, e.rank), default=None)
     # A failure without a class is often only how a rank noticed the end of another one.
     is_explained = earliest is not None and earliest.exit_code in CLASS_OF_EXIT_CODE
-    if not is_explained and (killed := _killed(end)) is not None:
+    if not is_explained and (killed := _killed(end) or _lost_store(end)) is not None:
         return killed
     if earliest is not None:
         error = earliest.error or f"Rank {earliest.rank} ended with exit code {earliest.exit_code} and gave no reason."
         # Without a time if all failed for a sibling's sake: another pod's word is the cause.
         return Cause(earliest.exit_code, earliest.rank, error, earliest.error_time)
     if missing := _missing(end):
-        return Cause(INFRASTRUCTURE, missing[0], _unexplained(end, missing), end.time)
+        return Cause(INFRASTRUCTURE, _first_of(missing, end), _unexplained(end, missing), end.time)
     return _checked_success(end)
 
 
@@ -122,8 +110,7 @@ def _killed(end: End) -> Cause | None:
     missing = _missing(end)
     if not missing:
         return None
-    first_rank, first_code = end.failed_first or (None, None)
-    rank = first_rank if first_rank in missing else missing[0]
+    rank = _first_of(missing, end)
     # When it last lived is before anyone else could notice its death.
     time = end.statuses[rank].heartbeat if rank in end.statuses else end.time
     if end.oom_killed:
@@ -134,11 +121,22 @@ def _killed(end: End) -> Cause | None:
         if not begun(end.statuses.values()):
             error = "The pod was asked to stop before its training began."
         return Cause(ExitCode.PREEMPTED, rank, error, time)
-    if first_rank == rank and first_code is not None and first_code < 0:
-        return Cause(128 - first_code, rank, f"Rank {rank} was killed by {_signal(-first_code)}.", time)
-    if end.launcher_code == -signal.SIGKILL:
-        return Cause(128 + signal.SIGKILL, None, f"torchrun was killed by {_signal(signal.SIGKILL)}.", time)
+    if (code := end.codes.get(rank, 0)) < 0:
+        return Cause(128 - code, rank, f"Rank {rank} was killed by {_signal(-code)}.", time)
     return None
+
+
+def _lost_store(end: End) -> Cause | None:
+    """The cause, if the ranks had nowhere to meet any more."""
+    if (code := end.store_code) is None:
+        return None
+    what = "The process in which the ranks meet"
+    if end.oom_killed:
+        error = f"{what} was killed because the pod ran out of memory; raise resources.memory."
+        return Cause(ExitCode.OUT_OF_MEMORY, None, error, end.time)
+    if code < 0:
+        return Cause(128 - code, None, f"{what} was killed by {_signal(-code)}.", end.time)
+    return Cause(INFRASTRUCTURE, None, f"{what} ended with exit code {code}.", end.time)
 
 
 def _checked_success(end: End) -> Cause:
@@ -161,7 +159,8 @@ def attested(end: End) -> tuple[int | None, str | None]:
 def message(end: End, cause: Cause, pod_uid: str, log: tuple[str, ...]) -> TerminationMessage:
     """The pod's last word."""
     world, digest = attested(end)
-    unexplained = cause.error and log and cause.exit_code == INFRASTRUCTURE and cause.rank in _missing(end)
+    unsaid = cause.rank is None or cause.rank in _missing(end)
+    unexplained = cause.error and log and cause.exit_code == INFRASTRUCTURE and unsaid
     error = f"{cause.error} Its last line: {log[-1]}" if unexplained else cause.error
     failed = end.exits.get(cause.rank) if cause.rank is not None else None
     steps = [exit_.step for exit_ in end.exits.values()] + [status.step for status in end.statuses.values()]
@@ -189,12 +188,19 @@ def _missing(end: End) -> list[int]:
     return [rank for rank in end.ranks if rank not in end.exits]
 
 
+def _first_of(missing: list[int], end: End) -> int:
+    """Of the ranks that left no file the one that failed first, if any did so by itself."""
+    ended = sorted((rank for rank in end.codes if rank in missing), key=lambda rank: end.codes[rank] == 0)
+    return ended[0] if ended else missing[0]
+
+
 def _unexplained(end: End, missing: list[int]) -> str:
     ranks = f"Rank {missing[0]}" if len(missing) == 1 else f"Ranks {', '.join(map(str, missing[:MAX_LOG_LINES]))}"
-    known = f"torchrun ended with {_ended(end.launcher_code)}"
-    if end.failed_first is not None:
-        known += f" after rank {end.failed_first[0]} had ended with {_ended(end.failed_first[1])}"
-    return f"{ranks} ended without saying why; {known}."
+    first = _first_of(missing, end)
+    if first not in end.codes:
+        return f"{ranks} ended without saying why."
+    known = f"with exit code {end.codes[first]}"
+    return f"{ranks} ended without saying why{'' if len(missing) == 1 else f', rank {first} first'}, {known}."
 
 
 def _disagreement(end: End) -> str:
@@ -205,10 +211,6 @@ def _disagreement(end: End) -> str:
         f"The ranks did not train what was asked for: {end.config.world.size} ranks with configuration "
         f"{end.config.digest[:12]} were asked for; {found}."
     )
-
-
-def _ended(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else _signal(-code)
 
 
 def _signal(number: int) -> str:

@@ -12,7 +12,7 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +30,7 @@ from finetune_trainer.contract import (
 )
 
 HERE = Path(__file__).parent
-FAKE_TORCHRUN = (sys.executable, str(HERE / "fake_torchrun.py"))
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+FAKE_STORE = "fake_store"
 DEADLINE_SECONDS = 60.0
 
 DRIVER = """
@@ -40,8 +39,8 @@ from pathlib import Path
 from finetune_trainer import agent
 from finetune_trainer.cgroup import Cgroup
 from finetune_trainer.stop import Deadlines
-cgroup, *launcher = sys.argv[1:]
-sys.exit(agent.main(tuple(launcher), "rank_of_test", Cgroup(root=Path(cgroup)), Deadlines(terminate=1.0, kill=0.5)))
+cgroup, store = sys.argv[1:]
+sys.exit(agent.main("rank_of_test", store, Cgroup(root=Path(cgroup)), Deadlines(terminate=1.0, kill=0.5)))
 """
 
 Found = TypeVar("Found")
@@ -104,7 +103,7 @@ class Pod:
         rank_source: str,
         config: RunConfig,
         index: int = 0,
-        launcher: Sequence[str] = FAKE_TORCHRUN,
+        store: str = FAKE_STORE,
         rendezvous_port: int | None = None,
         grace: float = 60.0,
         environment: dict[str, str] | None = None,
@@ -124,7 +123,7 @@ class Pod:
         (self.folder / "rank_of_test.py").write_text("from fake_rank import *\n" + textwrap.dedent(rank_source))
         self.run_json.write_text(config.to_json())
         self.port = free_port()
-        self._launcher = launcher
+        self._store = store
         self._environment = os.environ | {
             "PYTHONPATH": f"{self.folder}:{HERE}",
             contract.ENV_RUN_CONFIG: str(self.run_json),
@@ -144,7 +143,7 @@ class Pod:
 
     def start(self) -> Pod:
         with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
-            command = [sys.executable, "-c", DRIVER, str(self.cgroup), *self._launcher]
+            command = [sys.executable, "-c", DRIVER, str(self.cgroup), self._store]
             self.process = subprocess.Popen(
                 command, env=self._environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -1,4 +1,4 @@
-"""torchrun's command line and environment."""
+"""The ranks' environment."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from unit.agent.pod import run_config
 from finetune_trainer import launch
 
 
-def test_torchrun_gets_a_static_rendezvous_and_the_pods_place_in_it() -> None:
+def test_a_rank_is_told_its_place_and_where_to_meet() -> None:
     config = run_config(nodes=4, processes_per_node=8)
-    command = launch.command(("torchrun",), config, 2, ("rank-0.svc", 29500), Path("/scratch/output"), "some.module")
-    end = command.index("--no-python")
-    assert dict(zip(command[1:end:2], command[2:end:2], strict=True)) == {
-        "--nnodes": "4",
-        "--node-rank": "2",
-        "--nproc-per-node": "8",
-        "--rdzv-backend": "static",
-        "--rdzv-conf": "timeout=86400",
-        "--master-addr": "rank-0.svc",
-        "--master-port": "29500",
-        "--max-restarts": "0",
-        "--shutdown-timeout": "3",
+    assert launch.place(config, 2, 3, ("rank-0.svc", 29500), Path("/scratch/modules/3")) == {
+        "RANK": "19",
+        "LOCAL_RANK": "3",
+        "WORLD_SIZE": "32",
+        "LOCAL_WORLD_SIZE": "8",
+        "GROUP_RANK": "2",
+        "MASTER_ADDR": "rank-0.svc",
+        "MASTER_PORT": "29500",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "HF_MODULES_CACHE": "/scratch/modules/3",
     }
-    assert command[-2:] == ["some.module", "/scratch/output"]
+
+
+def test_the_place_is_not_the_users_to_change(make_pod: MakePod) -> None:
+    wrong = {"RANK": "7", "WORLD_SIZE": "9", "MASTER_ADDR": "elsewhere"}
+    pod = make_pod("print(RANK, WORLD, os.environ['MASTER_ADDR']); done()", environment=wrong)
+    assert pod.run()[0] == 0
+    assert pod.output() == "0 1 127.0.0.1\n"
 
 
 @pytest.mark.parametrize(("cpus", "processes", "threads"), [(8.0, 2, "4"), (7.9, 2, "3"), (0.5, 1, "1"), (4.0, 8, "1")])

@@ -1,4 +1,4 @@
-"""The agent as a process, with a fake torchrun: what it starts, what it answers, and how it ends."""
+"""The agent as a process, with ranks of the test: what it starts, what it answers, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 from unit.agent.conftest import MakePod
-from unit.agent.pod import free_port, wait_until
+from unit.agent.pod import wait_until
 
 from finetune_trainer.contract import MAX_TERMINATION_MESSAGE_BYTES, ExitCode
 
@@ -39,7 +38,7 @@ def test_a_success_of_rank_zero_without_a_result_is_none(make_pod: MakePod) -> N
 
 
 @pytest.mark.parametrize("exit_code", [76, 79, 1])
-def test_the_exit_code_is_the_ranks_not_torchruns(make_pod: MakePod, exit_code: int) -> None:
+def test_the_exit_code_is_the_ranks(make_pod: MakePod, exit_code: int) -> None:
     code, message = make_pod(f"leave({exit_code}, error='The reason.', error_time=5.0)").run()
     assert code == message.exit_code == exit_code
     assert (message.failing_rank, message.error, message.error_time) == (0, "The reason.", 5.0)
@@ -83,19 +82,42 @@ def test_a_rank_killed_while_the_oom_killer_struck_is_out_of_memory(make_pod: Ma
 def test_a_rank_that_ends_without_a_word_is_a_failure_that_says_what_is_known(make_pod: MakePod) -> None:
     code, message = make_pod("print('last words'); os._exit(3)").run()
     assert code == message.exit_code == 1
-    assert message.error == (
-        "Rank 0 ended without saying why; torchrun ended with exit code 1 after rank 0 had ended with exit code 3. "
-        "Its last line: last words"
-    )
+    assert message.error == ("Rank 0 ended without saying why, with exit code 3. Its last line: last words")
     assert message.log == ("last words",)
 
 
-def test_torchruns_own_words_are_the_log_when_no_rank_has_printed(make_pod: MakePod) -> None:
-    broken = (sys.executable, "-c", "raise SystemExit('No module named torch')")
-    code, message = make_pod("", launcher=broken).run()
+def test_a_rank_that_cannot_even_start_is_heard(make_pod: MakePod) -> None:
+    code, message = make_pod("import torch_of_another_image").run()
     assert code == 1
-    assert message.log == ("No module named torch",)
+    assert message.log[-1] == "ModuleNotFoundError: No module named 'torch_of_another_image'"
     assert message.world is None
+
+
+def test_a_store_that_ends_is_the_cause_and_its_words_are_the_log(make_pod: MakePod) -> None:
+    pod = make_pod("ignore_sigterm(); live(); wait_for('never')", processes_per_node=2).start()
+    wait_until(lambda: (status := pod.status()) and len(status.ranks) == 2)
+    (pod.scratch / "end-store").write_text("3")
+    code, message = pod.end()
+    assert code == message.exit_code == 1
+    assert message.failing_rank is None
+    assert message.error == (
+        "The process in which the ranks meet ended with exit code 3. Its last line: the store has reasons"
+    )
+
+
+def test_only_pod_zero_keeps_a_store(make_pod: MakePod) -> None:
+    second = make_pod("done()", nodes=2, index=1)
+    assert second.run()[0] == 0
+    assert "store at" not in second.output("stderr")
+    first = make_pod("done()", nodes=2)
+    assert first.run()[0] == 0
+    assert f"store at {first._environment['FINETUNE_RENDEZVOUS']}" in first.output("stderr")
+
+
+def test_a_rank_alone_has_nobody_to_meet(make_pod: MakePod) -> None:
+    pod = make_pod("done()")
+    assert pod.run()[0] == 0
+    assert "store at" not in pod.output("stderr")
 
 
 def test_ranks_that_disagree_about_the_world_are_a_mismatch(make_pod: MakePod) -> None:
@@ -127,32 +149,10 @@ def test_status_tells_what_the_ranks_and_rank_zero_say(make_pod: MakePod) -> Non
     assert pod.end()[0] == 0
 
 
-def test_a_pod_waits_for_rank_zeros_port_before_it_starts_its_ranks(make_pod: MakePod) -> None:
-    port = free_port()
-    pod = make_pod("live(); done()", nodes=2, index=1, rendezvous_port=port).start()
-    wait_until(pod.status)
-    assert not pod.status().ranks  # type: ignore[union-attr]
-    assert not (pod.scratch / "output" / "0.stdout").exists()
-    with socket.create_server(("127.0.0.1", port)) as rank_zero:
-        rank_zero.settimeout(30)
-        rank_zero.accept()[0].close()
-        code, message = pod.end()
-    assert code == 0
-    assert (message.index, message.world, message.result) == (1, 2, None)
-
-
-def test_a_stop_request_ends_the_wait_for_rank_zero(make_pod: MakePod) -> None:
-    pod = make_pod("done()", nodes=2, index=1).start()
-    wait_until(pod.status)
-    pod.signal()
-    code, message = pod.end()
-    assert code == message.exit_code == ExitCode.PREEMPTED
-    assert "while it waited for rank 0 at 127.0.0.1" in (message.error or "")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_request_reaches_the_ranks_as_a_file_and_torchrun_not_at_all(make_pod: MakePod, number: int) -> None:
+def test_a_stop_request_reaches_the_ranks_as_a_file_and_not_as_a_signal(make_pod: MakePod, number: int) -> None:
     source = """
+    signal.signal(signal.SIGTERM, lambda *_: (SCRATCH / "terminated").touch())
     live()
     wait_for(contract.STOP_FILE)
     wait_for("go")
@@ -164,7 +164,7 @@ def test_a_stop_request_reaches_the_ranks_as_a_file_and_torchrun_not_at_all(make
     wait_until((pod.scratch / "stop").exists)
     pod.signal(number)  # changes nothing
     wait_until(pod.status)
-    assert not (pod.scratch / "torchrun-terminated").exists()
+    assert not (pod.scratch / "terminated").exists()
     (pod.scratch / "go").touch()
     code, message = pod.end()
     assert code == message.exit_code == ExitCode.PREEMPTED
@@ -174,7 +174,7 @@ def test_a_stop_request_reaches_the_ranks_as_a_file_and_torchrun_not_at_all(make
 
 def test_ranks_that_do_not_stop_are_ended_at_the_deadline_and_none_is_left(make_pod: MakePod) -> None:
     source = """
-    ignore_sigterm()
+    signal.signal(signal.SIGTERM, lambda *_: (SCRATCH / "terminated").touch())
     (SCRATCH / f"pid-{RANK}").write_text(str(os.getpid()))
     live()
     wait_for("never")
@@ -186,11 +186,11 @@ def test_ranks_that_do_not_stop_are_ended_at_the_deadline_and_none_is_left(make_
     code, message = pod.end()
     assert code == message.exit_code == ExitCode.PREEMPTED
     assert "had not stopped" in (message.error or "")
-    assert (pod.scratch / "torchrun-terminated").exists(), "torchrun gets SIGTERM first"
+    assert (pod.scratch / "terminated").exists(), "SIGTERM comes first"
     assert all(is_gone(pid) for pid in pids)
 
 
-def test_orphans_are_reaped_while_torchrun_runs(make_pod: MakePod) -> None:
+def test_orphans_are_reaped_while_the_ranks_run(make_pod: MakePod) -> None:
     source = """
     middle = os.fork()
     if middle == 0:
@@ -245,9 +245,8 @@ def test_output_passes_through_unchanged_and_with_prefixes_only_for_several_rank
     alone.run()
     assert alone.output() == "straße\n"
     assert "no newline\n" in alone.output("stderr")
-    both = make_pod("print('step', RANK); done()", nodes=2, processes_per_node=2, index=1, rendezvous_port=free_port())
-    with socket.create_server(("127.0.0.1", int(both._environment["FINETUNE_RENDEZVOUS"].rpartition(":")[2]))):
-        both.run()
+    both = make_pod("print('step', RANK); done()", nodes=2, processes_per_node=2, index=1)
+    both.run()
     assert sorted(both.output().splitlines()) == ["[rank 2] step 2", "[rank 3] step 3"]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
 from finetune_trainer.contract import MAX_LOG_LINES
 from finetune_trainer.rank_output import MAX_KEPT_CHARACTERS, MAX_LINE_BYTES, RankOutput, Tail
+from finetune_trainer.rank_processes import STORE
 from finetune_trainer.redaction import redactor
 
 
@@ -19,52 +19,49 @@ def test_a_tail_keeps_the_last_lines_within_its_size() -> None:
     assert tail.lines() == ("ünf", "last")
 
 
-def printed(tmp_path: Path, *words: tuple[str, bytes], local_ranks: int = 1, first_rank: int = 0) -> RankOutput:
+def printed(*words: tuple[str, bytes], local_ranks: int = 1, first_rank: int = 0) -> RankOutput:
     """What is kept after these words came through these pipes."""
-    output = RankOutput(tmp_path, local_ranks, first_rank, redactor({"HF_TOKEN": "hf_01234567"}))
+    output = RankOutput(range(first_rank, first_rank + local_ranks), redactor({"HF_TOKEN": "hf_01234567"}))
     for pipe, data in words:
-        descriptor = os.open(tmp_path / pipe, os.O_WRONLY)
+        place, _, kind = pipe.partition(".")
+        stdout, stderr = output.writers(STORE if place == "store" else first_rank + int(place))
         while data:
-            data = data[os.write(descriptor, data) :]
-        os.close(descriptor)
+            data = data[os.write(stdout if kind == "stdout" else stderr, data) :]
     output.close(timeout=30)
     return output
 
 
-def test_the_last_lines_of_each_rank_are_kept(tmp_path: Path) -> None:
+def test_the_last_lines_of_each_rank_are_kept() -> None:
     lines = b"".join(b"%d\n" % number for number in range(50))
-    output = printed(tmp_path, ("0.stdout", lines), ("1.stderr", b"oops\n"), local_ranks=2, first_rank=6)
+    output = printed(("0.stdout", lines), ("1.stderr", b"oops\n"), local_ranks=2, first_rank=6)
     assert output.last_lines(6) == tuple(str(number) for number in range(50 - MAX_LOG_LINES, 50))
     assert output.last_lines(7) == ("oops",)
     assert "[rank 7] oops" in output.tail()
     assert len(output.tail()) == 51
 
 
-def test_of_a_progress_bar_only_the_last_state_is_kept(tmp_path: Path) -> None:
-    assert printed(tmp_path, ("0.stderr", b"10%\r50%\r100%\r\nnext\n")).last_lines(0) == ("100%", "next")
+def test_of_a_progress_bar_only_the_last_state_is_kept() -> None:
+    assert printed(("0.stderr", b"10%\r50%\r100%\r\nnext\n")).last_lines(0) == ("100%", "next")
 
 
-def test_bytes_that_are_no_text_and_a_missing_newline_are_kept(tmp_path: Path) -> None:
-    assert printed(tmp_path, ("0.stdout", b"\xff\xfe end")).last_lines(0) == ("\ufffd\ufffd end",)
+def test_bytes_that_are_no_text_and_a_missing_newline_are_kept() -> None:
+    assert printed(("0.stdout", b"\xff\xfe end")).last_lines(0) == ("\ufffd\ufffd end",)
 
 
-def test_a_line_without_end_is_passed_on_in_pieces_and_cut_in_memory(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    output = printed(tmp_path, ("0.stdout", b"x" * (3 * MAX_LINE_BYTES)))
+def test_a_line_without_end_is_passed_on_in_pieces_and_cut_in_memory(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    output = printed(("0.stdout", b"x" * (3 * MAX_LINE_BYTES)))
     assert all(len(line) == MAX_KEPT_CHARACTERS for line in output.last_lines(0))
     assert sum(map(len, output.tail())) == 3 * MAX_LINE_BYTES
 
 
-def test_credentials_are_neither_passed_on_nor_kept(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_credentials_are_neither_passed_on_nor_kept(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     output = printed(
-        tmp_path,
         ("0.stdout", b"with hf_01234567 \xff\n"),
         ("0.stderr", b"password=x\n"),
-        ("launcher.stderr", b"hf_01234567\n"),
+        ("store.stderr", b"hf_01234567\n"),
     )
     assert sorted(output.last_lines(0)) == ["password=***", "with *** \ufffd"]
-    assert output.launcher_lines() == ("***",)
+    assert output.last_lines(STORE) == ("***",)
     assert sorted(output.tail()) == ["***", "password=***", "with *** \ufffd"]
     passed_on = capfdbinary.readouterr()
     assert passed_on.out == b"with *** \xff\n"
@@ -72,10 +69,10 @@ def test_credentials_are_neither_passed_on_nor_kept(tmp_path: Path, capfdbinary:
 
 
 def test_no_line_of_a_private_key_is_passed_on_whatever_other_streams_say(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     key = b"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\nbm90IGEga2V5\n-----END PRIVATE KEY-----\ndone\n"
-    output = printed(tmp_path, ("0.stdout", key), ("0.stderr", b"word\n"), ("1.stdout", b"MIIEvQ\n"), local_ranks=2)
+    output = printed(("0.stdout", key), ("0.stderr", b"word\n"), ("1.stdout", b"MIIEvQ\n"), local_ranks=2)
     assert sorted(output.last_lines(0)) == ["***", "***", "***", "***", "done", "word"]
     assert output.last_lines(1) == ("MIIEvQ",)
     assert b"bm90" not in capfdbinary.readouterr().out

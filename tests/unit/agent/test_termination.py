@@ -1,4 +1,4 @@
-"""The cause, from what the ranks left and what torchrun saw."""
+"""The cause, from what the ranks left and how their processes ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def left(rank: int, code: int, time: float | None = None, error: str | None = No
 
 
 def end(*exits: RankExit, index: int = 0, **observed: object) -> End:
-    observed = {"launcher_code": 1 if any(e.exit_code for e in exits) else 0, "time": 100.0} | observed
+    codes = {e.rank: e.exit_code for e in exits}
+    observed = {"codes": codes, "time": 100.0} | observed
     return End(config=CONFIG, index=index, exits={e.rank: e for e in exits}, **observed)  # type: ignore[arg-type]
 
 
@@ -52,10 +53,6 @@ def test_only_pod_zero_needs_a_result() -> None:
     assert cause_of(end(left(0, 0), left(1, 0))).exit_code == 1
 
 
-def test_torchruns_own_code_never_matters_when_all_ranks_have_spoken() -> None:
-    assert cause_of(end(left(0, 0, result=RESULT), left(1, 0), launcher_code=1)).exit_code == ExitCode.DONE
-
-
 @pytest.mark.parametrize(
     ("first", "second", "code", "rank"), [(1.0, 2.0, 77, 0), (2.0, 1.0, 76, 1), (None, 9.0, 76, 1)]
 )
@@ -65,53 +62,64 @@ def test_the_earliest_error_is_the_cause(first: float | None, second: float, cod
 
 
 def test_a_rank_that_failed_outweighs_one_that_vanished_if_its_failure_has_a_class() -> None:
-    assert cause_of(end(left(0, 77, 5.0, "Diverged."), failed_first=(1, -15), oom_killed=True)).exit_code == 77
+    assert cause_of(end(left(0, 77, 5.0, "Diverged."), codes={0: 77}, oom_killed=True)).exit_code == 77
 
 
 def test_a_killed_rank_outweighs_a_sibling_that_noticed() -> None:
     noticed = left(0, 1, 50.0, "Connection closed by peer.")
-    cause = cause_of(end(noticed, failed_first=(1, -9), statuses=alive(1, 48.0)))
+    cause = cause_of(end(noticed, codes={0: 1, 1: -9}, statuses=alive(1, 48.0)))
     assert cause == Cause(137, 1, "Rank 1 was killed by signal 9 (SIGKILL).", 48.0)
 
 
 def test_a_rank_killed_by_another_signal_is_128_and_the_signal() -> None:
-    cause = cause_of(end(index=1, failed_first=(3, -7)))
+    cause = cause_of(end(index=1, codes={3: -7}))
     assert cause == Cause(135, 3, "Rank 3 was killed by signal 7 (SIGBUS).", 100.0)
 
 
 def test_an_oom_kill_explains_a_rank_without_a_word() -> None:
-    assert cause_of(end(left(0, 1, 50.0), failed_first=(1, -9), oom_killed=True)).exit_code == ExitCode.OUT_OF_MEMORY
-    assert cause_of(end(launcher_code=-9, oom_killed=True)).exit_code == ExitCode.OUT_OF_MEMORY
+    assert cause_of(end(left(0, 1, 50.0), codes={1: -9}, oom_killed=True)).exit_code == ExitCode.OUT_OF_MEMORY
+    noticed = (left(0, 1), left(1, 1))
+    assert cause_of(end(*noticed, store_code=-9, oom_killed=True)).exit_code == ExitCode.OUT_OF_MEMORY
 
 
-def test_torchrun_killed_by_signal_9_is_137() -> None:
-    assert cause_of(end(launcher_code=-9)) == Cause(137, None, "torchrun was killed by signal 9 (SIGKILL).", 100.0)
+@pytest.mark.parametrize(
+    ("store_code", "code", "ended"), [(-9, 137, "was killed by signal 9 (SIGKILL)"), (2, 1, "ended with exit code 2")]
+)
+def test_ranks_that_lost_the_store_notice_it_and_the_store_is_the_cause(store_code: int, code: int, ended: str) -> None:
+    cause = cause_of(end(left(0, 1), left(1, 1), store_code=store_code))
+    assert cause == Cause(code, None, f"The process in which the ranks meet {ended}.", 100.0)
+
+
+def test_a_rank_that_was_killed_outweighs_the_store() -> None:
+    assert cause_of(end(left(0, 1), codes={0: 1, 1: -9}, store_code=-9)).rank == 1
 
 
 def test_ranks_ended_at_the_deadline_of_a_stop_request_are_preempted() -> None:
-    cause = cause_of(end(failed_first=(0, -9), killed_after=295.2, statuses=alive(0, 99.0)))
+    cause = cause_of(end(killed_after=295.2, statuses=alive(0, 99.0)))
     assert cause.exit_code == ExitCode.PREEMPTED
     assert cause.error == "The pod was asked to stop; its ranks had not stopped 295 s later and were killed."
 
 
 def test_ranks_ended_before_they_train_are_preempted() -> None:
     loads = {0: alive(0, 99.0)[0].model_copy(update={"phase": Phase.LOAD})}
-    cause = cause_of(end(failed_first=(0, -15), killed_after=0.01, statuses=loads))
+    cause = cause_of(end(killed_after=0.01, statuses=loads))
     assert cause.exit_code == ExitCode.PREEMPTED
     assert cause.error == "The pod was asked to stop before its training began."
 
 
-def test_a_rank_without_a_word_is_no_success_even_if_torchrun_says_so() -> None:
-    cause = cause_of(end(left(0, 0, result=RESULT)))
-    assert cause == Cause(1, 1, "Rank 1 ended without saying why; torchrun ended with exit code 0.", 100.0)
+def test_a_rank_without_a_word_is_no_success_even_with_exit_code_zero() -> None:
+    cause = cause_of(end(left(0, 0, result=RESULT), codes={1: 0, 0: 0}))
+    assert cause == Cause(1, 1, "Rank 1 ended without saying why, with exit code 0.", 100.0)
 
 
-def test_no_word_from_anybody_says_what_torchrun_saw() -> None:
-    cause = cause_of(end(launcher_code=1, failed_first=(1, 3)))
-    assert cause.exit_code == 1
-    assert cause.error == (
-        "Ranks 0, 1 ended without saying why; torchrun ended with exit code 1 after rank 1 had ended with exit code 3."
-    )
+def test_no_word_from_anybody_says_which_rank_failed_first() -> None:
+    cause = cause_of(end(codes={0: 0, 1: 3}))
+    assert (cause.exit_code, cause.rank) == (1, 1)
+    assert cause.error == "Ranks 0, 1 ended without saying why, rank 1 first, with exit code 3."
+
+
+def test_ranks_that_the_agent_ended_without_a_reason_are_said_so() -> None:
+    assert cause_of(end(codes={})).error == "Ranks 0, 1 ended without saying why."
 
 
 @pytest.mark.parametrize("other", [{"world": 3}, {"config_digest": "another"}])
@@ -151,13 +159,3 @@ def test_the_result_is_in_the_message_of_a_success_only() -> None:
     failed = end(left(0, 0, result=RESULT), left(1, 77, 1.0))
     assert termination.message(done, cause_of(done), "uid", ()).result == RESULT
     assert termination.message(failed, cause_of(failed), "uid", ()).result is None
-
-
-def test_the_first_failure_is_found_in_torchruns_log() -> None:
-    lines = [
-        "W1123 17:31:35.200000 10968 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 11005",
-        "E1123 17:31:35.202000 10968 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9) "
-        "local_rank: 1 (pid: 11006) of binary: /bin/sh",
-    ]
-    assert termination.failed_first(lines, first_rank=4) == (5, -9)
-    assert termination.failed_first(lines[:1], first_rank=4) is None
