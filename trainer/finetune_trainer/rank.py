@@ -7,6 +7,7 @@ even inside a collective, and nothing half-done is saved.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -83,6 +84,8 @@ def run(
         raise MismatchError(f"rank {rank} is one of {world} processes, but the run was planned for {config.world.size}")
     # Read when DeepSpeed is imported.
     os.environ["DS_ACCELERATOR"] = config.world.device
+    # A million objects come with the imports, and all stay: to look for garbage among them takes a second.
+    gc.disable()
     import datasets
     import torch
     import transformers
@@ -91,6 +94,8 @@ def run(
     from finetune_trainer.loop import train
     from finetune_trainer.report import Report
 
+    gc.freeze()
+    gc.enable()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
