@@ -1,4 +1,4 @@
-"""How the ranks take leave of each other."""
+"""How the ranks come together and take leave of each other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from finetune_trainer import distributed
 from finetune_trainer.distributed import Ranks
 
 
 def of(store: dist.Store, rank: int) -> Ranks:
-    return Ranks(store, rank, world=2, scratch=Path(), device=torch.device("cpu"))
+    return Ranks(store, rank, world=2, scratch=Path(), device=torch.device("cpu"), is_beside_store=rank == 0)
 
 
 def test_rank_zero_leaves_last() -> None:
@@ -41,3 +42,15 @@ def test_a_store_that_has_ended_is_no_failure_of_who_is_done() -> None:
             raise dist.DistNetworkError("Broken pipe")
 
     of(Gone(), 1).part()
+
+
+def test_ranks_come_together_before_they_train() -> None:
+    store = dist.HashStore()
+    first = threading.Thread(target=distributed._gather, args=(store, 2))
+    first.start()
+    while not store.check(["come"]):
+        time.sleep(0.001)
+    assert first.is_alive()
+    distributed._gather(store, 2)
+    first.join(10)
+    assert not first.is_alive()

@@ -1,4 +1,4 @@
-"""Whole pods, agent and torchrun included, under the twelve faults of the scoreboard; and stopped in every phase."""
+"""Whole pods, agent included, under the twelve faults of the scoreboard; and stopped in every phase."""
 
 from __future__ import annotations
 

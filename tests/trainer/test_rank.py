@@ -1,4 +1,4 @@
-"""A rank as torchrun starts it: what it leaves for the agent."""
+"""A rank, and what it leaves for the agent. torchrun starts it here as an agent does."""
 
 from __future__ import annotations
 

@@ -120,20 +120,22 @@ class Agent:
         settings = self.settings
         process_tree.become_subreaper()
         processes = RankProcesses()
-        if settings.index == 0 and launch.needs_store(config):
-            host, port = settings.rendezvous
-            store = launch.command(self._store_module, f"{host}:{port}")
-            processes.start(STORE, store, environment, output.writers(STORE))
-        for local_rank, rank in enumerate(ranks):
-            modules = self.scratch.modules / str(local_rank)
-            place = launch.place(config, settings.index, local_rank, settings.rendezvous, modules)
-            command = launch.command(self._rank_module)
-            processes.start(rank, command, {**environment, **place}, output.writers(rank))
-        self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
-        codes = processes.wait()
-        self.stop.end_watch()
-        process_tree.end_descendants(SWEEP_SECONDS)
-        return codes
+        try:
+            if settings.index == 0 and launch.needs_store(config):
+                host, port = settings.rendezvous
+                store = launch.command(self._store_module, f"{host}:{port}")
+                processes.start(STORE, store, environment, output.writers(STORE))
+            for local_rank, rank in enumerate(ranks):
+                modules = self.scratch.modules / str(local_rank)
+                place = launch.place(config, settings.index, local_rank, settings.rendezvous, modules)
+                command = launch.command(self._rank_module)
+                processes.start(rank, command, {**environment, **place}, output.writers(rank))
+            self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
+            return processes.wait()
+        finally:
+            self.stop.end_watch()
+            processes.kill()
+            process_tree.end_descendants(SWEEP_SECONDS)
 
     def _status(self, config: RunConfig, ranks: range) -> PodStatus:
         return PodStatus(

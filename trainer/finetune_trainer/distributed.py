@@ -70,6 +70,8 @@ class Ranks:
     on_failure: Callable[[Exception], object] = lambda error: None
     """Called with this rank's own error before its siblings hear of it: what they do then may end this process."""
     activity: Activity = field(default_factory=Activity)
+    is_beside_store: bool = False
+    """This is rank 0's pod."""
     _agreements: int = field(default=0, init=False)
 
     def first(self, action: Callable[[], T]) -> T | None:
@@ -130,12 +132,12 @@ class Ranks:
             time.sleep(POLL_SECONDS[-1])
 
     def part(self, seconds: float = PARTING_SECONDS) -> None:
-        """The last that a rank does here. With rank 0's pod the store ends, at which the others may still look: so rank
-        0 waits for them, at most so long."""
+        """The last that a rank does here. With rank 0's pod the store ends, at which the others may still look: so its
+        ranks wait for them, at most so long."""
         deadline = time.monotonic() + seconds
         with contextlib.suppress(dist.DistError):  # it has ended
             self.store.add("parted", 1)
-            while self.rank == 0 and self.store.add("parted", 0) < self.world and time.monotonic() < deadline:
+            while self.is_beside_store and self.store.add("parted", 0) < self.world and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS[0])
 
     def agreed(self, name: str, value: str) -> str:
@@ -199,11 +201,22 @@ def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Pat
     if rank > 0:
         wait_for_store((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
     store, *_ = next(dist.rendezvous("env://", rank, world, timeout=COLLECTIVE_TIMEOUT))
+    _gather(dist.PrefixStore("gather", store), world)
     dist.init_process_group(
         backend, store=dist.PrefixStore("collectives", store), rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT
     )
     deepspeed.init_distributed(dist_backend=backend)
-    return Ranks(dist.PrefixStore("finetune", store), rank, world, scratch, device)
+    beside_store = rank == 0 or os.environ.get("GROUP_RANK") == "0"
+    return Ranks(dist.PrefixStore("finetune", store), rank, world, scratch, device, is_beside_store=beside_store)
+
+
+def _gather(store: dist.Store, world: int) -> None:
+    """Return when all ranks have come. Without limit, as `wait_for_store`: an image may take long to come."""
+    store.add("come", 1)
+    pause, longest = POLL_SECONDS
+    while store.add("come", 0) < world:
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
 
 
 def raise_stopped() -> None:

@@ -50,6 +50,9 @@ def main() -> int:
         return left.exit_code
 
     def fail(error: Exception) -> int:
+        """Once: what the siblings are told, the agent is told before."""
+        if exit_file.exists():
+            return RankExit.model_validate_json(exit_file.read_bytes()).exit_code
         return leave(**_failure(error))
 
     def end(ending: Ending) -> None:
@@ -64,8 +67,6 @@ def main() -> int:
     try:
         return leave(result=run(config, paths, rank, world, fail, end))
     except Exception as error:
-        if exit_file.exists():  # the siblings were told, and before them the agent
-            return RankExit.model_validate_json(exit_file.read_bytes()).exit_code
         return fail(error)
 
 
@@ -113,7 +114,8 @@ def run(
         ):
             ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
             result = train(config, paths, ranks, report)
-    except (TrainingError, SiblingError):  # all ranks end with one of these, and mostly at once
+    except (TrainingError, SiblingError) as error:  # all ranks end with one of these, and mostly at once
+        on_failure(error)
         ranks.part(PARTING_IN_FAILURE_SECONDS)
         raise
     ranks.part()

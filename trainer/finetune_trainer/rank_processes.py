@@ -44,8 +44,8 @@ class RankProcesses:
 
     def wait(self) -> dict[int, int]:
         """Reap every child that ends, until all ranks have; the store lives on. Returns the exit codes, in the order in
-        which they came, negative for a signal, of those that ended by themselves. An interrupted system call is tried
-        again after the signal's handler (PEP 475)."""
+        which they were seen, negative for a signal, of those that ended by themselves. An interrupted system call is
+        tried again after the signal's handler (PEP 475)."""
         codes: dict[int, int] = {}
         orders = [(NOTICE_SECONDS, signal.SIGTERM), (NOTICE_SECONDS + SHUTDOWN_SECONDS, signal.SIGKILL)]
         failed: float | None = None
@@ -71,3 +71,9 @@ class RankProcesses:
             if rank != STORE:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL to all that live, the store included."""
+        for pid in tuple(self._living):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

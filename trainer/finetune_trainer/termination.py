@@ -39,8 +39,8 @@ class End:
     index: int
     time: float
     codes: Mapping[int, int] = field(default_factory=dict)
-    """Exit codes by rank, negative for a signal, of the ranks that ended by themselves, in the order in which they did;
-    not of those that the agent ended then."""
+    """Exit codes by rank, negative for a signal, of the ranks that ended by themselves, in the order in which it was
+    noticed; not of those that the agent ended then."""
     store_code: int | None = None
     """Exit code of the store at which the ranks meet, if it ended before them."""
     exits: Mapping[int, RankExit] = field(default_factory=dict)
@@ -94,13 +94,18 @@ def cause_of(end: End) -> Cause:
     earliest = min(failed, key=lambda e: (math.inf if e.error_time is None else e.error_time, e.rank), default=None)
     # A failure without a class is often only how a rank noticed the end of another one.
     is_explained = earliest is not None and earliest.exit_code in CLASS_OF_EXIT_CODE
-    if not is_explained and (killed := _killed(end) or _lost_store(end)) is not None:
+    if not is_explained and (killed := _killed(end)) is not None:
         return killed
-    if earliest is not None:
+    missing = _missing(end)
+    if not is_explained and (earliest or missing) and (lost := _lost_store(end)) is not None:
+        return lost
+    # Who only noticed is no better witness than a rank that ended before without a word.
+    is_told = is_explained or (earliest is not None and earliest.error_time is not None)
+    if earliest is not None and (is_told or not any(rank in end.codes for rank in missing)):
         error = earliest.error or f"Rank {earliest.rank} ended with exit code {earliest.exit_code} and gave no reason."
         # Without a time if all failed for a sibling's sake: another pod's word is the cause.
         return Cause(earliest.exit_code, earliest.rank, error, earliest.error_time)
-    if missing := _missing(end):
+    if missing:
         return Cause(INFRASTRUCTURE, _first_of(missing, end), _unexplained(end, missing), end.time)
     return _checked_success(end)
 
@@ -121,7 +126,10 @@ def _killed(end: End) -> Cause | None:
         if not begun(end.statuses.values()):
             error = "The pod was asked to stop before its training began."
         return Cause(ExitCode.PREEMPTED, rank, error, time)
-    if (code := end.codes.get(rank, 0)) < 0:
+    code = end.codes.get(rank, 0)
+    # Libraries abort when they notice that a sibling has failed.
+    is_reaction = code == -signal.SIGABRT and next(iter(end.codes)) != rank
+    if code < 0 and not is_reaction:
         return Cause(128 - code, rank, f"Rank {rank} was killed by {_signal(-code)}.", time)
     return None
 
@@ -199,7 +207,8 @@ def _unexplained(end: End, missing: list[int]) -> str:
     first = _first_of(missing, end)
     if first not in end.codes:
         return f"{ranks} ended without saying why."
-    known = f"with exit code {end.codes[first]}"
+    code = end.codes[first]
+    known = f"with exit code {code}" if code >= 0 else f"by {_signal(-code)}"
     return f"{ranks} ended without saying why{'' if len(missing) == 1 else f', rank {first} first'}, {known}."
 
 

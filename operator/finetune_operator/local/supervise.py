@@ -2,11 +2,11 @@
 
     python -I supervise.py COMMAND ARGUMENT …      (only the standard library; standard input is the driver's pipe)
 
-A container ends when its first process ends, and all others die with it. A process group cannot do that: torchrun
-gives each rank a session of its own. So this process adopts every orphan below it (a "child subreaper", Linux) and, at
+A container ends when its first process ends, and all others die with it. A process group cannot do that: the agent
+gives each rank a group of its own. So this process adopts every orphan below it (a "child subreaper", Linux) and, at
 the end, kills all that descends from it. The end is when the command ends, or when the pipe closes: the driver closes
 it to kill the pod, and the kernel does if the driver dies. SIGTERM is passed to the command alone. The exit code is
-the command's, 128 + n when signal n ended it. Where there is no subreaper (macOS), an orphan in a session of its own is
+the command's, 128 + n when signal n ended it. Where there is no subreaper (macOS), an orphan in a group of its own is
 missed if the command dies before it.
 """
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -353,3 +354,25 @@ def test_the_folders_of_the_workspace_are_writable_for_the_group(make_pod: MakeP
     pod = make_pod("done()")
     pod.run()
     assert (pod.workspace / pod.config.folder / "attempts" / "3").stat().st_mode & 0o777 == 0o775
+
+
+def test_when_a_rank_cannot_be_started_none_is_left(make_pod: MakePod) -> None:
+    pod = make_pod("(SCRATCH / f'pid-{RANK}').write_text(str(os.getpid())); wait_for('never')", processes_per_node=2)
+    driver = """
+    from finetune_trainer.rank_processes import RankProcesses
+    start = RankProcesses.start
+    def fails_for_the_second(self, rank, *arguments):
+        if rank == 1:
+            while not list(Path(os.environ['FINETUNE_SCRATCH']).glob('pid-0')):
+                time.sleep(0.01)
+            raise BlockingIOError(11, 'Resource temporarily unavailable')
+        start(self, rank, *arguments)
+    RankProcesses.start = fails_for_the_second
+    """
+    (pod.folder / "sitecustomize.py").write_text(
+        "import os, time\nfrom pathlib import Path\n" + textwrap.dedent(driver)
+    )
+    code, message = pod.run()
+    assert code == message.exit_code == 1
+    assert "Resource temporarily unavailable" in (message.error or "")
+    assert is_gone(int((pod.scratch / "pid-0").read_text()))

@@ -29,9 +29,9 @@ def start(processes: RankProcesses, **programs: str) -> None:
 
 
 def end_store(processes: RankProcesses) -> None:
+    processes.kill()
     for pid in processes._living:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
 
 
 def test_the_end_of_all_ranks_is_waited_for_and_the_store_lives_on(processes: RankProcesses) -> None:

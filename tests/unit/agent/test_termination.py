@@ -90,6 +90,21 @@ def test_ranks_that_lost_the_store_notice_it_and_the_store_is_the_cause(store_co
     assert cause == Cause(code, None, f"The process in which the ranks meet {ended}.", 100.0)
 
 
+def test_a_store_that_ends_when_all_is_done_is_no_failure() -> None:
+    assert cause_of(end(left(0, 0, result=RESULT), left(1, 0), store_code=-9)).exit_code == ExitCode.DONE
+
+
+def test_a_sibling_that_aborts_when_it_notices_a_failure_does_not_hide_it() -> None:
+    failed = left(0, 1, 50.0, "RuntimeError: CUDA error.")
+    assert cause_of(end(failed, codes={0: 1, 1: -6})) == Cause(1, 0, "RuntimeError: CUDA error.", 50.0)
+    assert cause_of(end(left(0, 1), codes={1: -6, 0: 1})).error == "Rank 1 was killed by signal 6 (SIGABRT)."
+
+
+def test_a_rank_that_ends_without_a_word_outweighs_a_sibling_that_noticed() -> None:
+    cause = cause_of(end(left(0, 1, None, "The process of another rank is gone."), codes={1: 3, 0: 1}))
+    assert cause == Cause(1, 1, "Rank 1 ended without saying why, with exit code 3.", 100.0)
+
+
 def test_a_rank_that_was_killed_outweighs_the_store() -> None:
     assert cause_of(end(left(0, 1), codes={0: 1, 1: -9}, store_code=-9)).rank == 1
 
