@@ -44,8 +44,10 @@ FAULTS: dict[str, tuple[Callable[[Disturbed, int], None], int]] = {
 }
 """What happens, and how often beside the others."""
 MOST_STEPS_BETWEEN = 40
-STEPS_OF_A_FAULT = 120
+STEPS_OF_A_FAULT = 160
 """How much longer the training is made for each fault."""
+LONGEST_STEP_SECONDS = 0.5
+"""On a machine that has other work."""
 
 
 def main() -> int:
@@ -55,11 +57,11 @@ def main() -> int:
     with _job_maker() as (kubectl, workspace):
         whole = Disturbed(kubectl, workspace, "undisturbed")
         whole.start(steps)
-        expected = whole.complete()
+        expected = whole.complete(steps * LONGEST_STEP_SECONDS)
         job = Disturbed(kubectl, workspace, "soak")
         job.start(steps)
         done = [_disturb(job, number, chance) for number in range(1, options.faults + 1)]
-        complete = job.complete()
+        complete = job.complete(steps * LONGEST_STEP_SECONDS)
         losses = [[record["loss"] for record in one.records()] for one in (whole, job)]
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -81,9 +81,9 @@ class Disturbed:
             time.sleep(0.3)
         return status
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self, seconds: float = SECONDS) -> dict[str, Any]:
         """The status at the end."""
-        return self.until(lambda s: s.get("phase") == "Complete")
+        return self.until(lambda s: s.get("phase") == "Complete", seconds)
 
     def trained(self, attempt: int, steps: int) -> int:
         """Wait until that attempt, or a later one, has done so many steps and there is a checkpoint; returns the number
