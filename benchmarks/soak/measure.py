@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[Callable[[Disturbed, int], None], int]] = {
 }
 """What happens, and how often beside the others."""
 MOST_STEPS_BETWEEN = 40
-STEPS_OF_A_FAULT = 160
+STEPS_OF_A_FAULT = 80
 """How much longer the training is made for each fault."""
 LONGEST_STEP_SECONDS = 0.5
 """On a machine that has other work."""

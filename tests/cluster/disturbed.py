@@ -165,6 +165,7 @@ class Disturbed:
 
     def truncate_newest(self, attempt: int) -> None:
         """All killed, and the largest file of the newest checkpoint cut in half."""
+        self._wait_for_two_checkpoints()
         for pod in self.pods(attempt):
             self._in(pod, KILL_ALL)
         newest = (self.run / "checkpoints" / "LATEST").read_text().strip()
@@ -173,9 +174,19 @@ class Disturbed:
 
     def delete_checkpoint(self, attempt: int) -> None:
         """A rank killed, and a file of the newest checkpoint gone."""
+        self._wait_for_two_checkpoints()
         self.kill_rank(attempt)
         newest = (self.run / "checkpoints" / "LATEST").read_text().strip()
         (self.run / "checkpoints" / newest / "manifest.json").unlink()
+
+    def _wait_for_two_checkpoints(self) -> None:
+        """Of this attempt: when one is spoilt, there must be another to go on from."""
+
+        def are_there(status: dict[str, Any]) -> bool:
+            manifests = self.run.glob(f"checkpoints/step-*-a{status['run']['attempt']}/manifest.json")
+            return len(list(manifests)) > 1
+
+        self.until(are_there)
 
     def _edit(self, **spec: Any) -> None:
         self.kubectl.run("patch", "ftj", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))

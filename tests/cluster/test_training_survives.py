@@ -14,7 +14,7 @@ from cluster.disturbed import Disturbed, prepare
 from support.kubectl import Kubectl
 
 pytestmark = pytest.mark.timeout(1200)
-STEPS = 1500
+STEPS = 2000
 FAULTS: tuple[tuple[Callable[[Disturbed, int], None], str, bool], ...] = (
     (Disturbed.kill_rank, "Infrastructure", True),
     (Disturbed.kill_pod, "Infrastructure", True),
