@@ -1,9 +1,9 @@
 """SIGTERM and SIGINT to the agent: a stop request for the ranks, and a deadline after which they are ended.
 
 SIGTERM ends a rank at once, so it gets none before the deadline: the ranks see the stop file, agree on a step, and end
-by themselves. Ranks that have not met look at no file and have nothing to save: for them the
-deadline is at once. The deadline is an interval timer, whose signal interrupts the main thread's wait for the ranks; no
-thread and no lock is touched by a handler.
+by themselves. Ranks that have not met look at no file and have nothing to save: for them the deadline is at once. The
+deadline is an interval timer, whose signal interrupts the main thread's wait for the ranks; no thread and no lock is
+touched by a handler.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How a pod ended: the cause, the exit code and the last message, from what is left when all ranks are gone.
 
 The ranks' own files decide: among those that failed, the earliest error is the cause and the others are symptoms. A
-rank without a file was ended from outside. Pure: everything observed comes in
-as `End`.
+rank without a file was ended from outside. Pure: everything observed comes in as `End`.
 """
 
 from __future__ import annotations
