@@ -109,12 +109,13 @@ def stalled(reason: str) -> Callable[[Object], bool]:
 
 
 def job(name: str, **changes: Any) -> dict[str, Any]:
-    """The contracts example on one node, with few steps."""
+    """The contracts example on one node, with few steps, and many rows to measure it by: no phase ends in a moment."""
     manifest: dict[str, Any] = yaml.safe_load((CONTRACTS / "job.yaml").read_text())
     small = {
         "metadata.name": name,
         "spec.resources": {"nodes": 1, "gpusPerNode": 0, "cpu": "1", "memory": "4Gi"},
-        "spec.training": {"maxSteps": 12, "globalBatchSize": 16, "sequenceLength": 32},
+        "spec.dataset.evaluation.fraction": 0.5,
+        "spec.training": {"maxSteps": 20, "globalBatchSize": 16, "sequenceLength": 32},
     }
     return changed(manifest, {**small, **changes})
 
@@ -154,6 +155,9 @@ async def test_every_phase_of_real_runs_has_the_health_that_its_user_expects(kub
         async with operated(jobs):
             found["name-conflict"] = await jobs.first("taken", stalled("NameConflict"))
             found["starting"] = await jobs.first("clauses", in_phase("Starting"))
+            found["training"] = await jobs.first("clauses", in_phase("Training"))
+            kubectl.apply(job("clauses", **{"spec.resources.memory": "5Gi"}))
+            found["edited-while-training"] = await jobs.first("clauses", in_phase("Training", 2, 1))
             kubectl.apply(job("crowded", **{"spec.resources.cpu": "4000"}))
             found["pending"] = await jobs.first("crowded", lambda obj: "Insufficient cpu" in str(obj["status"]))
             kubectl.apply(job("unreadable", **{"spec.model.uri": UNREADABLE}))
@@ -176,9 +180,6 @@ async def test_every_phase_of_real_runs_has_the_health_that_its_user_expects(kub
             found["suspending"] = await jobs.first("paused", in_phase("Suspending", 3, 3))
             found["suspended"] = await jobs.first("paused", in_phase("Suspended", 3, 3))
 
-            found["training"] = await jobs.first("clauses", in_phase("Training"))
-            kubectl.apply(job("clauses", **{"spec.resources.memory": "5Gi"}))
-            found["edited-while-training"] = await jobs.first("clauses", in_phase("Training", 2, 1))
             found["exporting"] = await jobs.first("clauses", in_phase("Exporting", 2, 1))
             found["edited-when-complete"] = await jobs.first("clauses", in_phase("Complete", 2, 1))
             found["complete"] = await jobs.first("clauses", in_phase("Complete", 2, 2))

@@ -13,21 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from support.kubectl import Kubectl
-from support.manifests import TINY_CLASSIFIER, changed, manifest
-from trainer import tiny
+from support.manifests import changed
 
 ROOT = Path(__file__).parents[2]
 CONTRACTS = ROOT / "examples" / "contracts"
 CHILDREN = "configmaps,services,jobs,pods,endpointslices"
-KILL_RANK_1 = """
-import os, pathlib
-for process in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        if b"RANK=1" in (process / "environ").read_bytes().split(bytes(1)):
-            os.kill(int(process.name), 9)
-    except OSError:
-        pass  # it has ended, or is not ours to look at
-"""
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -115,30 +105,6 @@ def test_full_fine_tuning_with_stage_3_runs_four_ranks_on_two_nodes(
     operator.wait(30)
     kubectl.run("delete", "ftj", "stage-3", "--timeout=30s")
     assert_nothing_left(kubectl, "stage-3")
-
-
-def test_a_rank_killed_by_sigkill_is_named_though_the_others_fail_as_well_and_attempt_2_completes(
-    kubectl: Kubectl, workspace: Path, operator: subprocess.Popen[bytes]
-) -> None:
-    for file in tiny.save_model(workspace / "models" / "bert", tiny.SEQUENCE, tiny.bert()).iterdir():
-        file.chmod(0o644)  # safetensors writes for its own user alone
-    tiny.labelled_texts(workspace / "data" / "rows.jsonl", 60)
-    resources = {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 1, "cpu": 1, "memory": "3Gi", "sharedMemory": "64Mi"}
-    training = {"maxSteps": 1000, "globalBatchSize": 8, "sequenceLength": 32}
-    changes = {**TINY_CLASSIFIER, "spec.training": training, "spec.resources": resources}
-    kubectl.apply(manifest("killed", **{"metadata.namespace": kubectl.namespace, **changes}))
-    until(kubectl, "killed", lambda s: s.get("progress", {}).get("step", 0) > 0)
-    pods = kubectl.get("pods", "-l", "finetune.dev/job=killed,batch.kubernetes.io/job-completion-index=1")
-    (victim,) = (pod["metadata"]["name"] for pod in pods)
-    kubectl.run("exec", "-i", victim, "--", "python3", "-", stdin=KILL_RANK_1)
-    complete = until(kubectl, "killed", lambda s: s.get("phase") == "Complete")
-    failed, succeeded = complete["ledger"]
-    assert (failed["class"], failed["counted"], failed["exitCode"]) == ("Infrastructure", True, 137)
-    assert (failed["pod"], failed["rank"]) == (victim, 1)
-    assert failed["message"] == "Rank 1 was killed by signal 9 (SIGKILL)."
-    assert (succeeded["class"], succeeded["attempt"]) == ("Success", 2)
-    kubectl.run("delete", "ftj", "killed")
-    assert_nothing_left(kubectl, "killed")
 
 
 def test_a_job_whose_data_is_missing_fails_with_one_sentence(

@@ -11,44 +11,57 @@ from pathlib import Path
 
 import pytest
 from cluster.disturbed import Disturbed, prepare
+from cluster.faults import eventually
 from support.kubectl import Kubectl
 
 pytestmark = pytest.mark.timeout(1200)
-STEPS = 2000
-FAULTS: tuple[tuple[Callable[[Disturbed, int], None], str, bool], ...] = (
-    (Disturbed.kill_rank, "Infrastructure", True),
+STEPS_OF_A_FAULT = 400
+"""Enough for an attempt to have a checkpoint before its fault comes, on a fast machine also."""
+Fault = tuple[Callable[[Disturbed, int], None], str, bool]
+TWO: tuple[Fault, ...] = ((Disturbed.kill_rank, "Infrastructure", True), (Disturbed.terminate_one, "Preempted", False))
+FIVE: tuple[Fault, ...] = (
+    *TWO,
     (Disturbed.kill_pod, "Infrastructure", True),
-    (Disturbed.terminate_one, "Preempted", False),
     (Disturbed.terminate_all, "Preempted", False),
     (Disturbed.truncate_newest, "Infrastructure", True),
 )
 
 
-def test_a_training_that_is_killed_stopped_and_robbed_of_a_checkpoint_ends_with_the_same_model(
-    kubectl: Kubectl, workspace: Path, operator: subprocess.Popen[bytes]
+@pytest.mark.parametrize("faults", [TWO, pytest.param(FIVE, marks=pytest.mark.slow)], ids=["two-faults", "five-faults"])
+def test_a_training_that_is_killed_and_stopped_ends_with_the_same_model(
+    kubectl: Kubectl, workspace: Path, operator: subprocess.Popen[bytes], faults: tuple[Fault, ...]
 ) -> None:
+    steps = STEPS_OF_A_FAULT * len(faults)
     prepare(workspace)
     whole = Disturbed(kubectl, workspace, "undisturbed")
-    whole.start(STEPS)
+    whole.start(steps)
     expected = whole.complete()
     job = Disturbed(kubectl, workspace, "disturbed")
-    job.start(STEPS)
-    for attempt, (fault, _, _) in enumerate(FAULTS, 1):
+    job.start(steps)
+    victim = ""
+    for attempt, (fault, _, _) in enumerate(faults, 1):
         job.trained(attempt, steps=80)
+        victim = victim or job.pods(attempt)[1]
         fault(job, attempt)
         job.until(lambda s, after=attempt: s["run"]["attempt"] > after)
     complete = job.complete()
-    *failed, _ = complete["ledger"]
+    *failed, succeeded = complete["ledger"]
     assert [(entry["class"], entry["counted"]) for entry in failed] == [
-        (class_, counted) for _, class_, counted in FAULTS
+        (class_, counted) for _, class_, counted in faults
     ]
+    killed = failed[0]
+    assert (killed["exitCode"], killed["pod"], killed["rank"]) == (137, victim, 1)
+    assert killed["message"] == "Rank 1 was killed by signal 9 (SIGKILL)."
+    assert (succeeded["class"], succeeded["attempt"]) == ("Success", len(faults) + 1)
     saved = [entry["checkpointStep"] for entry in failed]
     assert saved == sorted(saved), "every attempt went on from where the one before had saved"
     assert saved[0] > 0
-    for entry in failed[2:4]:
+    for entry in (entry for entry in failed if entry["class"] == "Preempted"):
         assert entry["exitCode"] == 75
         assert entry["checkpointStep"] == entry["step"], "pods that were stopped have saved their last step"
-    assert [record["step"] for record in job.records()] == list(range(1, STEPS + 1)), "no step is missing, or twice"
+    assert [record["step"] for record in job.records()] == list(range(1, steps + 1)), "no step is missing, or twice"
     assert [record["loss"] for record in job.records()] == [record["loss"] for record in whole.records()]
     assert complete["evaluation"] == expected["evaluation"]
     assert complete["result"]["digest"] == expected["result"]["digest"]
+    kubectl.run("delete", "ftj", "--all")
+    eventually(lambda: not kubectl.get("jobs,pods,services,configmaps,networkpolicies", "-l", "finetune.dev/job"))

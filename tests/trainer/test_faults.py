@@ -73,7 +73,7 @@ def wait_for(phase: Phase, job: Job, pods: list[Pod]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", [Phase.LOAD, Phase.EVAL, Phase.TRAIN, Phase.SAVE, Phase.EXPORT])
+@pytest.mark.parametrize("phase", [Phase.LOAD, Phase.EVAL, Phase.TRAIN, Phase.SAVE, Phase.EXPORT, Phase.CHECK])
 def test_a_pod_that_is_asked_to_stop_in_any_phase_takes_all_along_and_the_next_attempt_ends_with_the_same_model(
     phase: Phase, folder: Path
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_pod_that_is_asked_to_stop_in_any_phase_takes_all_along_and_the_next_a
         pods[-1].terminate()
         codes = ended(pods, GRACE_SECONDS + 5)
         assert time.monotonic() - began < GRACE_SECONDS
-    assert set(codes) <= {ExitCode.PREEMPTED, *([0] if phase is Phase.EXPORT else [])}
+    assert set(codes) <= {ExitCode.PREEMPTED, *([0] if phase in (Phase.EXPORT, Phase.CHECK) else [])}
     if set(codes) != {0}:
         with launched(job, Attempt(2, free_port())) as pods:
             assert ended(pods) == [0, 0]

@@ -13,7 +13,16 @@ import torch.distributed as dist
 
 from finetune_trainer.activity import Activity, Moment
 from finetune_trainer.contract import ExitCode, Patience, Phase
-from finetune_trainer.watch import LOAD_SECONDS, Ending, Watch, hung, patience_with, slowest, stopped_alone
+from finetune_trainer.watch import (
+    EXPORT_SECONDS,
+    LOAD_SECONDS,
+    Ending,
+    Watch,
+    hung,
+    patience_with,
+    slowest,
+    stopped_alone,
+)
 
 SHORT = Patience(first_step=60.0, step=0.5, silent=0.4)
 
@@ -30,6 +39,8 @@ def moment(phase: Phase = Phase.TRAIN, steps: int = 5, median: float = 1.0, wait
         (moment(steps=1), 900.0),
         (moment(Phase.EVAL), 60.0),
         (moment(Phase.SAVE), 900.0),
+        (moment(Phase.EXPORT), EXPORT_SECONDS),
+        (moment(Phase.CHECK), EXPORT_SECONDS),
         (moment(Phase.LOAD, steps=0), LOAD_SECONDS),
         (moment(waits=True), LOAD_SECONDS),
     ],

@@ -275,6 +275,8 @@ class Phase(StrEnum):
     EVAL = "eval"
     SAVE = "save"
     EXPORT = "export"
+    CHECK = "check"
+    """The saved result is loaded and measured."""
 
 
 class RankStatus(Message):

@@ -57,7 +57,7 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
     gc.collect()
     ranks.stop_together()
 
-    report.phase(Phase.EVAL)
+    report.phase(Phase.CHECK)
 
     def measured() -> Result:
         assert exported is not None, "rank 0 has saved"

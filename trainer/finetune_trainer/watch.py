@@ -30,7 +30,7 @@ STEPS_OF_PATIENCE = 10
 LOAD_SECONDS = 6 * 3600.0
 """For reading and encoding any data, which one rank does while the others wait."""
 EXPORT_SECONDS = 3600.0
-"""For writing the result, and a merged copy, to a slow volume."""
+"""For writing the result, and a merged copy, to a slow volume, and for reading it again."""
 LEAD_SECONDS = 0.5
 CALLED_OUT = "ending"
 """In the store: why all ranks must end."""
@@ -55,7 +55,7 @@ def patience_with(moment: Moment, patience: Patience) -> float:
     """Seconds that a rank may go without getting on."""
     if moment.waits or moment.phase in (Phase.INIT, Phase.LOAD):
         return LOAD_SECONDS
-    if moment.phase is Phase.EXPORT:
+    if moment.phase in (Phase.EXPORT, Phase.CHECK):
         return EXPORT_SECONDS
     if moment.phase in (Phase.TRAIN, Phase.EVAL) and moment.steps > 1:
         return max(patience.step, STEPS_OF_PATIENCE * moment.median_step)

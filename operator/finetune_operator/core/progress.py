@@ -100,10 +100,8 @@ def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
     first = next((rank for answer in answers for rank in answer.ranks if rank.rank == 0), None)
     if first is None:
         return so_far
-    if first.phase is contract.Phase.EXPORT:
+    if first.phase in (contract.Phase.EXPORT, contract.Phase.CHECK):
         return Phase.EXPORTING
-    if first.phase is contract.Phase.EVAL and so_far is Phase.EXPORTING:
-        return so_far  # the saved result is measured
     return Phase.TRAINING if first.phase in _TRAINING else Phase.STARTING
 
 
