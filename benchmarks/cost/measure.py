@@ -25,10 +25,11 @@ sys.path.insert(0, str(HERE.parent / "faults"))
 from fault_scoreboard import workload  # noqa: E402  # the benchmarks are no package
 from fault_scoreboard.hugging_face import HuggingFace  # noqa: E402
 from fault_scoreboard.ours import Ours  # noqa: E402
-from fault_scoreboard.pods import Pod, free_port  # noqa: E402
+from fault_scoreboard.pods import Pod  # noqa: E402
 from fault_scoreboard.run import HOOK  # noqa: E402
 from fault_scoreboard.side import Attempt, Command, Job, Side  # noqa: E402
 
+from finetune_operator.local.ports import free_port  # noqa: E402
 from finetune_trainer import contract, launch  # noqa: E402
 from finetune_trainer.contract import RunConfig  # noqa: E402
 

@@ -25,7 +25,7 @@ from support.http import get
 from support.kubectl import Kubectl
 from support.manifests import manifest
 
-from finetune_operator.local.processes import free_port
+from finetune_operator.local.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = "/workspace/.stand-in"

@@ -19,7 +19,7 @@ from support.kubectl import Kubectl
 from support.manifests import manifest
 
 from finetune_operator.core.leadership import LEASE_SECONDS, LOOK_EVERY
-from finetune_operator.local.processes import free_port
+from finetune_operator.local.ports import free_port
 
 pytestmark = pytest.mark.timeout(180)
 UNSCHEDULABLE = {"gpusPerNode": 0, "cpu": "1000", "memory": "1Gi"}

@@ -19,7 +19,7 @@ from support.helm import Helm, of_kind, only
 from support.http import get
 from support.kubectl import Kubectl
 
-from finetune_operator.local.processes import free_port
+from finetune_operator.local.ports import free_port
 
 DEADLINE = 60.0
 """Seconds until the operator says something: it waits up to half a minute between two tries."""

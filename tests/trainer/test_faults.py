@@ -11,10 +11,11 @@ import pytest
 from fault_scoreboard import workload
 from fault_scoreboard.faults import FAULTS, WORLD, Fault
 from fault_scoreboard.ours import Ours
-from fault_scoreboard.pods import Pod, free_port, gang_end
+from fault_scoreboard.pods import Pod, gang_end
 from fault_scoreboard.run import run_fault
 from fault_scoreboard.side import GRACE_SECONDS, Attempt, Job
 
+from finetune_operator.local.ports import free_port
 from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, Phase, RankStatus
 

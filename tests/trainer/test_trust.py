@@ -14,8 +14,8 @@ import pytest
 import torch
 from trainer import tiny
 from transformers import dynamic_module_utils
-from unit.agent.pod import free_port
 
+from finetune_operator.local.ports import free_port
 from finetune_trainer import contract, launch
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.errors import InvalidError

@@ -10,7 +10,6 @@ import dataclasses
 import gc
 import multiprocessing
 import os
-import socket
 import tempfile
 import time
 import traceback
@@ -19,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from finetune_operator.local.ports import free_port
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 
@@ -35,9 +35,7 @@ class World:
 
     def __init__(self, size: int) -> None:
         self._spawn = multiprocessing.get_context("spawn")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         pairs = [self._spawn.Pipe() for _ in range(size)]
         self._connections = [ours for ours, _ in pairs]
         self._processes = [

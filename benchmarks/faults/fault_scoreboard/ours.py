@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fault_scoreboard import workload
-from fault_scoreboard.pods import free_port
 from fault_scoreboard.side import GRACE_SECONDS, PATIENCE_SECONDS, Attempt, Command, Job, Next, Side, base_environment
+from finetune_operator.local.ports import free_port
 from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, RunConfig, TerminationMessage
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -71,10 +70,3 @@ def gang_end(pods: Sequence[Pod]) -> list[int] | None:
                 pod.terminate()
     ended = [code for code in codes if code is not None]
     return ended if len(ended) == len(pods) else None
-
-
-def free_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

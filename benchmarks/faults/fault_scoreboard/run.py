@@ -23,9 +23,10 @@ from fault_scoreboard.faults import (
 )
 from fault_scoreboard.injector import Injector
 from fault_scoreboard.outcome import Ending, Equality, Model, Outcome, compare, judge
-from fault_scoreboard.pods import Pod, free_port, gang_end
+from fault_scoreboard.pods import Pod, gang_end
 from fault_scoreboard.side import MAX_RESTARTS, Attempt, Command, Job, Side
 from fault_scoreboard.steps import read_steps, steps_lost, training_again
+from finetune_operator.local.ports import free_port
 
 HOOK = Path(__file__).parents[1] / "rank_hook"
 STILL_SECONDS = 100.0

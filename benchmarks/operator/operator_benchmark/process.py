@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from pathlib import Path
 from types import TracebackType
 
 import aiohttp
+
+from finetune_operator.local.ports import free_port
 
 IMAGE = "fake.example/trainer:none"
 """Nothing pulls it: the pods are fake."""
@@ -30,7 +31,7 @@ class OperatorProcess:
 
     async def __aenter__(self) -> OperatorProcess:
         self._config.write_text("networkPolicy: {}\n")
-        port = _free_port()
+        port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "finetune_operator.cli.main", "operator", "--namespace", self._namespace]
         command += ["--trainer-image", IMAGE, "--http-port", str(port), "--config", str(self._config)]
@@ -98,9 +99,3 @@ class OperatorProcess:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -28,7 +28,8 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.processes import ProcessDriver, free_port
+from finetune_operator.local.ports import free_port
+from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, NotFoundError
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.watch import inform

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -27,14 +26,6 @@ from finetune_operator.protocol import PODS, Object
 NODE = "laptop"
 RETRY_SECONDS = 1.0
 """Between attempts to start a container that lacks a secret, a ConfigMap or a claim."""
-
-
-def free_port() -> int:
-    """A port that no process of this machine listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass

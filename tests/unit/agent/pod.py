@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetune_operator.local.ports import free_port
 from finetune_trainer import contract
 from finetune_trainer.contract import (
     Checkpointing,
@@ -54,12 +54,6 @@ def wait_until(condition: Callable[[], Found], seconds: float = DEADLINE_SECONDS
             return found
         time.sleep(0.01)
     raise AssertionError(f"not within {seconds} s")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run_config(nodes: int = 1, processes_per_node: int = 1) -> RunConfig:

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 from unit.agent.conftest import MakePod
-from unit.agent.pod import free_port, wait_until
+from unit.agent.pod import wait_until
 
+from finetune_operator.local.ports import free_port
 from finetune_trainer import launch, rendezvous
 from finetune_trainer.contract import ExitCode
 

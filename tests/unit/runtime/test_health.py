@@ -21,7 +21,7 @@ from support.http import get
 from finetune_operator.cli.exit_codes import INVALID
 from finetune_operator.cli.main import main
 from finetune_operator.local.cluster import LocalCluster
-from finetune_operator.local.processes import free_port
+from finetune_operator.local.ports import free_port
 from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import ForbiddenError, Object, Resource
 from finetune_operator.runtime.app import operate
