@@ -32,7 +32,7 @@ def job(kubectl: Kubectl, workspace: Path) -> dict[str, Any]:
         **{
             "metadata.namespace": kubectl.namespace,
             **TINY_CLASSIFIER,
-            "spec.training": {"maxSteps": 1000, "globalBatchSize": 8, "sequenceLength": 32},
+            "spec.training": {"maxSteps": 500, "globalBatchSize": 8, "sequenceLength": 32},
             "spec.resources": {"gpusPerNode": 0, "cpu": "1", "memory": "3Gi", "sharedMemory": "64Mi"},
         },
     )
@@ -45,8 +45,7 @@ def test_a_job_outlives_every_change_of_the_release_that_it_trained_under(
     releases.install("first", values, *FROM_KUBECTL)
     first = OperatorPod(kubectl, "first")
     kubectl.apply(job)
-    training = until(kubectl, JOB, lambda s: s.get("progress", {}).get("step", 0) > 0)
-    assert training["phase"] != "Complete", "progress comes from the agents, while it trains"
+    until(kubectl, JOB, lambda s: conditions(s).get("WorldReady") == "True")  # which the agents alone can tell
     assert_pods_are_shut_off(kubectl, first)
     complete = until(kubectl, JOB, lambda s: s.get("phase") == "Complete")
     assert conditions(complete)["WorldReady"] == "False", "its pods have ended"
