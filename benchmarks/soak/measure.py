@@ -90,8 +90,7 @@ def _disturb(job: Disturbed, attempt: int, chance: random.Random) -> dict[str, A
     entry = next(entry for entry in status["ledger"] if entry["attempt"] == attempt)
     job.trained(attempt + 1, 1)
     seconds = time.monotonic() - began
-    resumed = job.status()["run"].get("checkpointStep", 0)
-    told = {"fault": name, "step": at, "class": entry["class"], "resumed_from": resumed, "seconds": round(seconds, 1)}
+    told = {"fault": name, "step": at, "class": entry["class"], "seconds": round(seconds, 1)}
     print(json.dumps(told), flush=True)
     return told
 
