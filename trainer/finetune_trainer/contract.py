@@ -201,7 +201,7 @@ class Patience(Message):
     """Seconds without any progress after which a rank counts as hung."""
 
     first_step: float = 900.0
-    """Of the first step of an attempt, in which kernels are compiled and buffers made; also of saving and exporting."""
+    """Of the first step of an attempt, in which kernels are compiled and buffers made; also of saving."""
     step: float = 60.0
     """Of a later step, if that is more than ten times the median step."""
     silent: float = 30.0
