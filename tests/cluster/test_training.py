@@ -17,7 +17,7 @@ from support.manifests import changed
 
 ROOT = Path(__file__).parents[2]
 CONTRACTS = ROOT / "examples" / "contracts"
-CHILDREN = "configmaps,services,jobs,pods,endpointslices"
+CHILDREN = "configmaps,services,jobs,pods,endpointslices,networkpolicies"
 pytestmark = pytest.mark.timeout(900)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cluster.disturbed import Disturbed, prepare
-from cluster.faults import eventually
+from cluster.test_training import assert_nothing_left
 from support.kubectl import Kubectl
 
 pytestmark = pytest.mark.timeout(1200)
@@ -64,4 +64,5 @@ def test_a_training_that_is_killed_and_stopped_ends_with_the_same_model(
     assert complete["evaluation"] == expected["evaluation"]
     assert complete["result"]["digest"] == expected["result"]["digest"]
     kubectl.run("delete", "ftj", "--all")
-    eventually(lambda: not kubectl.get("jobs,pods,services,configmaps,networkpolicies", "-l", "finetune.dev/job"))
+    for one in (whole, job):
+        assert_nothing_left(kubectl, one.name)
