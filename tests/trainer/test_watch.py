@@ -77,6 +77,7 @@ class Ranks:
     def __init__(self, folder: Path, world: int, stop: Callable[[], bool] = lambda: False) -> None:
         self.activities = [Activity() for _ in range(world)]
         self.stacks = [folder / f"rank-{rank}.stacks.txt" for rank in range(world)]
+        self.beat_files = [folder / f"rank-{rank}.beat" for rank in range(world)]
         self.store = dist.HashStore()
         self.ends: dict[int, Ending] = {}
         self.ended = threading.Event()
@@ -89,6 +90,7 @@ class Ranks:
                 SHORT,
                 stop,
                 self.stacks[rank],
+                self.beat_files[rank],
                 lambda ending, rank=rank: self._end(rank, ending),
             )
             for rank in range(world)
@@ -126,6 +128,22 @@ def test_all_are_out_when_one_does_not_get_on_and_its_stack_is_kept(tmp_path: Pa
     assert len({ending.sentence for ending in ranks.ends.values()}) == 1, "what was called out first counts"
     for stacks in ranks.stacks:
         assert "test_all_are_out_when_one_does_not_get_on" in stacks.read_text()
+
+
+def test_a_file_for_the_agent_is_touched_as_long_as_the_watch_runs(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, 1)
+    ranks.activities[0].enter(Phase.LOAD)
+    times: set[int] = set()
+
+    def has_beaten() -> bool:
+        if ranks.beat_files[0].exists():
+            times.add(ranks.beat_files[0].stat().st_mtime_ns)
+        return len(times) > 1
+
+    with ranks.watches[0]:
+        train_until(ranks, has_beaten, who=[])
+    ranks.watches[0]._thread.join(20)
+    assert not ranks.beat_files[0].exists()
 
 
 def test_a_stop_while_the_model_is_loaded_takes_all_along(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from finetune_trainer.rank_output import RankOutput
 from finetune_trainer.rank_processes import STORE, RankProcesses
 from finetune_trainer.redaction import Redact, redactor
 from finetune_trainer.scratch import Scratch, write_atomically
+from finetune_trainer.silence import Silence
 from finetune_trainer.startup import Settings, check_workspace, read_run_config
 from finetune_trainer.stop import Deadlines, StopRequest
 from finetune_trainer.termination import End
@@ -131,7 +132,8 @@ class Agent:
                 command = launch.command(self._rank_module)
                 processes.start(rank, command, {**environment, **place}, output.writers(rank))
             self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
-            return processes.wait()
+            with Silence(self.scratch, ranks, config.patience.silent, processes.kill_rank):
+                return processes.wait()
         finally:
             self.stop.end_watch()
             processes.kill()

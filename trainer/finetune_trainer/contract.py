@@ -423,6 +423,11 @@ def rank_status_file(rank: int) -> str:
     return f"rank-{rank}.status.json"
 
 
+def rank_beat_file(rank: int) -> str:
+    """Name, in the scratch folder, of the file that a rank touches every few seconds as long as its process runs."""
+    return f"rank-{rank}.beat"
+
+
 def rank_exit_file(rank: int) -> str:
     """Name, in the scratch folder, of the file where a rank leaves its `RankExit`."""
     return f"rank-{rank}.exit.json"

@@ -106,11 +106,12 @@ def run(
     ranks.on_failure = on_failure
     stacks = paths.run(config) / "attempts" / str(config.attempt) / f"rank-{rank}.stacks.txt"
     store = torch.distributed.PrefixStore("watch", ranks.store.underlying_store.clone())
+    beat_file = paths.scratch / contract.rank_beat_file(rank)
     stop_requested = (paths.scratch / contract.STOP_FILE).exists
     try:
         with (
             Report(config, paths, rank, torch.distributed.get_backend(), ranks.activity) as report,
-            Watch(ranks.activity, store, rank, world, config.patience, stop_requested, stacks, end),
+            Watch(ranks.activity, store, rank, world, config.patience, stop_requested, stacks, beat_file, end),
         ):
             ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
             result = train(config, paths, ranks, report)

@@ -47,6 +47,7 @@ class Scratch:
         ]
         stale += self.folder.glob(contract.rank_status_file(0).replace("0", "*"))
         stale += self.folder.glob(contract.rank_exit_file(0).replace("0", "*"))
+        stale += self.folder.glob(contract.rank_beat_file(0).replace("0", "*"))
         for path in stale:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.modules, ignore_errors=True)
@@ -60,6 +61,13 @@ class Scratch:
         """By rank, of those ranks that have written one."""
         found = ((rank, _read(self.folder / contract.rank_exit_file(rank), RankExit)) for rank in ranks)
         return {rank: ended for rank, ended in found if ended is not None}
+
+    def last_beat(self, rank: int) -> int | None:
+        """When the rank touched its file last, in nanoseconds; None if there is no such file."""
+        try:
+            return (self.folder / contract.rank_beat_file(rank)).stat().st_mtime_ns
+        except OSError:
+            return None
 
     def progress(self) -> Progress | None:
         """Rank 0's, on the pod where it runs."""

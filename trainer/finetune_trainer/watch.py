@@ -1,15 +1,16 @@
 """Ends a rank that would otherwise wait for ever, and says for whom it waited.
 
-A thread beside the training thread. It tells the others through the rendezvous store that its process lives and how far
-it is, and looks for five things: that its own training thread gets on; that no other rank has fallen silent (rank 0
-looks at all, the others at rank 0); that no other rank has called out a reason to end; that the store answers, for it
-ends with rank 0's pod; and, while the model is loaded, that its pod is not asked to stop. A collective cannot be
-interrupted, so what follows is the end of the process: the stacks of all threads go to the workspace, the reason into
-the rank's last word.
+A thread beside the training thread. It tells the others through the rendezvous store that its process lives and how
+far it is, touches a file by which the pod's agent knows the same, and looks for five things: that its own training
+thread gets on; that no other rank has fallen silent (rank 0 looks at all, the others at rank 0); that no other rank
+has called out a reason to end; that the store answers, for it ends with rank 0's pod; and, while the model is loaded,
+that its pod is not asked to stop. A collective cannot be interrupted, so what follows is the end of the process: the
+stacks of all threads go to the workspace, the reason into the rank's last word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import threading
@@ -102,6 +103,7 @@ class Watch:
         patience: Patience,
         stop_requested: Callable[[], bool],
         stacks: Path,
+        beat_file: Path,
         leave: Callable[[Ending], object],
     ) -> None:
         self._activity = activity
@@ -111,6 +113,7 @@ class Watch:
         self._patience = patience
         self._stop_requested = stop_requested
         self._stacks = stacks
+        self._beat_file = beat_file
         self._leave = leave
         self._closing = threading.Event()
         self._beats = 0
@@ -128,8 +131,16 @@ class Watch:
         self._closing.set()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        finally:
+            self._beat_file.unlink(missing_ok=True)
+
+    def _watch(self) -> None:
         beat = min(BEAT_SECONDS, self._patience.silent / 4)
+        self._touch()
         while not self._closing.wait(beat):
+            self._touch()
             try:
                 ending = self._look()
             except Exception as error:
@@ -143,6 +154,10 @@ class Watch:
                     self._write_stacks()
                 self._leave(ending)
                 return
+
+    def _touch(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk
+            self._beat_file.touch()
 
     def _look(self) -> Ending | None:
         now, moment = time.monotonic(), self._activity.look()

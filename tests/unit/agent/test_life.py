@@ -13,7 +13,7 @@ import pytest
 from unit.agent.conftest import MakePod
 from unit.agent.pod import wait_until
 
-from finetune_trainer.contract import MAX_TERMINATION_MESSAGE_BYTES, ExitCode
+from finetune_trainer.contract import MAX_TERMINATION_MESSAGE_BYTES, ExitCode, Patience
 
 
 def is_gone(pid: int) -> bool:
@@ -65,6 +65,16 @@ def test_a_rank_killed_by_signal_9_is_137(make_pod: MakePod) -> None:
     assert code == message.exit_code == 137
     assert message.step == 4
     assert "killed by signal 9 (SIGKILL)" in (message.error or "")
+
+
+def test_a_rank_that_trains_alone_and_is_frozen_is_ended_as_hung(make_pod: MakePod) -> None:
+    pod = make_pod("live(3); (SCRATCH / contract.rank_beat_file(RANK)).touch(); os.kill(os.getpid(), signal.SIGSTOP)")
+    config = pod.config.model_copy(update={"patience": Patience(silent=0.5)})
+    pod.run_json.write_text(config.to_json())
+    code, message = pod.run()
+    assert code == message.exit_code == ExitCode.HUNG
+    assert message.error == "Rank 0 has shown no sign of life for 1 s: its process is frozen."
+    assert (message.failing_rank, message.slowest_rank, message.step) == (0, 0, 3)
 
 
 def test_a_rank_killed_while_the_oom_killer_struck_is_out_of_memory(make_pod: MakePod) -> None:
