@@ -17,7 +17,7 @@ KIND_IMAGE ?=
 QUICK := not slow and not cluster and not images and not e2e
 IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-operator test-trainer sim check audit generate record benchmark-operator benchmark-faults benchmark-cost soak test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
+.PHONY: help setup demo test test-operator test-trainer sim check audit generate record benchmark-operator benchmark-faults benchmark-cost benchmark-gpu soak test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -115,6 +115,9 @@ benchmark-faults: $(READY)  ## The fault scoreboard, beside Hugging Face's Train
 
 benchmark-cost: $(READY)  ## What surviving costs a step and a start; benchmarks/cost/README.md
 	$(BIN)/python benchmarks/cost/measure.py $(MEASURE)
+
+benchmark-gpu: $(READY)  ## What one GPU makes of the trainer, in nine minutes; benchmarks/gpu/README.md
+	$(BIN)/python benchmarks/gpu/day.py $(MEASURE)
 
 soak: $(READY)  ## Fifty random faults to one training on a real cluster; needs KUBECONFIG and kubectl
 	@test -n "$$KUBECONFIG" || { echo "make soak: set KUBECONFIG to a cluster whose namespaces you may create"; exit 2; }

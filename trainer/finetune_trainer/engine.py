@@ -22,12 +22,15 @@ def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
     """The engine around the start model, in training mode. All ranks call this."""
     settings = deepspeed_config(config)
     model = ranks.every(lambda: load_model(config, prepared, settings))
-    engine = ranks.every(lambda: _initialize(config, model, settings))
+    engine = ranks.every(lambda: initialize(config, model, settings))
     engine.train()
     return engine
 
 
-def _initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
+def initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
+    """The engine around a model that is there. All ranks call this. `settings` is DeepSpeed's configuration.
+
+    Raises InvalidError when DeepSpeed refuses the user's own keys."""
     _import_muon_uncompiled()
     try:
         deepspeed.DeepSpeedConfig(settings)

@@ -7,17 +7,17 @@ that, and for which time, to the other ranks and to later attempts.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from after_import import after_import  # the benchmarks are no package
 
 STEP_SECONDS = 0.1
 MOST_BYTES = 40_000
@@ -95,32 +95,6 @@ def _limit_files(most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard if most_bytes == resource.RLIM_INFINITY else most_bytes, hard))
 
 
-class AfterImport(importlib.abc.MetaPathFinder):
-    """Calls a function with a module as soon as somebody has imported it."""
-
-    def __init__(self, module: str, function: Callable[[Any], None]) -> None:
-        self._module = module
-        self._function = function
-
-    def find_spec(
-        self, name: str, path: Any, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """What would be found anyway, with the function after the module's own code."""
-        if name != self._module:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        assert spec is not None
-        assert spec.loader is not None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self._function(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 def install(rank: Rank) -> None:
     """Watch the engine."""
 
@@ -141,7 +115,7 @@ def install(rank: Rank) -> None:
 
         engine_class.step, engine_class.forward = watched_step, watched_forward
 
-    sys.meta_path.insert(0, AfterImport("deepspeed.runtime.engine", watch_engine))
+    after_import("deepspeed.runtime.engine", watch_engine)
 
 
 if "RANK" in os.environ and "FAULT_FOLDER" in os.environ:

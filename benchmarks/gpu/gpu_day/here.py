@@ -1,0 +1,114 @@
+"""A training in this process: the trainer's own steps over a model and rows that were made in memory, with one rank."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_day.models import LLAMA, Family, auto_class
+from gpu_day.step import Day
+
+
+@dataclass
+class Here:
+    """The only rank of a world, in this process."""
+
+    day: Day
+    ranks: Any = field(init=False)
+    paths: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        from finetune_operator.local.ports import free_port
+        from gpu_day.runs import one_rank, paths_in
+
+        os.environ.update(one_rank(free_port()), DS_ACCELERATOR=self.day.device)
+        from finetune_trainer.distributed import join
+
+        self.paths = paths_in(self.day.folder / "here")
+        config = self.config(LLAMA, stage=0)
+        self.ranks = join(config, 0, 1, 0, self.paths.scratch)
+
+    def config(self, family: Family, **options: Any) -> Any:
+        """A run.json; nothing is read from the places that it names."""
+        from gpu_day.runs import run_config
+
+        nowhere = self.day.folder
+        return run_config(family, nowhere, nowhere, nowhere, self.day.device, **options)
+
+    def engine(self, config: Any, family: Family, model_config: Any, prepared: Any) -> Any:
+        """DeepSpeed's engine around a model that is made on the device, with an adapter if the run has one."""
+        import torch
+        from peft import get_peft_model
+
+        from finetune_trainer.deepspeed_config import deepspeed_config
+        from finetune_trainer.engine import initialize
+        from finetune_trainer.model import adapter_config
+        from finetune_trainer.prepare import DTYPES
+
+        torch.manual_seed(config.training.seed)
+        with torch.device(self.ranks.device):
+            model = auto_class(family).from_config(model_config, dtype=DTYPES[config.training.precision])
+            if config.lora is not None:
+                adapter = adapter_config(model, config.lora, prepared)
+                model = get_peft_model(model, adapter, autocast_adapter_dtype=False)
+        engine = initialize(config, model, deepspeed_config(config))
+        engine.train()
+        return engine
+
+    def steps(self, engine: Any, prepared: Any, config: Any) -> Iterator[float]:
+        """Does the run's steps and yields the seconds of each. The device has done its work at the end of a step."""
+        from finetune_trainer.requests import Requests
+        from finetune_trainer.steps import steps
+
+        began = time.perf_counter()
+        for _ in steps(engine, prepared, config, self.ranks, Requests(config, self.paths, 0)):
+            self.wait()
+            yield time.perf_counter() - began
+            began = time.perf_counter()
+
+    def wait(self) -> None:
+        """Until the device has done what was asked of it."""
+        if self.day.on_gpu:
+            import torch
+
+            torch.cuda.synchronize()
+
+    @contextmanager
+    def peak(self) -> Iterator[dict[str, int]]:
+        """The most memory that torch allocates in the block, in `peak`; the block begins with as little as it can."""
+        import torch
+
+        figures: dict[str, int] = {}
+        if self.day.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        yield figures
+        if self.day.on_gpu:
+            figures["peak"] = torch.cuda.max_memory_allocated()
+
+
+def token_rows(lengths: Sequence[int], vocabulary: int, seed: int = 3) -> Any:
+    """Rows of random tokens for CausalLM, as `prepare` encodes them."""
+    import datasets
+    import numpy as np
+
+    draw = np.random.RandomState(seed)
+    ids = [draw.randint(3, vocabulary, length).tolist() for length in lengths]
+    counts = [length - 1 for length in lengths]
+    names = [f"made:{number}" for number in range(len(ids))]
+    columns = {"id": names, "input_ids": ids, "labels": ids, "count": counts, "length": list(lengths)}
+    return datasets.Dataset.from_dict(columns)
+
+
+def prepared_of(rows: Any, model_config: Any, tokens: int, processor: Any = None, classes: int = 0) -> Any:
+    """What `prepare` would have left, in memory: the same rows for training and for evaluation."""
+    from finetune_trainer.prepare import Prepared
+    from finetune_trainer.tasks import Settings
+
+    settings = Settings(processor, model_config, tokens)
+    return Prepared(rows, rows, classes, "made", (), Path(), settings)

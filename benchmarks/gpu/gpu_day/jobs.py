@@ -1,0 +1,102 @@
+"""FineTuneJobs for this machine, and the operator that runs them, as `finetune run` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+from finetune_operator.constants import DEFAULT_CLAIM
+from finetune_operator.core.settings import Settings
+from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.finetunejobs import admit
+from finetune_operator.local.ports import free_port
+from finetune_operator.local.processes import ProcessDriver
+from finetune_operator.protocol import FINETUNEJOBS
+from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.watch import inform
+from gpu_day.models import Family
+
+NAMESPACE = "default"
+INTERVAL = 0.2
+"""Seconds between two looks of the operator at a job."""
+GRACE = 20
+
+
+def manifest(name: str, family: Family, data: Path, device: str, **spec: Any) -> dict[str, Any]:
+    """A job that trains the folder's `base` on its `rows`, on one GPU or one CPU; `spec` adds or replaces fields."""
+    suffix = "" if family.has_pictures else ".jsonl"
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "task": family.task,
+            "model": {"uri": f"file://{data / 'base'}"},
+            "dataset": {
+                "uri": f"file://{data}/rows{suffix}",
+                "columns": family.columns,
+                "evaluation": {"uri": f"file://{data}/evaluation{suffix}"},
+            },
+            "resources": {"nodes": 1, "gpusPerNode": int(device == "cuda"), "cpu": "1", "memory": "16Gi"},
+            **spec,
+        },
+    }
+
+
+class LocalOperator:
+    """The operator over an in-memory cluster whose pods are processes of this machine."""
+
+    def __init__(self, cluster: LocalCluster, workspace: Path, logs: Path) -> None:
+        self.cluster = cluster
+        self.workspace = workspace
+        self._logs = logs
+
+    async def create(self, job: dict[str, Any]) -> None:
+        """Applies a job."""
+        await self.cluster.create(FINETUNEJOBS, job)
+
+    async def status(self, name: str) -> FineTuneJobStatus:
+        """The job's status."""
+        job = await self.cluster.get(FINETUNEJOBS, NAMESPACE, name)
+        return FineTuneJobStatus.model_validate(job.get("status", {}))
+
+    def run_folder(self, name: str) -> Path | None:
+        """The folder of the job's run, when the trainer has made it."""
+        folders = sorted((self.workspace / NAMESPACE / name / "runs").glob("*"))
+        return folders[0] if folders else None
+
+    def log_tail(self, name: str) -> str:
+        """The end of the newest log of the job's pods."""
+        logs = sorted(self._logs.glob(f"**/{name}-*.log"), key=lambda path: path.stat().st_mtime)
+        return logs[-1].read_text(errors="replace")[-3000:] if logs else ""
+
+
+@asynccontextmanager
+async def local_operator(workspace: Path, logs: Path) -> AsyncIterator[LocalOperator]:
+    """Runs an operator as long as the block does. All pods end with it."""
+    settings = Settings(
+        image="local",
+        local=True,
+        agent_port=free_port(),
+        rendezvous_port=free_port(),
+        starting_interval=INTERVAL,
+        progress_interval=INTERVAL,
+        settle=GRACE,
+        grace=GRACE,
+    )
+    cluster = LocalCluster(ProcessDriver({DEFAULT_CLAIM: workspace}, logs), admit=admit)
+    cluster.add_namespace(NAMESPACE)
+    await cluster.start()
+    operator = asyncio.create_task(operate(cluster, settings, partial(inform, cluster)))
+    try:
+        yield LocalOperator(cluster, workspace, logs)
+    finally:
+        operator.cancel()
+        with suppress(asyncio.CancelledError):
+            await operator
+        await cluster.close()

@@ -1,0 +1,105 @@
+"""(e) What a forward and backward pass of an 8B-shaped model needs, by tokens, rows and activation checkpointing."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from gpu_day.models import LLAMA, LLAMA_8B, TINY, config_of
+from gpu_day.step import Column, Day, Step, gibibytes, number
+
+LAYERS = 4
+TOKENS = (512, 2048, 8192)
+ROWS = (1, 8)
+STEPS = 3
+KEPT, COMPUTED_AGAIN = "activations kept", "computed again"
+SMALL_SHAPE = {**TINY, "vocab_size": 512, "max_position_embeddings": 8192}
+SMALL_DIVISOR = 32
+
+
+def row_name(rows: int, tokens: int, activations: str) -> str:
+    """The name of a shape in the table."""
+    return f"{rows} x {tokens:,} tokens, {activations}"
+
+
+def measure(day: Day) -> None:
+    """All shapes, the small ones first; after running out of memory the engine is made anew."""
+    from gpu_day.here import Here, prepared_of, token_rows
+    from gpu_day.runs import LORA
+
+    here = Here(day)
+    shape = {**LLAMA_8B, "num_hidden_layers": LAYERS} if day.on_gpu else SMALL_SHAPE
+    model_config = config_of(LLAMA, shape)
+    engine: Any = None
+    shapes = [(r, t, a) for t in TOKENS for r in ROWS for a in (COMPUTED_AGAIN, KEPT)]
+    for rows, tokens, activations in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
+        name = row_name(rows, tokens, activations)
+        if name not in day.rows:
+            continue
+        length = tokens if day.on_gpu else tokens // SMALL_DIVISOR
+        config = here.config(
+            LLAMA, lora=LORA, max_steps=STEPS, global_batch_size=rows, micro_batch_size=rows, sequence_length=length
+        )
+        train = token_rows([length] * rows, model_config.vocab_size)
+        prepared = prepared_of(train, model_config, length)
+        with day.row(name) as figures:
+            try:
+                if engine is None:
+                    engine = here.engine(config, LLAMA, model_config, prepared)
+                _checkpoint_activations(engine.module, activations == COMPUTED_AGAIN)
+                with here.peak() as peak:
+                    seconds = list(here.steps(engine, prepared, config))
+                figures.update({"seconds": statistics.median(seconds[1:]), **peak})
+                figures["tokensPerSecond"] = rows * length / figures["seconds"]
+            except Exception as error:
+                engine = None
+                if not _ran_out(error):
+                    raise
+                figures["said"] = "more than the card has"
+        if engine is None:
+            _free()
+
+
+def _checkpoint_activations(model: Any, wanted: bool) -> None:
+    """As `load_model` does for a run with activation checkpointing."""
+    base = model.get_base_model()
+    if wanted:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        base.gradient_checkpointing_disable()
+
+
+def _ran_out(error: Exception) -> bool:
+    """Whether this is what the trainer calls running out of memory."""
+    from finetune_trainer.contract import ExitCode
+    from finetune_trainer.distributed import exit_code_of
+
+    return exit_code_of(error) == ExitCode.OUT_OF_MEMORY
+
+
+def _free() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+STEP = Step(
+    letter="e",
+    name="memory",
+    title=f"Memory and time of an 8B-shaped Llama with {LAYERS} of 32 layers and the whole head, LoRA",
+    seconds=45,
+    rows=tuple(row_name(r, t, a) for t in TOKENS for r in ROWS for a in (KEPT, COMPUTED_AGAIN)),
+    columns=(
+        Column("said", "fits"),
+        Column("peak", "peak GiB", gibibytes),
+        Column("seconds", "s for a step", number(3)),
+        Column("tokensPerSecond", "tokens/s", number(3)),
+    ),
+    measure=measure,
+    small_rows=tuple(row_name(r, 512, a) for r in ROWS for a in (KEPT, COMPUTED_AGAIN)),
+    note="bf16, ZeRO-2, one micro-batch for a step. What torch allocates at most, weights included.",
+)

@@ -1,0 +1,22 @@
+"""The steps of the day, in the order in which they run: the most information for a second first."""
+
+from __future__ import annotations
+
+from gpu_day.measurements import checkpoints, environment, faults, idle, memory, stages, throughput, whole_run
+from gpu_day.step import Step
+
+STEPS: tuple[Step, ...] = (
+    environment.STEP,
+    stages.STEP,
+    whole_run.STEP,
+    faults.STEP,
+    memory.STEP,
+    throughput.STEP,
+    idle.STEP,
+    checkpoints.STEP,
+)
+
+
+def step_of(letter: str) -> Step:
+    """The step with that letter. Raises KeyError."""
+    return {step.letter: step for step in STEPS}[letter]

@@ -1,0 +1,109 @@
+"""Which steps fit into the time, and running one in a process that ends at its limit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from gpu_day.record import MAX_LOG_CHARACTERS, Figures, Record
+from gpu_day.step import Step
+
+ROOT = Path(__file__).parents[3]
+CODE = (ROOT / "benchmarks" / "gpu", ROOT / "operator", ROOT / "trainer")
+START_SECONDS = 10
+"""For the look at the machine before the first step."""
+FINISHED = "finished"
+PATIENCE_ON_CPUS = 4
+"""On CPUs, a step may take so many times its limit: nothing is lent there, and the machine may be busy."""
+
+
+def environment() -> dict[str, str]:
+    """The environment of all processes of the day: the repository's code before what is installed, no network, and no
+    variable of a running pod."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINETUNE_", "GPU_DAY_"))}
+    path = os.pathsep.join([*map(str, CODE), *filter(None, [kept.get("PYTHONPATH")])])
+    return kept | {
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+def too_short(steps: Sequence[Step], minutes: float) -> str | None:
+    """Why the steps do not fit into the time, in one sentence; None if they do."""
+    needed = START_SECONDS + sum(step.seconds for step in steps)
+    if needed <= 60 * minutes:
+        return None
+    fitting = [steps[0].letter] if steps and START_SECONDS + steps[0].seconds <= 60 * minutes else []
+    while fitting and len(fitting) < len(steps):
+        used = START_SECONDS + sum(step.seconds for step in steps[: len(fitting) + 1])
+        if used > 60 * minutes:
+            break
+        fitting.append(steps[len(fitting)].letter)
+    remedy = f", or choose --only {','.join(fitting)}, which fits" if fitting else ""
+    return (
+        f"--minutes {minutes:g} is not enough: the steps may take {needed / 60:.1f} minutes; "
+        f"give --minutes {-(-needed // 60)}{remedy}"
+    )
+
+
+def run_step(step: Step, machine: Figures, out: Path, device: str, small: bool) -> Record:
+    """Runs a step to its end or its limit. Returns what it has measured, which is also in its file in `out`."""
+    record = Record(out / step.file, step.letter, machine)
+    limit = step.seconds * (1 if device == "cuda" else PATIENCE_ON_CPUS)
+    record.write()
+    began = time.monotonic()
+    ended, log = _run(step, record.path, device, small, limit)
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        record = Record.read(record.path)
+    record.ended, record.seconds = ended, round(time.monotonic() - began, 1)
+    if ended != FINISHED or record.failures:
+        record.log = log[-MAX_LOG_CHARACTERS:]
+    record.write()
+    return record
+
+
+def _run(step: Step, path: Path, device: str, small: bool, limit: int) -> tuple[str, str]:
+    """How the step's process ended, and its output."""
+    command = [sys.executable, "-m", "gpu_day.run_step", step.letter, "--file", str(path), "--device", device]
+    log = path.with_name(f".{path.stem}.log")
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, *(["--small"] if small else [])],
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            code = process.wait(limit)
+            ended = FINISHED if code == 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            ended = f"was stopped at its limit of {limit} s"
+        finally:
+            kill_all(process)
+        return ended, log.read_text(errors="replace")
+    finally:
+        log.unlink(missing_ok=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a process and all that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process.pid)
+        for started in (first, *first.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started.kill()
+    process.wait()

@@ -1,0 +1,51 @@
+"""What both sides share: reading what to train, and answering."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from gpu_day.step import sentence_of
+
+
+def serve(train: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answers every line of stdin until it ends. Only answers go to stdout: what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            answer = train(json.loads(line))
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"failed": sentence_of(error)}
+        free()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def free() -> None:
+    """Gives back what the device does not need, so that the other side has it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak() -> int:
+    """Bytes that torch had allocated at most."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def matrix_parameters(model: Any) -> int:
+    """All parameters but those of the embedding."""
+    embedding = model.get_input_embeddings()
+    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in embedding.parameters())
