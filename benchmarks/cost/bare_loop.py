@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.deepspeed_config import deepspeed_config
-from finetune_trainer.model import load_model
-from finetune_trainer.optimizer import adamw, learning_rate
-from finetune_trainer.paths import Paths
-from finetune_trainer.prepare import Prepared
-from finetune_trainer.steps import sampler_of, total_steps
+from finetune_trainer.model.load import load_model
+from finetune_trainer.model.optimizer import adamw, learning_rate
+from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.pod.paths import Paths
 from finetune_trainer.tasks import task_of
+from finetune_trainer.training.steps import sampler_of, total_steps
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ from fault_scoreboard.run import HOOK  # noqa: E402
 from fault_scoreboard.side import Attempt, Command, Job, Side  # noqa: E402
 
 from finetune_operator.local.ports import free_port  # noqa: E402
-from finetune_trainer import contract, launch  # noqa: E402
+from finetune_trainer import contract  # noqa: E402
+from finetune_trainer.agent import launch  # noqa: E402
 from finetune_trainer.contract import RunConfig  # noqa: E402
 
 STEPS, WARM_UP = 60, 20

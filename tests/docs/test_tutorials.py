@@ -211,8 +211,8 @@ def test_a_mistake_in_the_data_gets_the_tutorial_s_sentence(
 ) -> None:
     pytest.importorskip("transformers", reason="pip install 'finetune-operator[trainer,dev]'")
     from finetune_trainer.errors import InvalidError
-    from finetune_trainer.paths import Paths
-    from finetune_trainer.prepare import prepare
+    from finetune_trainer.model.prepare import prepare
+    from finetune_trainer.pod.paths import Paths
 
     workspace = tmp_path / "workspace"
     shutil.copytree(example_workspace(mistake.tutorial), workspace)

@@ -148,7 +148,7 @@ def test_the_agent_without_its_environment_says_so(trainer_image: str, run: Run,
 def test_the_trainer_loads_in_its_pod(trainer_image: str, run: Run) -> None:
     """With a root that is read-only, and no compiler: every module of the ranks, a forward pass and a figure."""
     code = (
-        "import pathlib; from finetune_trainer.scratch import Scratch; Scratch(pathlib.Path('/scratch')).prepare();"
+        "import pathlib; from finetune_trainer.pod.scratch import Scratch; Scratch(pathlib.Path('/scratch')).prepare();"
         "import finetune_trainer.rank, deepspeed, torch, matplotlib.pyplot as plot;"
         "print(torch.nn.Linear(2, 1)(torch.ones(1, 2)).shape); plot.figure().savefig('/scratch/figure.png')"
     )

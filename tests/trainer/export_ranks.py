@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.distributed import Ranks
-from finetune_trainer.engine import load_engine
-from finetune_trainer.export import export
-from finetune_trainer.paths import Paths
-from finetune_trainer.prepare import Prepared, prepare
-from finetune_trainer.requests import Requests
-from finetune_trainer.steps import steps
+from finetune_trainer.model.engine import load_engine
+from finetune_trainer.model.export import export
+from finetune_trainer.model.prepare import Prepared, prepare
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.ranks.distributed import Ranks
+from finetune_trainer.ranks.requests import Requests
+from finetune_trainer.training.steps import steps
 
 LOGITS_FILE = "logits.pt"
 BATCH_FILE = "batch.pt"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from finetune_trainer import contract
 from finetune_trainer.contract import Columns, RunConfig, Source, World
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 
 CLAUSES = [
     {"clause": f"The tenant pays rent number {i}.", "type": ["rent", "term", "notice"][i % 3]} for i in range(60)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.errors import MismatchError
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 
 if TYPE_CHECKING:
-    from finetune_trainer.distributed import Ranks
-    from finetune_trainer.prepare import Prepared
-    from finetune_trainer.sampler import Sampler
-    from finetune_trainer.steps import Step
+    from finetune_trainer.data.sampler import Sampler
+    from finetune_trainer.model.prepare import Prepared
+    from finetune_trainer.ranks.distributed import Ranks
+    from finetune_trainer.training.steps import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class End:
 
 def prepare_run(ranks: Ranks, config: RunConfig, paths: Paths) -> None:
     """Encoded rows and start checkpoint."""
-    from finetune_trainer.prepare import prepare
+    from finetune_trainer.model.prepare import prepare
 
     prepare(config, paths)
 
@@ -70,7 +70,7 @@ def curve(ranks: Ranks, config: RunConfig, paths: Paths, poisons: tuple[Poison, 
     """Train from what `prepare_run` left."""
     import torch
 
-    from finetune_trainer.steps import sampler_of
+    from finetune_trainer.training.steps import sampler_of
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
     done = list(_steps(engine, prepared, config, _own(paths, ranks), ranks, poisons))
@@ -108,7 +108,7 @@ def end_of_steps(
 
 def evaluation(ranks: Ranks, config: RunConfig, paths: Paths) -> dict[str, float]:
     """Metrics of the start model."""
-    from finetune_trainer.evaluate import evaluate
+    from finetune_trainer.model.evaluate import evaluate
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
     metrics = evaluate(engine, prepared, config, ranks)
@@ -119,7 +119,7 @@ def evaluation(ranks: Ranks, config: RunConfig, paths: Paths) -> dict[str, float
 
 def end_of_evaluation(ranks: Ranks, config: RunConfig, paths: Paths, stopped: int) -> End:
     """Evaluate while the pod of rank `stopped` is asked to stop."""
-    from finetune_trainer.evaluate import evaluate
+    from finetune_trainer.model.evaluate import evaluate
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
     if ranks.rank == stopped:
@@ -131,8 +131,8 @@ def end_of_evaluation(ranks: Ranks, config: RunConfig, paths: Paths, stopped: in
 
 def train(ranks: Ranks, config: RunConfig, paths: Paths) -> contract.Result | None:
     """The whole of it."""
-    from finetune_trainer.loop import train
-    from finetune_trainer.report import Report
+    from finetune_trainer.training.loop import train
+    from finetune_trainer.training.report import Report
 
     ranks, paths = _in_own_pod(ranks, paths)
     with Report(config, paths, ranks.rank, "gloo", ranks.activity) as report:
@@ -169,7 +169,7 @@ def tools_in_path(ranks: Ranks, names: tuple[str, ...]) -> list[str]:
 
 
 def _end_of(action: Callable[[], object]) -> End:
-    from finetune_trainer.distributed import exit_code_of
+    from finetune_trainer.ranks.distributed import exit_code_of
 
     try:
         action()
@@ -190,8 +190,8 @@ def _own(paths: Paths, ranks: Ranks) -> Paths:
 
 
 def _loaded(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[Any, Prepared, Ranks]:
-    from finetune_trainer.engine import load_engine
-    from finetune_trainer.prepare import Prepared
+    from finetune_trainer.model.engine import load_engine
+    from finetune_trainer.model.prepare import Prepared
 
     ranks, paths = _in_own_pod(ranks, paths)
     prepared = Prepared.load(config, paths)
@@ -201,10 +201,10 @@ def _loaded(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[Any, Prepare
 def _steps(
     engine: Any, prepared: Prepared, config: RunConfig, paths: Paths, ranks: Ranks, poisons: tuple[Poison, ...]
 ) -> Iterator[Step]:
-    from finetune_trainer.distributed import raise_stopped
-    from finetune_trainer.health import Health, after_step
-    from finetune_trainer.requests import Requests
-    from finetune_trainer.steps import refuse_divergence, steps
+    from finetune_trainer.ranks.distributed import raise_stopped
+    from finetune_trainer.ranks.requests import Requests
+    from finetune_trainer.training.health import Health, after_step
+    from finetune_trainer.training.steps import refuse_divergence, steps
 
     poisoned = _Poisoned(engine, poisons, ranks.rank)
     health = Health()
@@ -305,12 +305,12 @@ class Part:
 
 def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
     """Prepare if need be, resume if there is a checkpoint, train until asked to stop or to the last step, and save."""
-    from finetune_trainer.distributed import exit_code_of
-    from finetune_trainer.engine import load_engine
-    from finetune_trainer.loop import Training
-    from finetune_trainer.prepare import Prepared, prepare
-    from finetune_trainer.report import Report
-    from finetune_trainer.steps import steps
+    from finetune_trainer.model.engine import load_engine
+    from finetune_trainer.model.prepare import Prepared, prepare
+    from finetune_trainer.ranks.distributed import exit_code_of
+    from finetune_trainer.training.loop import Training
+    from finetune_trainer.training.report import Report
+    from finetune_trainer.training.steps import steps
 
     config = stage.config
     ranks, paths = _in_own_pod(ranks, paths)
@@ -342,7 +342,7 @@ def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
 
 def overtaken_part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
     """A part that another attempt overtakes after `stop_after` steps."""
-    from finetune_trainer import claim, requests
+    from finetune_trainer.ranks import claim, requests
 
     requests.SECONDS_BETWEEN_LOOKS, before = 0.0, requests.SECONDS_BETWEEN_LOOKS
     newer = stage.config.model_copy(update={"attempt": stage.config.attempt + 1})

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
+from finetune_trainer.export import AUTO_CLASSES
 from peft import PeftModel
 from trainer.export_ranks import BATCH_FILE, LOGITS_FILE
 from trainer.fixtures_data import workspace
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.export import AUTO_CLASSES
 
 
 @torch.no_grad()

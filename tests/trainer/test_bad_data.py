@@ -14,7 +14,7 @@ from trainer.fixtures_data import CLAUSES, COLUMNS, dataset, workspace, write_cs
 
 from finetune_trainer import contract
 from finetune_trainer.contract import Columns, Task
-from finetune_trainer.data import load_rows
+from finetune_trainer.data.rows import load_rows
 from finetune_trainer.errors import InvalidError
 
 MESSAGES = Columns(messages="chat")

@@ -15,19 +15,19 @@ from PIL import Image
 from trainer.base_models import save_model
 from trainer.fixtures_data import CLAUSES, run_config, workspace, write_jsonl
 
-from finetune_trainer.activity import Activity
-from finetune_trainer.card import write_card
-from finetune_trainer.checkpoint_files import Position
+from finetune_trainer.checkpoint.files import Position
 from finetune_trainer.contract import Lora, Result, RunConfig, Source
-from finetune_trainer.distributed import Ranks
-from finetune_trainer.export import export
-from finetune_trainer.metrics_files import read_metrics
-from finetune_trainer.model import load_model
-from finetune_trainer.paths import Paths
-from finetune_trainer.prepare import Prepared, prepare
-from finetune_trainer.report import Report
-from finetune_trainer.requests import Asked
-from finetune_trainer.steps import Step
+from finetune_trainer.model.export import export
+from finetune_trainer.model.load import load_model
+from finetune_trainer.model.prepare import Prepared, prepare
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.ranks.activity import Activity
+from finetune_trainer.ranks.distributed import Ranks
+from finetune_trainer.ranks.requests import Asked
+from finetune_trainer.training.card import write_card
+from finetune_trainer.training.metrics_files import read_metrics
+from finetune_trainer.training.report import Report
+from finetune_trainer.training.steps import Step
 
 RESULT = Result(
     path="legal/clauses/runs/1-0f9a/output",

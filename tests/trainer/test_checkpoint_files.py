@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from trainer.fixtures_data import run_config
 
-from finetune_trainer import checkpoint_files as files
-from finetune_trainer.checkpoint_files import File, Found, Manifest, Origin, Position, Probe, UntrustedError
+from finetune_trainer.checkpoint import files
+from finetune_trainer.checkpoint.files import File, Found, Manifest, Origin, Position, Probe
 from finetune_trainer.contract import World
+from finetune_trainer.errors import UntrustedError
 
 NAMES = ("state-0-0.safetensors", "state-1-0.safetensors")
 

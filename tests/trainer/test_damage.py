@@ -13,9 +13,9 @@ from trainer.programs import Part, Stage
 from trainer.worlds import Worlds
 
 from finetune_trainer import contract
-from finetune_trainer.checkpoint_files import found
+from finetune_trainer.checkpoint.files import found
 from finetune_trainer.contract import Checkpointing, ExitCode, RunConfig
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 
 STEPS = 8
 

@@ -20,8 +20,8 @@ from trainer.fixtures_data import (
 )
 
 from finetune_trainer.contract import Columns, Dataset, Source
-from finetune_trainer.data import Rows, load_rows
-from finetune_trainer.paths import Paths
+from finetune_trainer.data.rows import Rows, load_rows
+from finetune_trainer.pod.paths import Paths
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from finetune_trainer import distributed
-from finetune_trainer.distributed import Ranks
+from finetune_trainer.ranks import distributed
+from finetune_trainer.ranks.distributed import Ranks
 
 
 def of(store: dist.Store, rank: int) -> Ranks:

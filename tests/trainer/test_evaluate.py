@@ -12,10 +12,10 @@ import torch.distributed as dist
 from trainer import tiny
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.distributed import Ranks
 from finetune_trainer.errors import DivergedError
-from finetune_trainer.evaluate import evaluate
-from finetune_trainer.prepare import Prepared, prepare
+from finetune_trainer.model.evaluate import evaluate
+from finetune_trainer.model.prepare import Prepared, prepare
+from finetune_trainer.ranks.distributed import Ranks
 
 
 class Fixed(torch.nn.Module):

@@ -18,7 +18,7 @@ from trainer.fixtures_data import CLAUSES, dataset, run_config, workspace, write
 from trainer.worlds import Worlds
 
 from finetune_trainer.contract import Columns, Lora, RunConfig, Source, World
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 
 pytestmark = pytest.mark.timeout(300)
 """The first test of a stage waits until all its cases are trained and reloaded."""

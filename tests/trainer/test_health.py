@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from finetune_trainer.checkpoint_files import Health
-from finetune_trainer.health import LOSSES_TO_COMPARE, RECENT_LOSSES, after_step
+from finetune_trainer.checkpoint.files import Health
+from finetune_trainer.training.health import LOSSES_TO_COMPARE, RECENT_LOSSES, after_step
 
 NOISE = [2.0 + 0.1 * math.sin(7 * n) for n in range(200)]
 

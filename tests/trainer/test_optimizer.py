@@ -9,7 +9,7 @@ import pytest
 from trainer import tiny
 
 from finetune_trainer.contract import Training
-from finetune_trainer.optimizer import adamw, learning_rate
+from finetune_trainer.model.optimizer import adamw, learning_rate
 
 
 def training(**changes: Any) -> Training:

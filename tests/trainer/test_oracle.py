@@ -20,10 +20,10 @@ from trainer.worlds import Worlds
 from transformers import Trainer, TrainingArguments
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.optimizer import learning_rate
-from finetune_trainer.prepare import Prepared
-from finetune_trainer.steps import sampler_of, total_steps
+from finetune_trainer.model.optimizer import learning_rate
+from finetune_trainer.model.prepare import Prepared
 from finetune_trainer.tasks import task_of
+from finetune_trainer.training.steps import sampler_of, total_steps
 
 MICRO_BATCH = 6
 

@@ -17,9 +17,9 @@ from trainer.fixtures_data import run_config, workspace
 from transformers import BartConfig, BartForSequenceClassification
 
 from finetune_trainer.contract import Lora, RunConfig
-from finetune_trainer.distributed import Ranks
-from finetune_trainer.export import Exported, digest_of, export, load_result
-from finetune_trainer.paths import Paths
+from finetune_trainer.model.export import Exported, digest_of, export, load_result
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.ranks.distributed import Ranks
 
 CONFIG = run_config(task="CausalLM", lora=Lora(rank=4, alpha=8, dropout=0.0), merge=True)
 

@@ -12,7 +12,7 @@ from trainer import tiny
 
 from finetune_trainer import contract, rank
 from finetune_trainer.contract import ExitCode, RankExit, RankStatus, RunConfig
-from finetune_trainer.metrics_files import read_metrics
+from finetune_trainer.training.metrics_files import read_metrics
 
 
 def start(config: RunConfig, folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:

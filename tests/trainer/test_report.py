@@ -13,15 +13,16 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer.fixtures_data import run_config, workspace
 
-from finetune_trainer import contract, report
-from finetune_trainer.activity import Activity
-from finetune_trainer.checkpoint_files import Position
+from finetune_trainer import contract
+from finetune_trainer.checkpoint.files import Position
 from finetune_trainer.contract import CheckpointReport, Phase, Progress, RankStatus
-from finetune_trainer.metrics_files import read_metrics
-from finetune_trainer.paths import Paths
-from finetune_trainer.report import Report
-from finetune_trainer.requests import Asked
-from finetune_trainer.steps import Step
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.ranks.activity import Activity
+from finetune_trainer.ranks.requests import Asked
+from finetune_trainer.training import report
+from finetune_trainer.training.metrics_files import read_metrics
+from finetune_trainer.training.report import Report
+from finetune_trainer.training.steps import Step
 
 CONFIG = run_config(zero_stage=2)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from trainer.fixtures_data import run_config, workspace
 
-from finetune_trainer import claim, contract, requests
+from finetune_trainer import contract
 from finetune_trainer.contract import Checkpointing
 from finetune_trainer.errors import SupersededError
-from finetune_trainer.paths import Paths
-from finetune_trainer.requests import Asked, Requests
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.ranks import claim, requests
+from finetune_trainer.ranks.requests import Asked, Requests
 
 CONFIG = run_config(checkpoint=Checkpointing(every_seconds=100, keep=3), attempt=2)
 NOTHING = Asked(stop=False, save=False, make_way=False)

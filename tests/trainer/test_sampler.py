@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.sampler import Sampler, evaluation_batches, micro_batch_seed
+from finetune_trainer.data.sampler import Sampler, evaluation_batches, micro_batch_seed
 
 SAMPLER = Sampler(rows=50, global_batch=16, micro_batch=4, world=2, seed=7, digest="d")
 

@@ -14,9 +14,9 @@ from transformers import AutoConfig, ResNetConfig, SiglipConfig
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.model import load_model
-from finetune_trainer.paths import Paths
-from finetune_trainer.prepare import Prepared, prepare
+from finetune_trainer.model.load import load_model
+from finetune_trainer.model.prepare import Prepared, prepare
+from finetune_trainer.pod.paths import Paths
 from finetune_trainer.tasks import task_of
 
 LORA = contract.Lora(rank=2, alpha=4.0, dropout=0.0)

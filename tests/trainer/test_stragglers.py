@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.stragglers import straggler
+from finetune_trainer.ranks.stragglers import straggler
 
 
 @pytest.mark.parametrize(

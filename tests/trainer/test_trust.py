@@ -16,13 +16,14 @@ from trainer import tiny
 from transformers import dynamic_module_utils
 
 from finetune_operator.local.ports import free_port
-from finetune_trainer import contract, launch
+from finetune_trainer import contract
+from finetune_trainer.agent import launch
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.export import load_result
-from finetune_trainer.paths import Paths
-from finetune_trainer.prepare import Prepared, prepare
-from finetune_trainer.trust import remote_code
+from finetune_trainer.model.export import load_result
+from finetune_trainer.model.prepare import Prepared, prepare
+from finetune_trainer.model.trust import remote_code
+from finetune_trainer.pod.paths import Paths
 
 MODELING = """
 from pathlib import Path

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from finetune_trainer.activity import Activity, Moment
 from finetune_trainer.contract import ExitCode, Patience, Phase
-from finetune_trainer.watch import (
+from finetune_trainer.ranks.activity import Activity, Moment
+from finetune_trainer.ranks.watch import (
     EXPORT_SECONDS,
     LOAD_SECONDS,
     Ending,
@@ -189,7 +189,7 @@ def test_nobody_is_ended_while_all_get_on_or_wait(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_gone_ends_the_rank_as_a_symptom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.watch.TELLING_SECONDS", 0.1)
+    monkeypatch.setattr("finetune_trainer.ranks.watch.TELLING_SECONDS", 0.1)
     ranks = Ranks(tmp_path, 2)
     ranks.watches[1]._store = None
     with ranks.watches[1]:

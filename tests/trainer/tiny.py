@@ -27,7 +27,7 @@ from transformers import (
 
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 
 WORDS = tuple(f"w{number}" for number in range(60))
 MARKS = ("<unk>", "<pad>", "<end>", "<user>", "<assistant>")

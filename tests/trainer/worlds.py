@@ -93,7 +93,7 @@ def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
     import torch.distributed as dist
     import transformers
 
-    from finetune_trainer.distributed import join
+    from finetune_trainer.ranks.distributed import join
 
     torch.set_num_threads(1)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

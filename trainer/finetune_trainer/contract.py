@@ -279,6 +279,10 @@ class Phase(StrEnum):
     """The saved result is loaded and measured."""
 
 
+BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
+"""There is nothing to save yet, and no step in which all ranks would hear of a stop."""
+
+
 class RankStatus(Message):
     """One rank's word about itself: what it attests, and that it lives."""
 

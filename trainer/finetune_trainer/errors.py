@@ -49,3 +49,7 @@ class NoCheckpointError(TrainingError):
     """There are checkpoints, and none can be trusted."""
 
     exit_code = ExitCode.UNTRUSTED
+
+
+class UntrustedError(Exception):
+    """A checkpoint is not what was written. One sentence that names the path."""

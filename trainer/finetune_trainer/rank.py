@@ -17,15 +17,16 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, RankExit, RankStatus, Result, RunConfig
 from finetune_trainer.errors import DivergedError, MismatchError, TrainingError
-from finetune_trainer.paths import Paths
-from finetune_trainer.scratch import write_atomically
-from finetune_trainer.watch import Ending, Watch
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.pod.scratch import write_atomically
+from finetune_trainer.ranks.watch import Ending, Watch
 
 SIBLING_IS_GONE = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|Socket Timeout|remote process (has )?(exited|terminated)",
@@ -91,9 +92,9 @@ def run(
     import torch
     import transformers
 
-    from finetune_trainer.distributed import PARTING_IN_FAILURE_SECONDS, SiblingError, join
-    from finetune_trainer.loop import train
-    from finetune_trainer.report import Report
+    from finetune_trainer.ranks.distributed import PARTING_IN_FAILURE_SECONDS, SiblingError, join
+    from finetune_trainer.training.loop import train
+    from finetune_trainer.training.report import Report
 
     gc.freeze()
     gc.enable()
@@ -105,7 +106,8 @@ def run(
     ranks = join(config, rank, world, int(os.environ["LOCAL_RANK"]), paths.scratch)
     ranks.on_failure = on_failure
     stacks = paths.run(config) / "attempts" / str(config.attempt) / f"rank-{rank}.stacks.txt"
-    store = torch.distributed.PrefixStore("watch", ranks.store.underlying_store.clone())
+    rendezvous: Any = ranks.store
+    store = torch.distributed.PrefixStore("watch", rendezvous.underlying_store.clone())
     beat_file = paths.scratch / contract.rank_beat_file(rank)
     stop_requested = (paths.scratch / contract.STOP_FILE).exists
     try:
@@ -133,7 +135,7 @@ def _attest(config: RunConfig, first_digest: str) -> None:
 
 def _failure(error: Exception) -> dict[str, object]:
     """Fields of a `RankExit`. Sentences for people go without a traceback; everything else is logged with it."""
-    from finetune_trainer.distributed import SiblingError, exit_code_of
+    from finetune_trainer.ranks.distributed import SiblingError, exit_code_of
 
     sentence = str(error)
     if not isinstance(error, TrainingError | SiblingError):

@@ -27,7 +27,7 @@ class Here:
         from gpu_day.runs import one_rank, paths_in
 
         os.environ.update(one_rank(free_port()), DS_ACCELERATOR=self.day.device)
-        from finetune_trainer.distributed import join
+        from finetune_trainer.ranks.distributed import join
 
         self.paths = paths_in(self.day.folder / "here")
         config = self.config(LLAMA, stage=0)
@@ -46,9 +46,9 @@ class Here:
         from peft import get_peft_model
 
         from finetune_trainer.deepspeed_config import deepspeed_config
-        from finetune_trainer.engine import initialize
-        from finetune_trainer.model import adapter_config
-        from finetune_trainer.prepare import DTYPES
+        from finetune_trainer.model.engine import initialize
+        from finetune_trainer.model.load import adapter_config
+        from finetune_trainer.model.prepare import DTYPES
 
         torch.manual_seed(config.training.seed)
         with torch.device(self.ranks.device):
@@ -62,8 +62,8 @@ class Here:
 
     def steps(self, engine: Any, prepared: Any, config: Any) -> Iterator[float]:
         """Does the run's steps and yields the seconds of each. The device has done its work at the end of a step."""
-        from finetune_trainer.requests import Requests
-        from finetune_trainer.steps import steps
+        from finetune_trainer.ranks.requests import Requests
+        from finetune_trainer.training.steps import steps
 
         began = time.perf_counter()
         for _ in steps(engine, prepared, config, self.ranks, Requests(config, self.paths, 0)):
@@ -107,7 +107,7 @@ def token_rows(lengths: Sequence[int], vocabulary: int, seed: int = 3) -> Any:
 
 def prepared_of(rows: Any, model_config: Any, tokens: int, processor: Any = None, classes: int = 0) -> Any:
     """What `prepare` would have left, in memory: the same rows for training and for evaluation."""
-    from finetune_trainer.prepare import Prepared
+    from finetune_trainer.model.prepare import Prepared
     from finetune_trainer.tasks import Settings
 
     settings = Settings(processor, model_config, tokens)

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_trainer import contract
 from finetune_trainer.contract import RankExit, RunConfig
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 from gpu_day.models import Family
 from gpu_day.schedule import environment
 

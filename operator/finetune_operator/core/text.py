@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from finetune_trainer.redaction import redact
+from finetune_trainer.agent.redaction import redact
 
 MAX_MESSAGE_BYTES = 1024
 """Of a condition, a ledger entry or an event's note (where the API server counts bytes too)."""

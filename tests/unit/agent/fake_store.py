@@ -1,4 +1,4 @@
-"""Stands in for `finetune_trainer.rendezvous`, which imports torch: it is there until it is told to end."""
+"""Stands in for `finetune_trainer.ranks.rendezvous`, which imports torch: it is there until it is told to end."""
 
 from __future__ import annotations
 

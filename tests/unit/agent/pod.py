@@ -36,9 +36,9 @@ DEADLINE_SECONDS = 60.0
 DRIVER = """
 import sys
 from pathlib import Path
-from finetune_trainer import agent
-from finetune_trainer.cgroup import Cgroup
-from finetune_trainer.stop import Deadlines
+from finetune_trainer.agent import life as agent
+from finetune_trainer.agent.cgroup import Cgroup
+from finetune_trainer.agent.stop import Deadlines
 cgroup, store = sys.argv[1:]
 sys.exit(agent.main("rank_of_test", store, Cgroup(root=Path(cgroup)), Deadlines(terminate=1.0, kill=0.5)))
 """

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from unit.agent.pod import wait_until
 
-from finetune_trainer import agent_server
-from finetune_trainer.agent_server import MAX_CONNECTIONS, BoundedServer, Rate
+from finetune_trainer.agent import server as agent_server
+from finetune_trainer.agent.server import MAX_CONNECTIONS, BoundedServer, Rate
 from finetune_trainer.contract import MAX_STATUS_BYTES, CheckpointReport, Phase, PodStatus, Progress, RankStatus
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.cgroup import Cgroup
+from finetune_trainer.agent.cgroup import Cgroup
 
 USABLE = float(len(os.sched_getaffinity(0)))
 

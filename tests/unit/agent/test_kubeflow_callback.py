@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetune_trainer import kubeflow_callback
+from finetune_trainer.agent import kubeflow_callback
+from finetune_trainer.agent.kubeflow_callback import progress_of
 from finetune_trainer.contract import Progress
-from finetune_trainer.kubeflow_callback import progress_of
-from finetune_trainer.scratch import Scratch
+from finetune_trainer.pod.scratch import Scratch
 
 
 def body(metrics: dict[str, object] | None = None, **status: object) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from unit.agent.conftest import MakePod
 from unit.agent.pod import run_config
 
-from finetune_trainer import launch
+from finetune_trainer.agent import launch
 
 
 def test_a_rank_is_told_its_place_and_where_to_meet() -> None:

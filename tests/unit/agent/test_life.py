@@ -369,7 +369,7 @@ def test_the_folders_of_the_workspace_are_writable_for_the_group(make_pod: MakeP
 def test_when_a_rank_cannot_be_started_none_is_left(make_pod: MakePod) -> None:
     pod = make_pod("(SCRATCH / f'pid-{RANK}').write_text(str(os.getpid())); wait_for('never')", processes_per_node=2)
     driver = """
-    from finetune_trainer.rank_processes import RankProcesses
+    from finetune_trainer.agent.rank_processes import RankProcesses
     start = RankProcesses.start
     def fails_for_the_second(self, rank, *arguments):
         if rank == 1:

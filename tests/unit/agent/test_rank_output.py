@@ -6,10 +6,10 @@ import os
 
 import pytest
 
+from finetune_trainer.agent.rank_output import MAX_KEPT_CHARACTERS, MAX_LINE_BYTES, RankOutput, Tail
+from finetune_trainer.agent.rank_processes import STORE
+from finetune_trainer.agent.redaction import redactor
 from finetune_trainer.contract import MAX_LOG_LINES
-from finetune_trainer.rank_output import MAX_KEPT_CHARACTERS, MAX_LINE_BYTES, RankOutput, Tail
-from finetune_trainer.rank_processes import STORE
-from finetune_trainer.redaction import redactor
 
 
 def test_a_tail_keeps_the_last_lines_within_its_size() -> None:

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from finetune_trainer import rank_processes
-from finetune_trainer.rank_processes import STORE, RankProcesses
+from finetune_trainer.agent import rank_processes
+from finetune_trainer.agent.rank_processes import STORE, RankProcesses
 
 SLEEP = "import time; time.sleep(600)"
 FROZEN = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.redaction import MASK, MAX_KEY_LINES, KeyBlocks, redact, redactor
+from finetune_trainer.agent.redaction import MASK, MAX_KEY_LINES, KeyBlocks, redact, redactor
 
 ALPHANUMERIC = string.ascii_letters + string.digits
 PRINTABLE = "".join(character for character in string.printable if not character.isspace())

@@ -9,11 +9,12 @@ from unit.agent.conftest import MakePod
 from unit.agent.pod import wait_until
 
 from finetune_operator.local.ports import free_port
-from finetune_trainer import launch, rendezvous
+from finetune_trainer.agent import launch
 from finetune_trainer.contract import ExitCode
+from finetune_trainer.ranks import rendezvous
 
 MEETS = """
-from finetune_trainer.rendezvous import wait_for_store
+from finetune_trainer.ranks.rendezvous import wait_for_store
 wait_for_store((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
 import torch, torch.distributed as dist
 dist.init_process_group("gloo", init_method="env://")

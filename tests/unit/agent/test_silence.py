@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune_trainer.agent.silence import LOOKS, Silence
 from finetune_trainer.contract import RankExit, rank_beat_file, rank_exit_file
-from finetune_trainer.scratch import Scratch
-from finetune_trainer.silence import LOOKS, Silence
+from finetune_trainer.pod.scratch import Scratch
 
 
 class Ranks:

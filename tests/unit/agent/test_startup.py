@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer import contract
+from finetune_trainer.agent.startup import Settings, check_workspace, read_run_config
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.startup import Settings, check_workspace, read_run_config
 
 ENVIRONMENT = {
     contract.ENV_RUN_CONFIG: "/etc/finetune/run.json",

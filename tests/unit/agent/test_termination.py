@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from unit.agent.pod import run_config
 
-from finetune_trainer import termination
+from finetune_trainer.agent import termination
+from finetune_trainer.agent.termination import Cause, End, cause_of
 from finetune_trainer.contract import (
     ExitCode,
     Phase,
@@ -13,7 +14,6 @@ from finetune_trainer.contract import (
     RankStatus,
     Result,
 )
-from finetune_trainer.termination import Cause, End, cause_of
 
 CONFIG = run_config(nodes=2, processes_per_node=2)
 RESULT = Result(path="p", digest="d", base_metrics={}, metrics={}, step=1, trainable_parameters=1, parameters=1)

@@ -34,7 +34,7 @@ from finetune_operator.core.retrain import next_run
 from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import class_of
 from finetune_trainer.errors import TrainingError
-from finetune_trainer.paths import Paths
+from finetune_trainer.pod.paths import Paths
 
 LOCAL = Settings(image="local", local=True)
 
@@ -57,7 +57,7 @@ def in_this_process(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]
 
 def by_rank_zero(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -> Outcome:
     """What `finetune run` shows of an error that rank 0 finds in data and model."""
-    from finetune_trainer.prepare import prepare
+    from finetune_trainer.model.prepare import prepare
 
     job = parse(json.loads(Path("job.yaml").read_text()))
     (folder / "scratch").mkdir()

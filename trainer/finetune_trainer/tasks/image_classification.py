@@ -21,7 +21,10 @@ class ImageClassification(Classification):
 
     def load_processor(self, folder: Path, remote_code: bool) -> BaseImageProcessor:
         """The image processor, in its Pillow variant: the same pixels on every machine, and no torchvision."""
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=remote_code)
+        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=remote_code
+        )
+        return processor
 
     def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
         """Nothing: pictures need no vocabulary."""

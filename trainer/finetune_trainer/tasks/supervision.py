@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, row: str) -> Su
 
 
 def _marked(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Supervised:
-    rendered = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    rendered: Any = tokenizer.apply_chat_template(list(messages), return_dict=True, return_assistant_tokens_mask=True)
     return Supervised(rendered["input_ids"], [bool(learned) for learned in rendered["assistant_masks"]])
 
 
@@ -94,7 +94,9 @@ def _answer_before_others(
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, answering: bool = False) -> list[int]:
     if not messages:
         return []
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=answering, return_dict=True)["input_ids"]
+    rendered: Any = tokenizer.apply_chat_template(list(messages), add_generation_prompt=answering, return_dict=True)
+    ids: list[int] = rendered["input_ids"]
+    return ids
 
 
 def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,14 +23,16 @@ def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
 
 def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give every token of the tokenizer a row in the model's embeddings."""
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    embeddings: Any = model.get_input_embeddings()
+    if len(tokenizer) > embeddings.weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def max_tokens(settings: Settings) -> int:
     """Tokens at which rows are cut: no more than the model has positions for."""
-    positions = getattr(settings.model, "max_position_embeddings", None) or settings.sequence_length
-    return min(settings.sequence_length, positions, settings.processor.model_max_length)
+    positions: int = getattr(settings.model, "max_position_embeddings", None) or settings.sequence_length
+    longest: int = settings.processor.model_max_length
+    return min(settings.sequence_length, positions, longest)
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:

@@ -28,8 +28,8 @@ def measure(day: Day) -> None:
 
 
 def _measure(day: Day, here: Any, stage: int) -> Figures:
-    from finetune_trainer.checkpoint import Checkpoints
-    from finetune_trainer.checkpoint_files import Position
+    from finetune_trainer.checkpoint.checkpoints import Checkpoints
+    from finetune_trainer.checkpoint.files import Position
     from finetune_trainer.contract import CheckpointReport
     from gpu_day.here import prepared_of, token_rows
 
@@ -59,8 +59,8 @@ def _parts(here: Any, engine: Any, folder: Path) -> Figures:
     """GB/s of each part of a save, one after the other."""
     from safetensors.torch import save as to_bytes
 
-    from finetune_trainer import engine_state
-    from finetune_trainer.checkpoint import FILE_BYTES
+    from finetune_trainer.checkpoint import engine_state
+    from finetune_trainer.checkpoint.checkpoints import FILE_BYTES
 
     seconds: dict[str, float] = defaultdict(float)
     moved = pending_bytes = 0

@@ -98,7 +98,7 @@ def _picture(side: int, number: int) -> bytes:
 @contextmanager
 def _timed_loading() -> Iterator[list[float]]:
     """The seconds that each micro-batch's loading takes: decoding, collating and copying to the device."""
-    from finetune_trainer import steps
+    from finetune_trainer.training import steps
 
     load, seconds = steps.load_batch, []
 

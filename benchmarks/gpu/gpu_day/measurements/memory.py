@@ -72,7 +72,7 @@ def _checkpoint_activations(model: Any, wanted: bool) -> None:
 def _ran_out(error: Exception) -> bool:
     """Whether this is what the trainer calls running out of memory."""
     from finetune_trainer.contract import ExitCode
-    from finetune_trainer.distributed import exit_code_of
+    from finetune_trainer.ranks.distributed import exit_code_of
 
     return exit_code_of(error) == ExitCode.OUT_OF_MEMORY
 

@@ -62,7 +62,7 @@ def _train_twice(
     day: Day, source: Path, family: Family, stage: int, method: str, folder: Path, port: int
 ) -> tuple[Path, Figures]:
     """Stops the training in the middle and goes on. Returns the run's folder and what was measured."""
-    from finetune_trainer.checkpoint_files import found, read_manifest
+    from finetune_trainer.checkpoint.files import found, read_manifest
     from finetune_trainer.contract import ExitCode
     from gpu_day.runs import LORA, paths_in, run_config, run_rank
 

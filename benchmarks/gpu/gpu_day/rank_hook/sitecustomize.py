@@ -82,6 +82,6 @@ def limit_rows(module: Any) -> None:
 
 
 if "RANK" in os.environ:
-    after_import("finetune_trainer.report", watch_report)
-    after_import("finetune_trainer.loop", limit_memory)
+    after_import("finetune_trainer.training.report", watch_report)
+    after_import("finetune_trainer.training.loop", limit_memory)
     after_import("deepspeed.runtime.engine", limit_rows)

@@ -37,7 +37,7 @@ def main() -> None:
         )
         if not engines:
             engines.append(here.engine(config, LLAMA, model_config, prepared))
-        from finetune_trainer.steps import sampler_of
+        from finetune_trainer.training.steps import sampler_of
 
         sampler = sampler_of(config, prepared)
         tokens = [sum(lengths[row] for row in sampler.items(number)) for number in range(options["steps"])]

@@ -1,0 +1,7 @@
+"""`python3 -m finetune_trainer.agent`: the command of a trainer pod's container."""
+
+import sys
+
+from finetune_trainer.agent.life import main
+
+sys.exit(main())

@@ -1,0 +1,128 @@
+"""What the ranks print: passed on line by line to the pod's log, the last lines kept for the pod's last message, all
+of it without credentials.
+
+Each rank's stdout and stderr is a pipe, so lines of different ranks never mix and nothing is written to a disk that
+could fill up. One thread reads all pipes. The agent itself holds every pipe open for writing until `close`: a pipe ends
+when it and its rank have closed it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from finetune_trainer.agent.rank_processes import STORE
+from finetune_trainer.agent.redaction import KeyBlocks, Redact
+from finetune_trainer.contract import MAX_LOG_LINES
+
+READ_BYTES = 64 * 1024
+MAX_LINE_BYTES = 64 * 1024
+"""A longer line is passed on in pieces."""
+MAX_KEPT_CHARACTERS = 500
+"""Of a line that is kept for the last message."""
+MAX_TAIL_BYTES = 1024 * 1024
+"""Of the log that is kept for the workspace."""
+
+
+class Tail:
+    """The last lines of a stream, within a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._lines: deque[str] = deque()
+        self._bytes = 0
+        self._max_bytes = max_bytes
+
+    def append(self, line: str) -> None:
+        self._lines.append(line)
+        self._bytes += len(line.encode()) + 1
+        while self._bytes > self._max_bytes:
+            self._bytes -= len(self._lines.popleft().encode()) + 1
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(self._lines.copy())
+
+
+class Stream:
+    """One pipe: its bytes become lines."""
+
+    def __init__(self, target: BinaryIO, rank: int, prefix: bytes, redact: Redact) -> None:
+        self.reader, self.writer = os.pipe()
+        self.target = target
+        self.rank = rank
+        self.prefix = prefix
+        self.redact = KeyBlocks(redact)
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Complete lines, and what is too long to wait for its end; all of it at the end of the stream (no data)."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if self._rest and (not data or len(self._rest) > MAX_LINE_BYTES):
+            lines.append(self._rest)
+            self._rest = b""
+        return lines
+
+
+class RankOutput:
+    """The pipes of a pod's ranks and of the store."""
+
+    def __init__(self, ranks: range, redact: Redact) -> None:
+        self._tail = Tail(MAX_TAIL_BYTES)
+        self._last: dict[int, deque[str]] = {}
+        self._streams: list[Stream] = []
+        for rank in (STORE, *ranks):
+            prefix = f"[rank {rank}] ".encode() if rank != STORE and len(ranks) > 1 else b""
+            self._last[rank] = deque(maxlen=MAX_LOG_LINES)
+            for target in (sys.stdout.buffer, sys.stderr.buffer):
+                self._streams.append(Stream(target, rank, prefix, redact))
+        self._thread = threading.Thread(target=self._pump, name="rank-output", daemon=True)
+        self._thread.start()
+
+    def writers(self, rank: int) -> tuple[int, int]:
+        """File descriptors of its stdout and stderr."""
+        stdout, stderr = (stream.writer for stream in self._streams if stream.rank == rank)
+        return stdout, stderr
+
+    def close(self, timeout: float) -> None:
+        """Pass on what is still in the pipes; at most so many seconds, for a process that lives on may hold one."""
+        for stream in self._streams:
+            os.close(stream.writer)
+        self._thread.join(timeout)
+
+    def last_lines(self, rank: int) -> tuple[str, ...]:
+        """Of a rank, or of the store; at most `MAX_LOG_LINES`, without credentials."""
+        return tuple(self._last[rank].copy())
+
+    def tail(self) -> tuple[str, ...]:
+        """Of all, in the order of arrival, with prefixes, without credentials; at most `MAX_TAIL_BYTES`."""
+        return self._tail.lines()
+
+    def _pump(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for stream in self._streams:
+                selector.register(stream.reader, selectors.EVENT_READ, stream)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    data = os.read(key.fd, READ_BYTES)
+                    self._pass_on(key.data, key.data.feed(data))
+                    if not data:
+                        selector.unregister(key.fd)
+                        os.close(key.fd)
+
+    def _pass_on(self, stream: Stream, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            # Bytes that are no UTF-8 survive the way there and back.
+            line = stream.redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            # The pod's log may be gone (a closed terminal); the ranks must not be blocked by that.
+            with contextlib.suppress(OSError, ValueError):
+                stream.target.write(stream.prefix + line + b"\n")
+                stream.target.flush()
+            # A progress bar rewrites its line: only its last state is worth keeping.
+            text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+            self._last[stream.rank].append(text[:MAX_KEPT_CHARACTERS])
+            self._tail.append(stream.prefix.decode() + text)

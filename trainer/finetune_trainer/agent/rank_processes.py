@@ -1,0 +1,86 @@
+"""The ranks' processes of a pod, and the store at which they meet: started together, ended together.
+
+When one fails, the others wait for it in a collective for ever. They are given a moment to notice and to say why they
+end, then SIGTERM, at which a rank ends at once, then SIGKILL, for one that is frozen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+
+NOTICE_SECONDS = 0.5
+"""Between the first failure and SIGTERM to the others."""
+SHUTDOWN_SECONDS = 3.0
+"""Between SIGTERM and SIGKILL."""
+POLL_SECONDS = 0.02
+STORE = -1
+"""Stands for the store among the ranks."""
+
+
+class RankProcesses:
+    """Of one pod. Signal handlers may call `signal` while the main thread is in `wait`."""
+
+    def __init__(self) -> None:
+        self._living: dict[int, int] = {}
+        """Rank of each process id."""
+        self._ends_them = False
+
+    def start(self, rank: int, command: Sequence[str], environment: Mapping[str, str], output: tuple[int, int]) -> None:
+        """With stdout and stderr to these file descriptors."""
+        # Not subprocess.Popen: its own wait would race with the reaping of orphans.
+        stdout, stderr = output
+        pid = os.posix_spawn(
+            command[0],
+            list(command),
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, stdout, 1), (os.POSIX_SPAWN_DUP2, stderr, 2)],
+            setpgroup=0,
+        )
+        self._living[pid] = rank
+
+    def wait(self) -> dict[int, int]:
+        """Reap every child that ends, until all ranks have; the store lives on. Returns the exit codes, in the order in
+        which they were seen, negative for a signal, of those that ended by themselves. An interrupted system call is
+        tried again after the signal's handler (PEP 475)."""
+        codes: dict[int, int] = {}
+        orders = [(NOTICE_SECONDS, signal.SIGTERM), (NOTICE_SECONDS + SHUTDOWN_SECONDS, signal.SIGKILL)]
+        failed: float | None = None
+        while set(self._living.values()) - {STORE}:
+            child, status = os.waitpid(-1, 0 if failed is None else os.WNOHANG)
+            if child in self._living:
+                code = os.waitstatus_to_exitcode(status)
+                rank = self._living.pop(child)
+                if not self._ends_them or code >= 0:
+                    codes[rank] = code
+                if failed is None and (code or rank == STORE):
+                    failed = time.monotonic()
+            elif child == 0 and failed is not None:
+                if orders and time.monotonic() - failed >= orders[0][0]:
+                    self.signal(orders.pop(0)[1])
+                time.sleep(POLL_SECONDS)
+        return codes
+
+    def signal(self, number: int) -> None:
+        """To all that live, the store excepted."""
+        self._ends_them = True
+        for pid, rank in tuple(self._living.items()):
+            if rank != STORE:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    def kill_rank(self, rank: int) -> None:
+        """SIGKILL to one rank, whose end then counts as its own. Any thread may call this."""
+        for pid, living in tuple(self._living.items()):
+            if living == rank:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """SIGKILL to all that live, the store included."""
+        for pid in tuple(self._living):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,102 @@
+"""What a pod must find before it may train: its environment, a valid run.json, a workspace that can be written.
+
+Whatever is missing is one sentence, and exit code 76: another attempt would find the same.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_trainer import contract
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.pod.paths import Paths
+
+DEFAULT_GRACE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The agent's environment."""
+
+    paths: Paths
+    run_config: Path
+    termination_log: Path
+    index: int
+    pod_uid: str
+    pod_ip: str
+    port: int
+    rendezvous: tuple[str, int]
+    grace: float
+    cpus: float | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Raises InvalidError, naming the variable."""
+
+        def number(name: str, default: str | None = None) -> float:
+            text = environment.get(name) or default
+            try:
+                return float(text or "")
+            except ValueError:
+                raise InvalidError(
+                    f"Environment variable {name} is {text!r}; the operator sets it to a number."
+                ) from None
+
+        try:
+            host, _, port = environment[contract.ENV_RENDEZVOUS].rpartition(":")
+            return cls(
+                paths=Paths.from_environment(environment),
+                run_config=Path(environment[contract.ENV_RUN_CONFIG]),
+                termination_log=Path(environment[contract.ENV_TERMINATION_LOG]),
+                index=int(number(contract.ENV_POD_INDEX)),
+                pod_uid=environment[contract.ENV_POD_UID],
+                pod_ip=environment.get(contract.ENV_POD_IP, ""),
+                port=int(number(contract.ENV_AGENT_PORT)),
+                rendezvous=(host.strip("[]"), int(port)),
+                grace=number(contract.ENV_GRACE, str(DEFAULT_GRACE_SECONDS)),
+                cpus=number(contract.ENV_CPUS) if environment.get(contract.ENV_CPUS) else None,
+            )
+        except KeyError as error:
+            raise InvalidError(f"Environment variable {error.args[0]} is missing; the operator sets it.") from None
+        except ValueError:
+            text = environment[contract.ENV_RENDEZVOUS]
+            raise InvalidError(f"Environment variable {contract.ENV_RENDEZVOUS} is {text!r}, not host:port.") from None
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Raises InvalidError with one sentence."""
+    try:
+        return RunConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidError(f"The run's configuration {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise InvalidError(f"The run's configuration {path} is not valid at {place}: {first['msg']}.") from error
+
+
+def check_workspace(path: Path) -> None:
+    """Raises InvalidError when no file can be written there. Only trying tells: mode bits say nothing of a volume
+    that is mounted read-only or whose server maps root to nobody."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
+            return
+    except OSError as error:
+        reason = error.strerror
+    try:
+        status = path.stat()
+        found = f"it belongs to uid {status.st_uid}, gid {status.st_gid} and has mode {stat.filemode(status.st_mode)}"
+    except OSError as error:
+        found = f"it cannot be examined ({error.strerror})"
+    raise InvalidError(
+        f"The workspace {path} cannot be written by uid {os.getuid()}, gid {os.getgid()} ({reason}): {found}; "
+        "set podTemplate.securityContext.fsGroup, or make the folder writable for its group."
+    )

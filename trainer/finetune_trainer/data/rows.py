@@ -1,0 +1,167 @@
+"""The rows to learn from and the rows to measure on, checked, with canonical columns.
+
+Every row is checked before training takes any time, so that bad data is one sentence and not a failure hours later.
+Evaluation rows by fraction are chosen by a hash of what the model reads: they stay evaluation rows as the data grows,
+and equal inputs lie on one side only. The hash takes no seed: a model trained under one seed must not have learned
+the rows that a model of another seed is measured on.
+
+Rows are written to an Arrow file in the scratch folder and memory-mapped, so their number is not bound by memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from datasets.arrow_writer import ArrowWriter
+
+from finetune_trainer import contract
+from finetune_trainer.contract import Task
+from finetune_trainer.data.files import Side, read
+from finetune_trainer.data.row_check import FEATURES, Row, RowCheck, quoted
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.pod.paths import Paths
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns: `id`; what the model reads: text, messages, prompt and completion, or image; `label` when classifying.
+
+    `label` is an index into `labels`, which are sorted (by value, if all are numbers). `digest` is the sha256, in hex,
+    of the content and order of the rows on both sides and of the labels.
+    """
+
+    train: datasets.Dataset
+    evaluation: datasets.Dataset
+    labels: tuple[str, ...] | None
+    digest: str
+
+
+def load_rows(dataset: contract.Dataset, task: Task, paths: Paths) -> Rows:
+    """Read, check and split the data. One process does this, for all.
+
+    Raises InvalidError with one sentence for anything that is wrong in the data; ConnectionError when the hub cannot
+    be reached.
+    """
+    check = RowCheck(dataset.columns, task)
+    sides = {side: _SideWriter(side, check.inputs, paths) for side in ("train", "evaluation")}
+    fraction = None if dataset.evaluation_source is not None else dataset.evaluation_fraction
+    if dataset.evaluation_source is None and fraction is None:
+        raise InvalidError("dataset.evaluation: gives neither fraction nor uri; set one of them")
+    with sides["train"] as train, sides["evaluation"] as evaluation:
+        for row in check.rows(read(dataset.source, "dataset.uri", "train", paths), "dataset.uri", dataset.source.uri):
+            (evaluation if fraction is not None and _is_held_out(row.digest, fraction) else train).write(row)
+        if dataset.evaluation_source is not None:
+            field, uri = "dataset.evaluation.uri", dataset.evaluation_source.uri
+            for row in check.rows(read(dataset.evaluation_source, field, "evaluation", paths), field, uri):
+                evaluation.write(row)
+    _refuse_empty_side(train, evaluation, fraction)
+    labels = _labels(train, evaluation, dataset) if "label" in check.wanted else None
+    digest = hashlib.sha256(json.dumps([train.digest, evaluation.digest, labels], ensure_ascii=False).encode())
+    return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest())
+
+
+def _is_held_out(digest: bytes, fraction: float) -> bool:
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _refuse_empty_side(train: _SideWriter, evaluation: _SideWriter, fraction: float | None) -> None:
+    count = train.count + evaluation.count
+    if fraction is not None and not evaluation.count:
+        raise InvalidError(
+            f"dataset.evaluation.fraction: {fraction:g} of {count} rows leaves none to measure on; "
+            "give a larger fraction, more rows, or dataset.evaluation.uri"
+        )
+    if not train.count:
+        raise InvalidError(
+            f"dataset.evaluation.fraction: {fraction:g} of {count} rows leaves none to learn from; "
+            "give a smaller fraction, more rows that differ, or dataset.evaluation.uri"
+        )
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def _labels(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Dataset) -> tuple[str, ...]:
+    """Sorted names of the classes. By fraction they are those of the whole dataset: which side a rare class falls on
+    is chance."""
+    column = dataset.columns.label
+    if len(train.first_with) == 1:
+        (only,) = train.first_with
+        raise InvalidError(
+            f"dataset.columns.label: all {train.count} training rows have the label {quoted(only)} in "
+            f"column {column!r}; give rows of at least two classes or name another column"
+        )
+    unknown = sorted(evaluation.first_with.keys() - train.first_with.keys())
+    if unknown and dataset.evaluation_source is not None:
+        row = evaluation.first_with[unknown[0]]
+        raise InvalidError(
+            f"dataset.evaluation.uri: label {quoted(unknown[0])} at {row} occurs in no training row; "
+            f"add such rows to {dataset.source.uri} or remove it here"
+        )
+    labels = train.first_with.keys() | evaluation.first_with.keys()
+    return tuple(sorted(labels, key=_label_order(labels)))
+
+
+def _label_order(labels: Set[str]) -> Callable[[str], Any]:
+    try:
+        values = {label: float(label) for label in labels}
+    except ValueError:
+        return str
+    if not all(map(math.isfinite, values.values())):
+        return str
+    return lambda label: (values[label], label)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+class _SideWriter:
+    """Writes the rows of one side to an Arrow file and keeps their labels, which become numbers at the end."""
+
+    def __init__(self, side: Side, inputs: Sequence[str], paths: Paths) -> None:
+        folder = paths.scratch / "rows"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{side}.arrow"
+        features = {"id": datasets.Value("string"), **{name: FEATURES[name] for name in inputs}}
+        self._writer = ArrowWriter(path=str(self._path), features=datasets.Features(features))
+        self._digest = hashlib.sha256()
+        self._labels: list[str] = []
+        self.count = 0
+        self.first_with: dict[str, str] = {}
+        """Label -> id of the first row that has it."""
+
+    def __enter__(self) -> _SideWriter:
+        return self
+
+    def __exit__(self, exception: type[BaseException] | None, *_: object) -> None:
+        if exception is None and self.count:
+            self._writer.finalize()
+        self._writer.close()
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, row: Row) -> None:
+        self._writer.write({"id": row.id, **row.values})
+        self._digest.update(row.digest)
+        self.count += 1
+        if row.label is not None:
+            self.first_with.setdefault(row.label, row.id)
+            self._labels.append(sys.intern(row.label))
+            label = row.label.encode()
+            self._digest.update(len(label).to_bytes(8, "big") + label)
+
+    def dataset(self, labels: tuple[str, ...] | None) -> datasets.Dataset:
+        rows = datasets.Dataset.from_file(str(self._path))
+        if labels is None:
+            return rows
+        index = {label: number for number, label in enumerate(labels)}
+        return rows.add_column("label", [index[label] for label in self._labels])

@@ -1,0 +1,90 @@
+"""Metrics over the evaluation rows, added up batch by batch; logits are never gathered."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from finetune_trainer.contract import RunConfig
+from finetune_trainer.data.sampler import MicroBatch, evaluation_batches
+from finetune_trainer.errors import DivergedError
+from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.ranks.distributed import Ranks
+from finetune_trainer.tasks import Batch, Task, task_of
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+BATCHES_BETWEEN_POLLS = 10
+"""How often ranks ask each other whether one was asked to stop."""
+LARGEST_LOSS = math.log(sys.float_info.max)
+"""Nats; of a greater loss the perplexity is infinite."""
+
+
+def evaluate(
+    model: nn.Module, prepared: Prepared, config: RunConfig, ranks: Ranks, alone: bool = False
+) -> dict[str, float]:
+    """The mean loss (nats) and the run's metrics. All ranks take part and get the same answer; or this one evaluates
+    `alone`, while the others wait.
+
+    Raises StoppedError when any rank is asked to stop, DivergedError when the loss is not finite.
+    """
+    task, device = task_of(config.task), ranks.device
+    if not alone:
+        ranks.share_buffers(model)
+    loss_sum, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    metrics: dict[str, Metric] = {}
+    for name in config.metrics:
+        if (metric := task.metric(name, prepared.classes)) is not None:
+            metrics[name] = metric.to(device)
+    world, rank = (1, 0) if alone else (ranks.world, ranks.rank)
+    batches = evaluation_batches(len(prepared.evaluation), config.training.micro_batch_size, world, rank)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for number, micro_batch in enumerate(batches):
+            if number % BATCHES_BETWEEN_POLLS == 0:
+                ranks.stop_together(alone)
+            batch = load_batch(prepared.evaluation, micro_batch, task, prepared, device, config)
+            logits, labels = task.aligned(model(**batch.features, **task.arguments).logits, batch.labels)
+            if len(labels):
+                loss_sum += task.loss_sum(logits, labels)
+                count += len(labels)
+                for metric in metrics.values():
+                    metric.update(logits, labels)
+            ranks.activity.tick()
+    model.train(was_training)
+    total, counted = float(loss_sum), float(count)
+    if world > 1:
+        total, counted = ranks.sum(total, counted)
+        for metric in metrics.values():
+            metric.sync()
+    return _values(total / counted if counted else math.nan, metrics, config)
+
+
+def load_batch(
+    rows: Any, micro_batch: MicroBatch, task: Task, prepared: Prepared, device: torch.device, config: RunConfig
+) -> Batch:
+    """The rows of a micro-batch on the device; floating-point features in the run's precision."""
+    batch = task.collate(rows[list(micro_batch.rows)], micro_batch.weights, prepared.settings)
+    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
+    features = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+        for name, tensor in batch.features.items()
+    }
+    return Batch(features, batch.labels.to(device, non_blocking=True))
+
+
+def _values(mean: float, metrics: dict[str, Metric], config: RunConfig) -> dict[str, float]:
+    if not mean < LARGEST_LOSS:
+        raise DivergedError(
+            "the loss on the evaluation rows is not finite; lower training.learningRate or check the rows"
+        )
+    values = {"loss": mean}
+    for name in config.metrics:
+        values[name] = math.exp(mean) if name == "perplexity" else float(metrics[name].compute())
+    return values

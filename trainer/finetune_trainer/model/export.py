@@ -1,0 +1,269 @@
+"""Saves the trained model in Hugging Face layout, and reads it back.
+
+Every rank takes part: under ZeRO-3 parameters are gathered in groups of bounded size and copied to rank 0's main
+memory, so that no GPU ever holds the whole model. Rank 0 writes into a temporary sibling, syncs it to the disk and
+renames it: at the result's path there is a whole result or none. A failure on rank 0 is told to all ranks, so that none
+waits for it. Files may be read and replaced by the workspace's group, as everything there.
+
+An adapter belongs to the run's start checkpoint (`start` beside the result), which has the new head and vocabulary:
+`base_model_name_or_path` names that folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from PIL import Image
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from finetune_trainer.contract import RunConfig, Task
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.ranks.distributed import Ranks
+
+AUTO_CLASSES: dict[Task, Any] = {
+    "CausalLM": AutoModelForCausalLM,
+    "SequenceClassification": AutoModelForSequenceClassification,
+    "ImageClassification": AutoModelForImageClassification,
+}
+START_FOLDER = "start"
+"""Of the run: the checkpoint that training starts from, with labels, new head and resized vocabulary."""
+MERGED_FOLDER = "merged"
+"""Of the result."""
+CARD_FILES = frozenset({"README.md", "loss.png"})
+"""They tell about the model and are no part of it: the digest leaves them out."""
+FILE_MODE = 0o664
+GATHERED_AT_ONCE = 50_000_000
+"""Elements of sharded parameters that are whole on every rank at the same time."""
+MERGE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Greatest distance of the merged copy's logits from the adapter's, relative to the norm of the latter."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The saved result. `path` and `merged_path` are relative to the workspace."""
+
+    path: str
+    digest: str
+    merged_path: str | None
+    parameters: int
+    trainable_parameters: int
+
+
+def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: Ranks) -> Exported | None:
+    """Save the engine's model, with its tokenizer or image processor. All ranks call this; rank 0 gets the answer.
+
+    Raises RuntimeError when rank 0 cannot save, or when the merged copy does not answer as the adapter; the other ranks
+    raise SiblingError.
+    """
+    model = engine.module
+    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    state = _gather(model, only_trained=isinstance(model, PeftModel), keep=ranks.rank == 0)
+
+    def saved() -> Exported:
+        try:
+            digest = _save(model, state, processor, config, paths)
+        except Exception as error:
+            raise RuntimeError(f"the result could not be saved in {config.output}: {error}") from error
+        return Exported(
+            path=str(config.output),
+            digest=digest,
+            merged_path=str(config.output / MERGED_FOLDER) if config.merge else None,
+            parameters=sum(count for count, _ in parameters),
+            trainable_parameters=sum(count for count, trained in parameters if trained),
+        )
+
+    # Not in a collective: writing and merging a large model may take longer than one waits.
+    return ranks.first(saved)
+
+
+def load_result(folder: Path, task: Task, start: Path | None = None, remote_code: bool = False) -> nn.Module:
+    """The saved model, in evaluation mode on the CPU, in the precision that it was saved in. One process calls this.
+
+    `folder` is a result or its merged copy; `start` is the adapter's base when it is not where the adapter says.
+    `remote_code`: whether the model may run code that was saved with it.
+    """
+    # With a live stage-3 configuration, from_pretrained would be collective and wait for the other ranks for ever.
+    unset_hf_deepspeed_config()
+    if not (folder / "adapter_config.json").exists():
+        return _load(folder, task, remote_code).eval()
+    base = _load(start or _base_of(folder), task, remote_code)
+    return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False, use_safetensors=True).eval()
+
+
+def _load(folder: Path, task: Task, remote_code: bool) -> nn.Module:
+    model: nn.Module = AUTO_CLASSES[task].from_pretrained(
+        folder, dtype="auto", trust_remote_code=remote_code, use_safetensors=True
+    )
+    return model
+
+
+def _base_of(adapter: Path) -> Path:
+    return Path(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+
+
+def digest_of(folder: Path) -> str:
+    """sha256, in hex, over the sorted (name, sha256) of the files of a result; the card is left out."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in CARD_FILES:
+            with path.open("rb") as file:
+                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def share(folder: Path) -> None:
+    """Let the group read and write the files: safetensors makes them for their owner alone, whatever the umask is."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        # Volumes whose modes are an option of the mount refuse; there is nothing to mend there.
+        with suppress(OSError):
+            path.chmod(FILE_MODE)
+
+
+# ---- gathering ------------------------------------------------------------------------------------------------------
+
+
+def _gather(model: nn.Module, only_trained: bool, keep: bool) -> dict[str, torch.Tensor]:
+    """Whole values, in main memory, of the parameters (or of the trained ones) and persistent buffers; empty unless
+    `keep`. Collective."""
+    state = {}
+    persistent = set(model.state_dict().keys())
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad or not only_trained
+    ]
+    for group in _groups(named):
+        with _whole([parameter for _, parameter in group]):
+            if keep:
+                state.update({name: parameter.detach().to("cpu", copy=True) for name, parameter in group})
+    if keep and not only_trained:
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+        state.update({name: buffer.detach().to("cpu", copy=True) for name, buffer in buffers.items()})
+    return state
+
+
+def _groups(named: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    group: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        group.append((name, parameter))
+        size += getattr(parameter, "ds_numel", parameter.numel())
+        if size >= GATHERED_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _whole(parameters: list[nn.Parameter]) -> Any:
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(parameters)
+    return nullcontext()
+
+
+# ---- saving, on rank 0 ----------------------------------------------------------------------------------------------
+
+
+def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: RunConfig, paths: Paths) -> str:
+    """Write everything beside the result's path, check the merged copy, rename. Returns the digest."""
+    output = paths.output(config)
+    temporary = output.with_name(f".{output.name}-{config.attempt}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    start = paths.run(config) / START_FOLDER
+    if isinstance(model, PeftModel):
+        model.peft_config[model.active_adapter].base_model_name_or_path = str(start)
+        # Never the embeddings on top: a resized vocabulary is in the start checkpoint already.
+        model.save_pretrained(str(temporary), state_dict=state, save_embedding_layers=False)
+    else:
+        model.save_pretrained(str(temporary), state_dict=state)
+    processor.save_pretrained(str(temporary))
+    if config.merge:
+        _save_merged(temporary, start, processor, config)
+    digest = digest_of(temporary)
+    share(temporary)
+    _sync(temporary)
+    _publish(temporary, output)
+    return digest
+
+
+def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) -> None:
+    """Merge what was saved, not what is in memory; then compare the logits of both, as read back from the disk."""
+    folder = adapter / MERGED_FOLDER
+    model: Any = load_result(adapter, config.task, start, config.allow_remote_code)
+    batch = _held_batch(model, processor, config)
+    expected = _logits(model, batch)
+    model.merge_and_unload().save_pretrained(str(folder))
+    processor.save_pretrained(str(folder))
+    merged: Any = load_result(folder, config.task, remote_code=config.allow_remote_code)
+    distance = float((_logits(merged, batch) - expected).norm() / expected.norm())
+    tolerance = MERGE_TOLERANCE[merged.dtype]
+    if not distance <= tolerance:
+        raise RuntimeError(
+            f"output.merge: the merged copy's logits differ from the adapter's by {distance:.1e}, "
+            f"more than {tolerance:.0e}"
+        )
+
+
+def _held_batch(model: PeftModel, processor: Any, config: RunConfig) -> dict[str, torch.Tensor]:
+    """Four inputs drawn by the run's seed: token ids (4, 16), or pixels (4, channels, height, width).
+
+    For encoder-decoders each row of tokens ends with the only end-of-text token in it: there classifiers answer."""
+    generator = torch.Generator().manual_seed(config.training.seed)
+    if config.task == "ImageClassification":
+        mode, channels = ("L", 1) if getattr(model.config, "num_channels", 3) == 1 else ("RGB", 3)
+        noise = torch.randint(0, 256, (4, 64 * 64 * channels), dtype=torch.uint8, generator=generator)
+        pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
+        return {"pixel_values": processor(images=pictures, return_tensors="pt")["pixel_values"].to(model.dtype)}
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = torch.randint(0, vocabulary, (4, 16), generator=generator)
+    if model.config.is_encoder_decoder:
+        end = model.config.eos_token_id
+        tokens[tokens == end] = (end + 1) % vocabulary
+        tokens[:, -1] = end
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits: torch.Tensor = model(**batch).logits
+    return logits.float()
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _publish(temporary: Path, output: Path) -> None:
+    """An earlier attempt of the run may have published and then failed: its result makes room first."""
+    if output.exists():
+        outdated = output.with_name(f"{temporary.name}-outdated")
+        output.rename(outdated)
+        shutil.rmtree(outdated)
+    temporary.rename(output)
+    descriptor = os.open(output.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,264 @@
+"""What has to be there before ranks can load: encoded rows and the start checkpoint, in the run's folder.
+
+One process does this for all. The start checkpoint is the base model as training begins: with the labels, a head of
+their number, a token for padding if one is needed, and new parameters drawn by the run's seed. It is made outside any
+ZeRO-3 context, in which a checkpoint with another head cannot be loaded, and every ZeRO stage loads that one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import datasets
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from finetune_trainer.contract import RunConfig, Source
+from finetune_trainer.data.rows import Rows, load_rows
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.model.export import AUTO_CLASSES, START_FOLDER, share
+from finetune_trainer.model.trust import CODE_KEY, check_model, has_safetensors
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.tasks import Settings, Task, task_of
+
+PREPARED_FOLDER = "prepared"
+FACTS_FILE = "facts.json"
+UNUSED_FILES = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "original/*"]
+"""Weights of other frameworks in hub repositories."""
+NUMBERED = re.compile(r"\.\d+\.")
+"""In the name of a parameter: it belongs to one of several like layers."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` left, as every rank reads it."""
+
+    train: datasets.Dataset
+    evaluation: datasets.Dataset
+    classes: int
+    """Number of labels; 0 for CausalLM."""
+    digest: str
+    """Of the dataset."""
+    new_parameters: tuple[str, ...]
+    """Names of the parameters that the base model did not have, or had in another shape."""
+    start: Path
+    settings: Settings
+
+    @classmethod
+    def load(cls, config: RunConfig, paths: Paths) -> Prepared:
+        """Read it back; rows stay on the disk."""
+        folder, start = _folders(config, paths)
+        facts = json.loads((folder / FACTS_FILE).read_text())
+        task = task_of(config.task)
+        return cls(
+            train=datasets.load_from_disk(str(folder / "train")),
+            evaluation=datasets.load_from_disk(str(folder / "evaluation")),
+            classes=len(facts["labels"] or ()),
+            digest=facts["digest"],
+            new_parameters=tuple(facts["newParameters"]),
+            start=start,
+            settings=Settings(
+                task.load_processor(start, config.allow_remote_code),
+                AutoConfig.from_pretrained(start, trust_remote_code=config.allow_remote_code),
+                config.training.sequence_length,
+            ),
+        )
+
+
+def prepare(config: RunConfig, paths: Paths) -> None:
+    """Check data and model, write both; what an earlier attempt of the run has prepared stays as it is, whatever the
+    sources are now. Raises InvalidError with one sentence for what is wrong with them."""
+    folder, start = _folders(config, paths)
+    if _is_whole(folder, start):
+        return
+    unfinished = [path.with_name(f".{path.name}-a{config.attempt}") for path in (folder, start)]
+    _write(config, paths, *map(_empty_folder, unfinished))
+    for path, final in zip(reversed(unfinished), (start, folder), strict=True):
+        shutil.rmtree(final, ignore_errors=True)
+        path.rename(final)
+
+
+def _folders(config: RunConfig, paths: Paths) -> tuple[Path, Path]:
+    return paths.run(config) / PREPARED_FOLDER, paths.run(config) / START_FOLDER
+
+
+def _is_whole(folder: Path, start: Path) -> bool:
+    """Whether the files of both are there, in the size in which they were written."""
+    try:
+        sizes = json.loads((folder / FACTS_FILE).read_text())["sizes"]
+        return bool(sizes == _sizes(folder, start))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sizes(folder: Path, start: Path) -> dict[str, int]:
+    return {
+        f"{name}/{path.relative_to(below)}": path.stat().st_size
+        for name, below in ((PREPARED_FOLDER, folder), (START_FOLDER, start))
+        for path in sorted(below.rglob("*"))
+        if path.is_file() and path.name != FACTS_FILE
+    }
+
+
+def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
+    task = task_of(config.task)
+    _check_metrics(config, task)
+    base = _base_folder(config.model, paths)
+    check_model(config, base)
+    model_config = _base_config(config, task, base)
+    processor = _processor(config, task, base)
+    rows = load_rows(config.dataset, config.task, paths)
+    model, new_parameters = _start_model(config, base, model_config, rows)
+    task.adapt(model, processor)
+    model.save_pretrained(start)
+    processor.save_pretrained(start)
+    share(start)
+    settings = Settings(processor, model.config, config.training.sequence_length)
+    task.encode(rows.train, settings).save_to_disk(str(folder / "train"))
+    task.encode(rows.evaluation, settings).save_to_disk(str(folder / "evaluation"))
+    facts = {
+        "labels": rows.labels,
+        "digest": rows.digest,
+        "newParameters": sorted(new_parameters),
+        "sizes": _sizes(folder, start),
+    }
+    (folder / FACTS_FILE).write_text(json.dumps(facts))
+
+
+def _empty_folder(folder: Path) -> Path:
+    """A former container of this attempt may have left its own."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        place = next(parent for parent in folder.parents if parent.exists())
+        status = place.stat()
+        raise InvalidError(
+            f"storage: {place} cannot be written ({error.strerror}) by uid {os.getuid()}, gid {os.getgid()}; it "
+            f"belongs to {status.st_uid}:{status.st_gid} with mode {status.st_mode & 0o7777:o}; "
+            "set podTemplate.securityContext.fsGroup or change its mode"
+        ) from None
+    return folder
+
+
+def _check_metrics(config: RunConfig, task: Task) -> None:
+    for metric in config.metrics:
+        if metric not in task.metrics:
+            raise InvalidError(
+                f"evaluate.metrics: {metric} does not fit task {config.task}; use {', '.join(sorted(task.metrics))}"
+            )
+
+
+# ---- the base model -------------------------------------------------------------------------------------------------
+
+
+def _base_folder(model: Source, paths: Paths) -> Path:
+    """Fetched from the hub, with the token in HF_TOKEN if there is one, or where the URI says."""
+    folder = paths.local(model.uri)
+    if folder is not None:
+        if not folder.is_dir():
+            raise InvalidError(f"model.uri: {model.uri} is not a folder; give one in Hugging Face layout")
+        return folder
+    repository = model.uri.removeprefix("hf://")
+    try:
+        return Path(snapshot_download(repository, revision=model.revision, ignore_patterns=UNUSED_FILES))
+    except RevisionNotFoundError:
+        raise InvalidError(f"model.revision: {model.uri} has no revision {model.revision}; correct it") from None
+    except RepositoryNotFoundError:
+        raise InvalidError(
+            f"model.uri: {model.uri} does not exist on the hub or is not yours to read; "
+            "correct it, or put a token in the secret that model.secretName names"
+        ) from None
+
+
+def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
+    uri = config.model.uri
+    if not (base / "config.json").is_file():
+        raise InvalidError(f"model.uri: {uri} has no config.json; give a folder in Hugging Face layout")
+    try:
+        model_config: PreTrainedConfig = AutoConfig.from_pretrained(base, trust_remote_code=config.allow_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InvalidError(
+            f"model.uri: config.json of {uri} cannot be used ({_complaint(error, base, uri)}); save the model again"
+        ) from None
+    # A config that knows of decoders but is not one reads both ways: it would see the words that it has to predict.
+    reads_both_ways = getattr(model_config, "is_decoder", None) is False and not model_config.is_encoder_decoder
+    # Code that was allowed may bring a type of its own.
+    brought = config.allow_remote_code and AUTO_CLASSES[config.task].__name__ in getattr(model_config, CODE_KEY, {})
+    if not (brought or model_config.model_type in task.model_types) or (config.task == "CausalLM" and reads_both_ways):
+        raise InvalidError(
+            f"task: {config.task} does not fit model.uri {uri}, which is of type {model_config.model_type}; "
+            "choose another task or another model"
+        )
+    return model_config
+
+
+def _processor(config: RunConfig, task: Task, base: Path) -> Any:
+    try:
+        return task.load_processor(base, config.allow_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        kind = "image processor" if config.task == "ImageClassification" else "tokenizer"
+        uri = config.model.uri
+        raise InvalidError(
+            f"model.uri: {uri} has no usable {kind} ({_complaint(error, base, uri)}); save it beside the model"
+        ) from None
+
+
+def _start_model(
+    config: RunConfig, base: Path, model_config: PreTrainedConfig, rows: Rows
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model with its new parameters, and their names."""
+    if rows.labels is not None:
+        model_config.id2label = dict(enumerate(rows.labels))
+        model_config.label2id = {label: index for index, label in enumerate(rows.labels)}
+        model_config.problem_type = "single_label_classification"
+    torch.manual_seed(config.training.seed)
+    try:
+        model, info = AUTO_CLASSES[config.task].from_pretrained(
+            base,
+            config=model_config,
+            dtype=DTYPES[config.training.precision],
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=config.allow_remote_code,
+            use_safetensors=has_safetensors(base) or not config.allow_pickle_weights,
+            weights_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
+        uri = config.model.uri
+        raise InvalidError(
+            f"model.uri: {uri} cannot be loaded ({_complaint(error, base, uri)}); give a folder with all its weights"
+        ) from None
+    parameters = {name for name, _ in model.named_parameters()}
+    new = parameters & (set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]})
+    body = {name for name in parameters if name.startswith(f"{model.base_model_prefix}.")}
+    if body and body <= new:
+        raise InvalidError(
+            f"model.uri: the weights of {config.model.uri} have none of the names that its config.json asks for; "
+            "give a folder whose weights and config.json belong together"
+        )
+    # A head or a pooler may be new; a layer among layers would be noise that all others have to pass through.
+    if lost := sorted(name for name in body & new if NUMBERED.search(name)):
+        raise InvalidError(
+            f"model.uri: the weights of {config.model.uri} lack {lost[0]} or have it in another shape, and so "
+            f"{len(lost)} parameters that config.json asks for; give a folder whose weights and config.json belong "
+            "together"
+        )
+    return model, new
+
+
+def _complaint(error: Exception, base: Path, uri: str) -> str:
+    """The first line of what a library says, with the user's name for the folder."""
+    line = (str(error).strip() or repr(error)).splitlines()[0]
+    return line.replace(str(base), uri.rstrip("/")).rstrip(".")[:300]

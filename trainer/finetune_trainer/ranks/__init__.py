@@ -1,0 +1,1 @@
+"""What ranks do together: meeting, waiting, agreeing, and noticing that another one is slow, frozen or gone."""

@@ -1,0 +1,54 @@
+"""Where the ranks of a job meet: a store that rank 0's pod keeps in a process of its own.
+
+    python -m finetune_trainer.ranks.rendezvous HOST:PORT
+
+Not in rank 0: when that is frozen, the others find out by what the store holds.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from datetime import timedelta
+
+CONNECT_SECONDS = 2.0
+RETRY_SECONDS = (0.2, 2.0)
+"""First and longest pause between two attempts to reach the store: a thousand ranks ask at once."""
+REPORT_SECONDS = 10.0
+WITHOUT_LIMIT = timedelta(days=1)
+
+
+def wait_for_store(address: tuple[str, int]) -> None:
+    """Return when its port answers: a name that resolves is not a port that answers. Without limit, for how long is
+    too long is the operator's to say, and a pod that is asked to stop meanwhile ends this process."""
+    host, port = address
+    started = reported = time.monotonic()
+    pause, longest = RETRY_SECONDS
+    while True:
+        try:
+            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            now = time.monotonic()
+            if now - reported >= REPORT_SECONDS:
+                reported = now
+                sys.stderr.write(f"waiting for rank 0 at {host}:{port} for {now - started:.0f} s: {error}\n")
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+        else:
+            return
+
+
+def main() -> None:
+    """Keep the store until this process is killed."""
+    from torch.distributed import TCPStore
+
+    host, _, port = sys.argv[1].rpartition(":")
+    store = TCPStore(host, int(port), is_master=True, wait_for_workers=False, timeout=WITHOUT_LIMIT)
+    while store:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

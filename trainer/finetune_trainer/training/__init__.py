@@ -1,0 +1,1 @@
+"""The training itself: the loop, its steps, and what it reports."""
