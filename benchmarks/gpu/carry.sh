@@ -2,8 +2,8 @@
 # The wheels that a lent GPU machine lacks, made here, where there is a package index, for there, where there is none:
 #   benchmarks/gpu/carry.sh DIR
 # Afterwards DIR has them, no other wheels, and in the file `commit` the commit that they were made for. There:
-#   python3 -m pip install --no-index --no-deps --no-compile --target SITE DIR/*.whl
-#   export PYTHONPATH=SITE:operator:trainer
+#   python3 -m pip install --no-index --no-deps --target /tmp/site DIR/*.whl
+#   export PYTHONPATH=/tmp/site
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -333,7 +333,7 @@ def lay_out_stand_in(workspace: Path) -> None:
     shutil.copytree(ROOT / "trainer" / "finetune_trainer", stand_in / "finetune_trainer")
     shutil.copy(here / "stand_in_rank.py", stand_in / "finetune_trainer" / "rank.py")
     shutil.copy(fakes / "fake_rank.py", stand_in)
-    shutil.copy(fakes / "fake_store.py", stand_in / "finetune_trainer" / "rendezvous.py")
+    shutil.copy(fakes / "fake_store.py", stand_in / "finetune_trainer" / "ranks" / "rendezvous.py")
     if TEST_IMAGE != DEFAULT_IMAGE:
         return
     packages.mkdir()

@@ -91,7 +91,7 @@ def test_archives_of_the_images_are_made_when_asked_for(tmp_path: Path) -> None:
 
 def test_the_wheel_has_both_packages_and_the_license(released: Path) -> None:
     names = zipfile.ZipFile(next(released.glob("dist/*.whl"))).namelist()
-    assert {"finetune_operator/cli/main.py", "finetune_trainer/agent.py"} <= set(names)
+    assert {"finetune_operator/cli/main.py", "finetune_trainer/agent/__main__.py"} <= set(names)
     assert any(name.endswith("/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"finetune_operator", "finetune_trainer"}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpu_day.device import wait
 from gpu_day.models import LLAMA, Family, auto_class
 from gpu_day.step import Day
 
@@ -67,29 +67,9 @@ class Here:
 
         began = time.perf_counter()
         for _ in steps(engine, prepared, config, self.ranks, Requests(config, self.paths, 0)):
-            self.wait()
+            wait()
             yield time.perf_counter() - began
             began = time.perf_counter()
-
-    def wait(self) -> None:
-        """Until the device has done what was asked of it."""
-        if self.day.on_gpu:
-            import torch
-
-            torch.cuda.synchronize()
-
-    @contextmanager
-    def peak(self) -> Iterator[dict[str, int]]:
-        """The most memory that torch allocates in the block, in `peak`; the block begins with as little as it can."""
-        import torch
-
-        figures: dict[str, int] = {}
-        if self.day.on_gpu:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        yield figures
-        if self.day.on_gpu:
-            figures["peak"] = torch.cuda.max_memory_allocated()
 
 
 def token_rows(lengths: Sequence[int], vocabulary: int, seed: int = 3) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +25,10 @@ def main() -> None:
     step = step_of(options.letter)
     with tempfile.TemporaryDirectory(prefix="gpu-day-", ignore_cleanup_errors=True) as folder:
         step.measure(Day(step, options.device, options.small, Path(folder), Record.read(options.file)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through the interpreter's end: the destructor of NCCL's process group may wait for ever.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,9 @@ def environment() -> dict[str, str]:
     """The environment of all processes of the day: the repository's code before what is installed, no network, and no
     variable of a running pod."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINETUNE_", "GPU_DAY_"))}
-    path = os.pathsep.join([*map(str, CODE), *filter(None, [kept.get("PYTHONPATH")])])
+    # Absolute, because the processes of a run have working folders of their own.
+    installed = [str(Path(entry).absolute()) for entry in kept.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    path = os.pathsep.join([*map(str, CODE), *installed])
     return kept | {
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
@@ -100,10 +103,14 @@ def _run(step: Step, path: Path, device: str, small: bool, limit: int) -> tuple[
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for a process and all that it has started."""
+    """SIGKILL for a process and all that it has started. Of a process that has ended, only its group is known."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGSTOP)  # nothing starts anything while it is looked for
     with contextlib.suppress(psutil.NoSuchProcess):
         first = psutil.Process(process.pid)
         for started in (first, *first.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 started.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()

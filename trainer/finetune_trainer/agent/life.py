@@ -8,6 +8,7 @@ Started by the operator, which sets the environment (`contract.ENV_*`). The exit
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -133,7 +134,8 @@ class Agent:
                 command = launch.command(self._rank_module)
                 processes.start(rank, command, {**environment, **place}, output.writers(rank))
             self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
-            with Silence(self.scratch, ranks, config.patience.silent, processes.kill_rank):
+            silence = Silence(self.scratch, config.patience.silent, processes.kill_rank)
+            with silence if config.world.size == 1 else contextlib.nullcontext():
                 return processes.wait()
         finally:
             self.stop.end_watch()

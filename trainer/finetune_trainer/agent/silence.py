@@ -1,9 +1,10 @@
-"""Ends a rank whose process is frozen, when no other rank notices: one that trains alone has no sibling.
+"""Ends a rank that trains alone and whose process is frozen: it has no sibling that could notice.
 
-Each rank's watch touches a file in the scratch folder at every beat. The agent looks at these files and counts the
-looks at which a file had not changed. It counts looks and not seconds, because an agent that was frozen itself, as by a
-laptop's sleep, must not blame its ranks for that time. A rank without a file is not watched: it has not met the others
-yet, or its training is over.
+The rank's watch touches a file in the scratch folder at every beat. The agent looks at this file and counts the looks
+at which it had not changed. It counts looks and not seconds, because an agent that was frozen itself, as by a
+laptop's sleep, must not blame its rank for that time. Without the file the rank is not watched: it has not begun yet,
+or its training is over. Ranks of a larger world notice each other; their watch may also wait for the store of a pod
+that is gone, which would look like silence here.
 """
 
 from __future__ import annotations
@@ -12,29 +13,33 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 
 from finetune_trainer.contract import ExitCode, RankExit, rank_exit_file
-from finetune_trainer.pod.scratch import Scratch, write_atomically
+from finetune_trainer.pod.scratch import Scratch
 
 logger = logging.getLogger("agent")
 
+RANK = 0
+"""The only one of its world."""
 LONGER_THAN_SIBLINGS = 1.5
-"""How many times as long as other ranks the agent waits: they know better for whom all wait."""
+"""How many times as long as siblings would the agent waits: nobody else waits for this rank, and a library's call that
+holds Python's lock is no frozen process."""
 LOOKS = 15
-"""How often the agent looks in that time."""
+"""How often the agent looks while its patience lasts."""
 
 
 class Silence:
-    """The agent's look at the ranks of its pod; a context manager. `kill` ends a rank's process at once."""
+    """The agent's look at its only rank; a context manager. `kill` ends the rank's process at once."""
 
-    def __init__(self, scratch: Scratch, ranks: Iterable[int], patience: float, kill: Callable[[int], None]) -> None:
+    def __init__(self, scratch: Scratch, patience: float, kill: Callable[[int], None]) -> None:
+        """`patience`: the seconds after which a sibling would call the rank silent."""
         self._scratch = scratch
         self._kill = kill
-        self._seconds = LONGER_THAN_SIBLINGS * patience
-        self._unchanged = dict.fromkeys(ranks, 0)
-        self._beats: dict[int, int | None] = dict.fromkeys(self._unchanged)
+        self._patience = LONGER_THAN_SIBLINGS * patience
+        self._beat: int | None = None
+        self._unchanged = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="silence", daemon=True)
 
@@ -45,28 +50,28 @@ class Silence:
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """What is written here is read after the rank's end, so it must not come later."""
         self._closing.set()
+        self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(self._seconds / LOOKS):
-            for rank in self.look():
-                self._end(rank)
+        while not self._closing.wait(self._patience / LOOKS):
+            if self.is_silent():
+                self._end()
+                return
 
-    def look(self) -> list[int]:
-        """The ranks that have been silent for too long, each of them once."""
-        for rank, before in self._beats.items():
-            beat = self._scratch.last_beat(rank)
-            self._unchanged[rank] = self._unchanged[rank] + 1 if beat is not None and beat == before else 0
-            self._beats[rank] = beat
-        return [rank for rank, looks in self._unchanged.items() if looks == LOOKS]
+    def is_silent(self) -> bool:
+        """Looks once. Returns whether the rank has been silent for too long."""
+        beat = self._scratch.last_beat(RANK)
+        self._unchanged = self._unchanged + 1 if beat is not None and beat == self._beat else 0
+        self._beat = beat
+        return self._unchanged >= LOOKS
 
-    def _end(self, rank: int) -> None:
-        sentence = f"Rank {rank} has shown no sign of life for {self._seconds:.0f} s: its process is frozen."
+    def _end(self) -> None:
+        sentence = f"Rank {RANK} has shown no sign of life for {self._patience:.0f} s: its process is frozen."
         logger.error("%s", sentence)
-        if rank not in self._scratch.exits([rank]):
-            left = RankExit(
-                rank=rank, exit_code=ExitCode.HUNG, error=sentence, error_time=time.time(), slowest_rank=rank
-            )
-            with contextlib.suppress(OSError):  # then its signal is the cause
-                write_atomically(self._scratch.folder / rank_exit_file(rank), left.to_json())
-        self._kill(rank)
+        left = RankExit(rank=RANK, exit_code=ExitCode.HUNG, error=sentence, error_time=time.time(), slowest_rank=RANK)
+        # A rank that has said why it ends is believed. Without any word, the signal is the cause.
+        with contextlib.suppress(OSError), (self._scratch.folder / rank_exit_file(RANK)).open("x") as file:
+            file.write(left.to_json())
+        self._kill(RANK)

@@ -1,4 +1,4 @@
-"""(h) What a checkpoint costs, by part and by ZeRO stage: gather, copy to the host, hash, write; and a whole save."""
+"""(h) What a checkpoint costs by part and ZeRO stage: gather, copy, serialise, hash, write; a whole save, a resume."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from gpu_day.device import wait
 from gpu_day.models import LLAMA, TINY, config_of
 from gpu_day.step import Column, Day, Figures, Step, number
 
-SHAPE = {"hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16, "intermediate_size": 2816}
-"""154 million parameters, whose master weights and moments are 1.8 GB."""
+SHAPE = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 2816}
+"""52 million parameters, whose master weights and moments are 0.6 GB."""
 TOKENS = 64
 
 
@@ -40,7 +41,7 @@ def _measure(day: Day, here: Any, stage: int) -> Figures:
     config = config.model_copy(update={"folder": f"runs/zero-{stage}"})
     engine = here.engine(config, LLAMA, model_config, prepared)
     list(here.steps(engine, prepared, config))
-    figures = _parts(here, engine, day.folder)
+    figures = _parts(engine, day.folder)
     checkpoints = Checkpoints(config, here.paths, prepared, here.ranks, 1)
     told = checkpoints.save(engine, Position(step=1, epoch=1.0, evaluated=True), {}, "")
     if not isinstance(told, CheckpointReport):
@@ -48,14 +49,14 @@ def _measure(day: Day, here: Any, stage: int) -> Figures:
     began = time.perf_counter()
     if checkpoints.resume(engine) is None:
         raise RuntimeError("the checkpoint that was saved is not found")
-    here.wait()
+    wait()
     figures["save"] = told.bytes / told.save_seconds / 1e9
     figures["resume"] = told.bytes / (time.perf_counter() - began) / 1e9
     engine.destroy()
     return figures
 
 
-def _parts(here: Any, engine: Any, folder: Path) -> Figures:
+def _parts(engine: Any, folder: Path) -> Figures:
     """GB/s of each part of a save, one after the other."""
     from safetensors.torch import save as to_bytes
 
@@ -69,7 +70,7 @@ def _parts(here: Any, engine: Any, folder: Path) -> Figures:
     def part(name: str, action: Any) -> Any:
         began = time.perf_counter()
         result = action()
-        here.wait()
+        wait()
         seconds[name] += time.perf_counter() - began
         return result
 
@@ -104,7 +105,7 @@ def _write(path: Path, content: bytes) -> None:
 STEP = Step(
     letter="h",
     name="checkpoints",
-    title="A checkpoint of 154M trained parameters by part, in GB/s",
+    title="A checkpoint of 52M trained parameters by part, in GB/s",
     seconds=45,
     rows=tuple(f"ZeRO-{stage}" for stage in (0, 1, 2, 3)),
     columns=(

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from gpu_day.device import wait
 from gpu_day.schedule import environment
 from gpu_day.step import Column, Day, Step, number, yes_or_no
 
@@ -82,7 +83,7 @@ def _in_path(name: str, path: str) -> bool:
 def _said(day: Day) -> str:
     machine = day.record.machine
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    card = f"{machine['card']}, driver {machine['driver']}, " if "card" in machine else ""
+    card = f"{machine['card']}, driver {machine['driver'] or 'unknown'}, " if "card" in machine else ""
     return f"{card}CUDA {machine.get('torchCuda')}, Python {machine['python']}, {packages}, {machine['system']}"
 
 
@@ -111,10 +112,10 @@ def _ceilings(day: Day) -> dict[str, Any]:
 
     side = PRODUCT_SIDE if day.on_gpu else 256
     left, right = (torch.randn(side, side, device=day.device, dtype=torch.bfloat16) for _ in range(2))
-    product = _seconds(lambda: left @ right, day)
+    product = _seconds(lambda: left @ right)
     source = torch.empty(COPY_BYTES if day.on_gpu else 2**20, dtype=torch.uint8, device=day.device)
     target = torch.empty_like(source)
-    copied = _seconds(lambda: target.copy_(source), day)
+    copied = _seconds(lambda: target.copy_(source))
     return {
         "teraflops": 2 * side**3 / product / 1e12,
         "gigabytes": 2 * source.numel() / copied / 1e9,
@@ -122,14 +123,8 @@ def _ceilings(day: Day) -> dict[str, Any]:
     }
 
 
-def _seconds(action: Any, day: Day) -> float:
+def _seconds(action: Any) -> float:
     """Mean over some repetitions after three that warm up."""
-    import torch
-
-    def wait() -> None:
-        if day.on_gpu:
-            torch.cuda.synchronize()
-
     for _ in range(3):
         action()
     wait()

@@ -8,13 +8,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from gpu_day.device import memory_of
 from gpu_day.models import LLAMA, TINY, save_base, save_rows, words
 from gpu_day.step import Column, Day, Figures, Step, gibibytes, number
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAN, MEMORY = "a row that makes the loss NaN", "memory runs out"
 SIGNALS: dict[str, tuple[str, signal.Signals]] = {
-    "SIGSTOP to the rank": ("finetune_trainer.rank", signal.SIGSTOP),  # first, since it is noticed after 45 s
+    "SIGSTOP to the rank": ("finetune_trainer.rank", signal.SIGSTOP),
     "SIGTERM to the pod": ("finetune_trainer.agent", signal.SIGTERM),
     "SIGTERM to the rank": ("finetune_trainer.rank", signal.SIGTERM),
     "SIGKILL to the rank": ("finetune_trainer.rank", signal.SIGKILL),
@@ -66,13 +66,11 @@ def _make_data(day: Day) -> None:
 async def _measure(day: Day) -> None:
     from gpu_day.jobs import local_operator
 
-    turn = asyncio.Lock()
-
     async def fault(row: str) -> None:
         name = row.lower().replace(" ", "-")[:30].strip("-")
         with day.row(row) as figures:
             async with local_operator(day.folder / name, day.folder / "logs") as operator:
-                disturbed = DisturbedJob(day, operator, name, row, turn)
+                disturbed = DisturbedJob(day, operator, name, row)
                 try:
                     await disturbed.measure(figures)
                 except Exception:
@@ -90,8 +88,6 @@ class DisturbedJob:
     operator: LocalOperator
     name: str
     row: str
-    turn: asyncio.Lock
-    """One job at a time is disturbed, so that what the card gives back meanwhile is that job's."""
 
     async def measure(self, figures: Figures) -> None:
         """Starts the job, disturbs it and waits until it trains again."""
@@ -127,24 +123,16 @@ class DisturbedJob:
         """The signal, and the next attempt."""
         module, number = SIGNALS[self.row]
         await self._trains(WARM_STEPS)
+        rank = self._process("finetune_trainer.rank")
+        held = memory_of(rank) if self.day.on_gpu else None
         began = time.time()
-        if self.row == FROZEN:
-            os.kill(self._process(module), number)
-        async with self.turn:
-            before = self._used()
-            if self.row != FROZEN:
-                began = time.time()
-                os.kill(self._process(module), number)
-            async with self._lowest() as lowest:
-                again = await self._trains_again(began)
-        status = await self.operator.status(self.name)
-        ended = status.ledger[-1]
+        os.kill(self._process(module), number)
+        again = await self._trains_again(began)
+        ended = (await self.operator.status(self.name)).ledger[-1]
         figures.update({"class": ended.class_, "exitCode": ended.exit_code, "seconds": again - began})
-        figures["followed"] = (
-            f"attempt {status.run.attempt if status.run else '?'} from step {ended.checkpoint_step or 0}"
-        )
-        if before is not None and lowest:
-            figures["freed"] = before - min(lowest)
+        figures["followed"] = f"attempt {ended.attempt + 1} from step {ended.checkpoint_step or 0}"
+        if held is not None:
+            figures.update({"held": held, "left": memory_of(rank)})
 
     async def _full_memory(self, figures: Figures) -> None:
         """Attempts with smaller plans, until one trains."""
@@ -205,33 +193,6 @@ class DisturbedJob:
                     return process.pid
         raise RuntimeError(f"no process of {module} belongs to {self.name}")
 
-    # ---- the memory of the card -------------------------------------------------------------------------------------
-
-    def _used(self) -> int | None:
-        """Bytes in use on the card, by all processes."""
-        if not self.day.on_gpu:
-            return None
-        import torch
-
-        free, total = torch.cuda.mem_get_info()
-        return total - free
-
-    @contextlib.asynccontextmanager
-    async def _lowest(self) -> AsyncIterator[list[int]]:
-        """A list of what is in use while the block lasts."""
-        seen: list[int] = []
-
-        async def look() -> None:
-            while (used := self._used()) is not None:
-                seen.append(used)
-                await asyncio.sleep(POLL_SECONDS)
-
-        looking = asyncio.create_task(look())
-        try:
-            yield seen
-        finally:
-            looking.cancel()
-
 
 STEP = Step(
     letter="d",
@@ -244,12 +205,13 @@ STEP = Step(
         Column("exitCode", "exit code"),
         Column("followed", "what followed"),
         Column("seconds", "s until it trains again", number(3)),
-        Column("freed", "GiB given back meanwhile", gibibytes),
+        Column("held", "GiB of the rank", gibibytes),
+        Column("left", "GiB of it left afterwards", gibibytes),
     ),
     measure=measure,
     small_rows=("SIGTERM to the pod", "SIGKILL to the rank", NAN, MEMORY),
     note=(
-        "One tiny job for each row, all on the card at the same time; one at a time is disturbed. "
+        "One tiny job for each row, all on the card and disturbed at the same time. "
         f"Memory runs out of {100 * MEMORY_SHARE:.0f} % of the card, which is what that job may use (on CPUs it is "
         "simulated), and the seconds count from its first failure. A frozen rank is noticed after 45 s."
     ),

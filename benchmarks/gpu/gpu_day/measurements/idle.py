@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gpu_day.device import free, peak
 from gpu_day.models import BERT, BERT_LARGE, LABELS, MARKS, TINY, VIT, VIT_LARGE, Family, config_of, tokenizer
 from gpu_day.step import Column, Day, Figures, Step, gibibytes, number, percent
 
 TOKENS = 128
-WARM_UP, PROFILED, MEASURED = 3, 3, 6
+WARM_UP, MEASURED, PROFILED = 3, 6, 3
 SYNCHRONISATIONS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 """Calls in which the host waits for the device; reading a number from the device makes the first of them."""
 WORKLOADS: dict[str, tuple[Family, int]] = {
@@ -44,21 +45,21 @@ def _measure(day: Day, here: Any, family: Family, rows: int) -> Figures:
     model_config = config_of(family, shape, vocabulary=30522)
     train, processor = _rows(day, family, rows * 4, model_config)
     prepared = prepared_of(train, model_config, TOKENS, processor, classes=len(LABELS))
-    steps = WARM_UP + PROFILED + MEASURED
+    steps = WARM_UP + MEASURED + PROFILED
     config = here.config(
         family, max_steps=steps, global_batch_size=rows, micro_batch_size=rows, sequence_length=TOKENS,
         activation_checkpointing=False,
     )  # fmt: skip
     engine = here.engine(config, family, model_config, prepared)
-    with here.peak() as peak, _timed_loading() as loading:
+    free()
+    with _timed_loading() as loading:
         seconds, busy, waits = _steps(day, here.steps(engine, prepared, config))
-        waited = loading[WARM_UP + PROFILED :]
     step = statistics.median(seconds)
     engine.destroy()
-    figures: Figures = {"seconds": step, "rowsPerSecond": rows / step, **peak}
-    figures["dataShare"] = statistics.median(waited) / step
+    figures: Figures = {"seconds": step, "rowsPerSecond": rows / step}
+    figures["dataShare"] = statistics.median(loading[WARM_UP : WARM_UP + MEASURED]) / step
     if day.on_gpu:
-        figures.update({"idle": max(0.0, 1 - busy / step), "synchronisations": waits})
+        figures.update({"idle": max(0.0, 1 - busy / step), "synchronisations": waits, "peak": peak()})
     return figures
 
 
@@ -122,6 +123,8 @@ def _steps(day: Day, steps: Iterator[float]) -> tuple[list[float], float, float]
 
     for _ in range(WARM_UP):
         next(steps)
+    # First, because a profiler slows the steps after it too.
+    seconds = [next(steps) for _ in range(MEASURED)]
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if day.on_gpu else [])]
     with profile(activities=kinds) as profiler:
         for _ in range(PROFILED):
@@ -129,8 +132,8 @@ def _steps(day: Day, steps: Iterator[float]) -> tuple[list[float], float, float]
     trace = day.folder / "trace.json"
     profiler.export_chrome_trace(str(trace))
     busy, waits = told_by(trace)
-    # Each step here ends with one wait of the benchmark's own.
-    return list(steps), busy / PROFILED, waits / PROFILED - 1
+    # Each step ends with a wait of the benchmark's own, and the profiler with one of its own.
+    return seconds, busy / PROFILED, (waits - PROFILED - 1) / PROFILED
 
 
 def told_by(trace: Path) -> tuple[float, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from gpu_day.device import free, peak
 from gpu_day.models import LLAMA, LLAMA_8B, TINY, config_of
-from gpu_day.step import Column, Day, Step, gibibytes, number
+from gpu_day.step import Column, Day, Step, gibibytes, number, yes_or_no
 
 LAYERS = 4
 TOKENS = (512, 2048, 8192)
@@ -47,17 +48,17 @@ def measure(day: Day) -> None:
                 if engine is None:
                     engine = here.engine(config, LLAMA, model_config, prepared)
                 _checkpoint_activations(engine.module, activations == COMPUTED_AGAIN)
-                with here.peak() as peak:
-                    seconds = list(here.steps(engine, prepared, config))
-                figures.update({"seconds": statistics.median(seconds[1:]), **peak})
+                free()
+                seconds = list(here.steps(engine, prepared, config))
+                figures.update({"fits": True, "peak": peak(), "seconds": statistics.median(seconds[1:])})
                 figures["tokensPerSecond"] = rows * length / figures["seconds"]
             except Exception as error:
                 engine = None
                 if not _ran_out(error):
                     raise
-                figures["said"] = "more than the card has"
+                figures["fits"] = False
         if engine is None:
-            _free()
+            free()
 
 
 def _checkpoint_activations(model: Any, wanted: bool) -> None:
@@ -77,16 +78,6 @@ def _ran_out(error: Exception) -> bool:
     return exit_code_of(error) == ExitCode.OUT_OF_MEMORY
 
 
-def _free() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 STEP = Step(
     letter="e",
     name="memory",
@@ -94,7 +85,7 @@ STEP = Step(
     seconds=45,
     rows=tuple(row_name(r, t, a) for t in TOKENS for r in ROWS for a in (KEPT, COMPUTED_AGAIN)),
     columns=(
-        Column("said", "fits"),
+        Column("fits", "fits", yes_or_no),
         Column("peak", "peak GiB", gibibytes),
         Column("seconds", "s for a step", number(3)),
         Column("tokensPerSecond", "tokens/s", number(3)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,7 +15,8 @@ ROWS, EVALUATION_ROWS = 48, 24
 METHODS = ("Full", "LoRA")
 STAGES = (0, 1, 2, 3)
 TOLERANCE = 2e-2
-"""Between the loss that the trainer reports and that of a plain load, relative, in bf16; batches differ in padding."""
+"""Between the loss that the trainer reports and that of a plain load, in bf16: relative, and absolute below a loss of
+one. The batches differ in their padding."""
 
 
 def row_name(family: Family, stage: int, method: str) -> str:
@@ -25,8 +25,8 @@ def row_name(family: Family, stage: int, method: str) -> str:
 
 
 def measure(day: Day) -> None:
-    """All combinations, as many at a time as the machine has processors. The results are loaded in this thread, one by
-    one, while others train: transformers does not load in threads."""
+    """All combinations at the same time. The results are loaded in this thread, one by one, while others train:
+    transformers does not load in threads."""
     from finetune_operator.local.ports import free_port
 
     combinations = {row_name(f, s, m): (f, s, m) for f in FAMILIES for s in STAGES for m in METHODS}
@@ -38,7 +38,7 @@ def measure(day: Day) -> None:
         folder = day.folder / name.replace(", ", "-")
         return _train_twice(day, sources[family], family, stage, method, folder, ports[name])
 
-    with ThreadPoolExecutor(min(len(day.rows), len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(len(day.rows)) as pool:
         trainings = {pool.submit(train, name): name for name in day.rows}
         for training in as_completed(trainings):
             family, _, method = combinations[trainings[training]]
@@ -46,7 +46,7 @@ def measure(day: Day) -> None:
                 run, told = training.result()
                 figures.update(told)
                 figures["plainLoss"] = plain_loss(family, run, method, day.device)
-                figures["equal"] = abs(figures["plainLoss"] - told["loss"]) <= TOLERANCE * told["loss"]
+                figures["equal"] = abs(figures["plainLoss"] - told["loss"]) <= TOLERANCE * max(1.0, told["loss"])
                 if not figures["equal"]:
                     raise RuntimeError("a plain load of the result has another loss")
 
@@ -159,7 +159,7 @@ STEP = Step(
         row_name(VIT, 1, "Full"),
     ),
     note=(
-        "Tiny models in bf16 and one rank, as many trainings at the same time as the machine has processors. Each "
+        "Tiny models in bf16 and one rank, all trainings at the same time. Each "
         f"stops after {STOP_AFTER} steps, resumes and ends after {STEPS}; a plain load is by transformers and PEFT "
         f"without the trainer, and is equal within {100 * TOLERANCE:.0f} %. One rank proves no collective of NCCL."
     ),

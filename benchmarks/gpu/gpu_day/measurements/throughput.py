@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Workload:
     mixed: bool = False
 
     def lengths(self, steps: int) -> list[int]:
-        """Tokens of each row; the mix is log-normal with a mean of a quarter of the longest."""
+        """Tokens of each row; the mix is log-normal, with a mean of about 460 for a longest row of 2,048."""
         if not self.mixed:
             return [self.longest] * self.rows * steps
         draw = random.Random(7)
@@ -73,8 +73,7 @@ def measure(day: Day) -> None:
 
 
 def summary(turns: Sequence[Figures], workload: Workload, day: Day) -> Figures:
-    """One side's figures over its turns: the median, lowest and highest of its steps. Raises RuntimeError if it
-    failed."""
+    """One side's figures over all steps of its turns. Raises RuntimeError if the side failed."""
     for turn in turns:
         if "failed" in turn:
             raise RuntimeError(turn["failed"])
@@ -91,7 +90,7 @@ def summary(turns: Sequence[Figures], workload: Workload, day: Day) -> Figures:
         figures["peak"] = max(turn["peak"] for turn in turns)
         if not workload.mixed:
             flops = flops_per_token(turns[0]["parameters"], LLAMA_8B, workload.longest)
-            figures["mfu"] = statistics.median(rates) * flops / PEAK_FLOPS
+            figures["mfu"] = figures["tokensPerSecond"] * flops / PEAK_FLOPS
     return figures
 
 
@@ -123,18 +122,19 @@ class Worker:
         )
 
     def train(self, workload: Workload) -> Figures:
-        """Trains some steps. Raises RuntimeError if the process has ended."""
+        """Trains some steps. A process that has ended answers with its exit code."""
         lengths = [max(4, length // self._divisor) for length in workload.lengths(STEPS)]
         asked = {"rows": workload.rows, "microBatch": workload.micro_batch, "mixed": workload.mixed, "lengths": lengths}
         answer = ""
         if self._process.poll() is None:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(asked) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(json.dumps(asked) + "\n")
+                self._process.stdin.flush()
+                answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the side's process ended with exit code {self._process.wait()}")
+            return {"failed": f"the side's process ended with exit code {self._process.wait()}"}
         figures: Figures = json.loads(answer)
         return figures
 
@@ -154,7 +154,7 @@ STEP = Step(
         Column("tokensPerSecond", "useful tokens/s", number(4)),
         Column("lowest", "slowest step", number(4)),
         Column("highest", "fastest step", number(4)),
-        Column("mfu", "MFU", percent),
+        Column("mfu", f"MFU, of {PEAK_FLOPS / 1e12:.0f} TFLOP/s", percent),
         Column("peak", "peak GiB", gibibytes),
         Column("settings", "settings"),
     ),
@@ -162,7 +162,6 @@ STEP = Step(
     small_rows=tuple(row_name(WORKLOADS[2], side) for side in SIDES),
     note=(
         f"bf16, SDPA attention, {TURNS} turns of {STEPS} steps for each side, whose order changes; the first step of a "
-        "turn warms up and does not count. Useful tokens are those without padding. MFU is against "
-        f"{PEAK_FLOPS / 1e12:.0f} TFLOP/s."
+        "turn warms up and does not count. Useful tokens are those without padding."
     ),
 )

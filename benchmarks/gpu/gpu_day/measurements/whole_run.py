@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from gpu_day.models import LLAMA, MEDIUM, TINY, save_base, save_rows
@@ -24,9 +24,9 @@ def measure(day: Day) -> None:
     save_rows(day.folder / "data" / "rows", LLAMA, [64] * 64, vocabulary)
     save_rows(day.folder / "data" / "evaluation", LLAMA, [64] * 16, vocabulary, seed=4)
     with ThreadPoolExecutor(len(day.rows)) as pool:
-        runs = {row: pool.submit(_run, day, row) for row in day.rows}
-        for row, run in runs.items():
-            with day.row(row) as figures:
+        runs = {pool.submit(_run, day, row): row for row in day.rows}
+        for run in as_completed(runs):
+            with day.row(runs[run]) as figures:
                 figures.update(run.result())
 
 

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpu_day.device import peak
 from gpu_day.here import Here, prepared_of, token_rows
 from gpu_day.models import LLAMA, config_of
 from gpu_day.record import Record
 from gpu_day.registry import step_of
 from gpu_day.runs import LORA
-from gpu_day.sides.side import matrix_parameters, peak, serve
+from gpu_day.sides.side import matrix_parameters, serve
 from gpu_day.step import Day
 
 

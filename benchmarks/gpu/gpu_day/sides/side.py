@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from gpu_day.device import free
 from gpu_day.step import sentence_of
 
 
@@ -26,23 +26,6 @@ def serve(train: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         free()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def free() -> None:
-    """Gives back what the device does not need, so that the other side has it."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak() -> int:
-    """Bytes that torch had allocated at most."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def matrix_parameters(model: Any) -> int:
