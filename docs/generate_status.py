@@ -15,10 +15,10 @@ from typing import Any
 from finetune_operator import constants
 from finetune_operator.api.crd import crd
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core.conditions import for_phase
-from finetune_operator.core.ledger import ENTRIES_WITH_LOG, MAX_ENTRIES, SUCCESS
-from finetune_operator.core.restart import MAX_UNCOUNTED_IN_ROW, NEVER, UNCOUNTED
-from finetune_operator.core.transitions import EVENTS
+from finetune_operator.core.attempt.restart import MAX_UNCOUNTED_IN_ROW, NEVER, UNCOUNTED
+from finetune_operator.core.status.conditions import for_phase
+from finetune_operator.core.status.ledger import ENTRIES_WITH_LOG, MAX_ENTRIES, SUCCESS
+from finetune_operator.core.status.transitions import EVENTS
 from finetune_trainer.contract import CLASS_OF_EXIT_CODE, FailureClass
 
 PAGE = Path(__file__).with_name("status.md")

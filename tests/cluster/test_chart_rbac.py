@@ -25,7 +25,7 @@ from support.helm import Helm, Object, of_kind, only
 from support.kubectl import Kubectl
 from support.manifests import manifest
 
-from finetune_operator.core.naming import child_name
+from finetune_operator.core.run.naming import child_name
 
 AUDIT_LOG = os.environ.get("FINETUNE_AUDIT_LOG")
 Right = tuple[str, str, str]

@@ -16,10 +16,10 @@ from finetune_operator.api.crd import crd
 from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FaultTolerance
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core.restart import MAX_UNCOUNTED_IN_ROW, GiveUp, Restart, after_failure
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.attempt.restart import MAX_UNCOUNTED_IN_ROW, GiveUp, Restart, after_failure
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
-from finetune_operator.core.transitions import EVENTS
+from finetune_operator.core.status.transitions import EVENTS
 from finetune_operator.protocol import Object
 from finetune_trainer.contract import CLASS_OF_EXIT_CODE, FailureClass
 

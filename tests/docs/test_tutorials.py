@@ -26,8 +26,8 @@ from support.manifests import changed
 
 from finetune_operator.api.parse import parse
 from finetune_operator.cli.main import main
-from finetune_operator.core.resolve import run_config
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.run.resolve import run_config
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
 
 MANIFEST_OF = {"contracts": "job.yaml", "clinical-notes": "job.yaml", "shop": "products.yaml"}

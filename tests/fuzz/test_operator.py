@@ -17,8 +17,8 @@ from support.manifests import manifest
 
 from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError, parse, read_status
 from finetune_operator.constants import LABEL_JOB, Phase
-from finetune_operator.core.observed import JobView, PodView
-from finetune_operator.core.resolve import refusals
+from finetune_operator.core.observed.views import JobView, PodView
+from finetune_operator.core.run.resolve import refusals
 from finetune_operator.core.settings import Settings
 from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS
 from finetune_operator.runtime.evidence import Evidence

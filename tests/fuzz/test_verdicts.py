@@ -13,10 +13,10 @@ from hypothesis import given
 from support.clusters import NOW
 
 from finetune_operator.api.parse import InvalidManifestError, parse
-from finetune_operator.build.children import children
-from finetune_operator.core.resolve import refusals
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.run.resolve import refusals
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
+from finetune_operator.manifests.children import children
 
 SETTINGS = Settings(image="trainer:1")
 SENTENCE = re.compile(r"\S.*: \S.*[^.]")

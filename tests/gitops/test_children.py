@@ -11,9 +11,9 @@ from support.manifests import manifest
 
 from finetune_operator import constants
 from finetune_operator.api.parse import parse
-from finetune_operator.build.children import children
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Network, Settings
+from finetune_operator.manifests.children import children
 
 SETTINGS = Settings(image="trainer:test", network=Network())
 LABELS = {

@@ -18,8 +18,8 @@ from finetune_operator import constants
 from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import LedgerEntry
 from finetune_operator.constants import Phase, Reason
-from finetune_operator.core.observed import Observed
-from finetune_operator.core.status import as_failed
+from finetune_operator.core.observed.views import Observed
+from finetune_operator.core.status.written import as_failed
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES, Object
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.contract import Phase as RankPhase

@@ -15,9 +15,9 @@ from support.clusters import NOW
 from support.manifests import manifest
 
 from finetune_operator.api.parse import parse
-from finetune_operator.build.children import children
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
+from finetune_operator.manifests.children import children
 from finetune_trainer.contract import ExitCode
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Phase
 from finetune_operator.core.decide import decide
-from finetune_operator.core.observed import JobView, Observed, PodView
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.observed.views import JobView, Observed, PodView
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import Phase as RankPhase
 from finetune_trainer.contract import PodStatus, Progress, RankStatus, TerminationMessage

@@ -13,7 +13,7 @@ from sim.invariants import Known
 from sim.people import CLAIM_OF_ONE_NODE, GOOD_MODEL, NO_MODEL
 
 from finetune_operator.constants import LABEL_JOB
-from finetune_operator.core.observed import PodView
+from finetune_operator.core.observed.views import PodView
 from finetune_operator.local import pods
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES, Object
 from finetune_operator.runtime.evidence import Evidence

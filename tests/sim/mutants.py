@@ -12,24 +12,16 @@ from typing import Any
 from unittest.mock import patch
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry, RunStatus
-from finetune_operator.core import (
-    cause,
-    checkpoint,
-    deadline,
-    decide,
-    ledger,
-    memory,
-    observed,
-    restart,
-    retrain,
-    success,
-    volume,
-)
-from finetune_operator.core.deadline import Wait
+from finetune_operator.core import decide
+from finetune_operator.core.attempt import cause, checkpoint, deadline, memory, restart, success
+from finetune_operator.core.attempt.deadline import Wait
+from finetune_operator.core.attempt.success import Verdict
 from finetune_operator.core.decide import Decision
-from finetune_operator.core.observed import JobView, Observed, PodView
+from finetune_operator.core.observed import views as observed
+from finetune_operator.core.observed.views import JobView, Observed, PodView
+from finetune_operator.core.run import retrain, volume
 from finetune_operator.core.settings import Settings
-from finetune_operator.core.success import Verdict
+from finetune_operator.core.status import ledger
 from finetune_operator.core.times import from_text
 from finetune_operator.protocol import FINETUNEJOBS, Object
 from finetune_operator.runtime import app, observer, recollection, reconciler

@@ -12,7 +12,7 @@ from support import jobs as manifests_of_others
 from support.manifests import changed, manifest
 
 from finetune_operator.constants import DEFAULT_CLAIM
-from finetune_operator.core.naming import child_name
+from finetune_operator.core.run.naming import child_name
 from finetune_operator.local import pods
 from finetune_operator.protocol import (
     CLAIMS,

@@ -10,13 +10,14 @@ from typing import Any, Literal
 from finetune_operator import constants
 from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FineTuneJob
-from finetune_operator.build.children import child_metadata, service
-from finetune_operator.build.job import job_manifest
-from finetune_operator.core import ledger, status
-from finetune_operator.core.observed import Observed
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.observed.views import Observed
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.status import ledger
+from finetune_operator.core.status import written as status
 from finetune_operator.core.times import to_text
+from finetune_operator.manifests.children import child_metadata, service
+from finetune_operator.manifests.job import job_manifest
 from finetune_trainer.contract import Result
 from operator_benchmark.process import IMAGE
 

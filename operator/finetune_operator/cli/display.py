@@ -11,7 +11,7 @@ from rich.table import Table
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, ProgressStatus
 from finetune_operator.constants import ConditionType, Phase
-from finetune_operator.core.ledger import described
+from finetune_operator.core.status.ledger import described
 from finetune_trainer.contract import FailureClass
 
 PLAIN_INTERVAL = 5.0

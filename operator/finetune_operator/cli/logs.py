@@ -10,7 +10,7 @@ from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.cli.connect import connect
 from finetune_operator.cli.errors import UsageError
-from finetune_operator.core.naming import child_name
+from finetune_operator.core.run.naming import child_name
 from finetune_operator.protocol import FINETUNEJOBS, PODS
 
 

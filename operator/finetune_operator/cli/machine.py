@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune_operator.api.v1alpha1 import FineTuneJobSpec
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.constants import DEFAULT_CLAIM, HUB_TOKEN_KEY
-from finetune_operator.core.resolve import storage_claim, uris_of
+from finetune_operator.core.run.resolve import storage_claim, uris_of
 
 Folders = dict[str, Path]
 """By the name of the claim for which a folder stands."""

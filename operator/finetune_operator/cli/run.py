@@ -23,7 +23,7 @@ from finetune_operator.cli.exit_codes import DONE, INTERRUPTED
 from finetune_operator.cli.follow import follow
 from finetune_operator.cli.jobs import read_job
 from finetune_operator.constants import DEFAULT_CLAIM, HUB_TOKEN_KEY
-from finetune_operator.core.resolve import refusals, storage_claim
+from finetune_operator.core.run.resolve import refusals, storage_claim
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS

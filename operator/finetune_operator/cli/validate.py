@@ -6,7 +6,7 @@ import argparse
 
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.jobs import read_jobs
-from finetune_operator.core.resolve import refusals
+from finetune_operator.core.run.resolve import refusals
 from finetune_operator.core.settings import Settings
 
 

@@ -13,19 +13,22 @@ from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core import checkpoint, conditions, health, ledger, progress, status, suspend, volume
-from finetune_operator.core.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
-from finetune_operator.core.deadline import Late, active_seconds, overdue
-from finetune_operator.core.naming import child_name
-from finetune_operator.core.observed import Observed, PodView
-from finetune_operator.core.resolve import micro_batch_of, refusals, run_config, storage_claim, with_config_digest
-from finetune_operator.core.restart import GiveUp, Restart, after_failure, bad_nodes
-from finetune_operator.core.retrain import next_attempt, next_run, run_is_needed
+from finetune_operator.core.attempt import checkpoint
+from finetune_operator.core.attempt.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
+from finetune_operator.core.attempt.deadline import Late, active_seconds, overdue
+from finetune_operator.core.attempt.restart import GiveUp, Restart, after_failure, bad_nodes
+from finetune_operator.core.attempt.stopping import seconds_until_stopped
+from finetune_operator.core.attempt.success import judge
+from finetune_operator.core.observed.views import Observed, PodView
+from finetune_operator.core.run import suspend, volume
+from finetune_operator.core.run.naming import child_name
+from finetune_operator.core.run.resolve import micro_batch_of, refusals, run_config, storage_claim, with_config_digest
+from finetune_operator.core.run.retrain import next_attempt, next_run, run_is_needed
+from finetune_operator.core.run.ttl import seconds_left
 from finetune_operator.core.settings import Settings
-from finetune_operator.core.stopping import seconds_until_stopped
-from finetune_operator.core.success import judge
+from finetune_operator.core.status import conditions, health, ledger, progress
+from finetune_operator.core.status import written as status
 from finetune_operator.core.times import duration, from_text, to_text
-from finetune_operator.core.ttl import seconds_left
 from finetune_trainer.contract import FailureClass, Result
 
 

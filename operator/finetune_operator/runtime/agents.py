@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 
 from finetune_operator.api.v1alpha1 import RunStatus
-from finetune_operator.core.observed import PodView
-from finetune_operator.core.progress import valid
+from finetune_operator.core.observed.views import PodView
+from finetune_operator.core.status.progress import valid
 from finetune_operator.protocol import Cluster, Object
 from finetune_trainer.contract import MAX_STATUS_BYTES, NONCE_PARAMETER, REQUEST_PARAMETER, STATUS_PATH, PodStatus
 

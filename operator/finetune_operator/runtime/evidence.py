@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.core.observed import PodView
+from finetune_operator.core.observed.views import PodView
 
 CAPACITY = 20_000
 

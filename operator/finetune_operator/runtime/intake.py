@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from finetune_operator import constants
-from finetune_operator.core.foreign import Fields, controller_uid, fields, text
-from finetune_operator.core.observed import JobView, PodView
+from finetune_operator.core.observed.foreign import Fields, controller_uid, fields, text
+from finetune_operator.core.observed.views import JobView, PodView
 from finetune_operator.protocol import JOBS, PODS, Resource
 from finetune_operator.runtime.evidence import CAPACITY, Evidence
 from finetune_operator.runtime.queue import Queue

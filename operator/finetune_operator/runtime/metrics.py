@@ -25,8 +25,8 @@ from prometheus_client import (
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase
-from finetune_operator.core.conditions import is_true
-from finetune_operator.core.ledger import SUCCESS
+from finetune_operator.core.status.conditions import is_true
+from finetune_operator.core.status.ledger import SUCCESS
 from finetune_operator.core.times import from_text
 from finetune_operator.protocol import ConflictError, NotFoundError
 from finetune_operator.runtime.intake import Key

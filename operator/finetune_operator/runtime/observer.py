@@ -15,18 +15,18 @@ from datetime import UTC, datetime
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
-from finetune_operator.core.cause import has_failed, stops_by_itself
-from finetune_operator.core.checkpoint import asked_for
-from finetune_operator.core.conditions import is_true
-from finetune_operator.core.foreign import controller_uid
-from finetune_operator.core.naming import child_name
-from finetune_operator.core.observed import JobView, Observed, PodView
-from finetune_operator.core.progress import attested
-from finetune_operator.core.resolve import storage_claim
-from finetune_operator.core.retrain import is_edited, run_is_needed, with_spec_of_run
+from finetune_operator.core.attempt.cause import has_failed, stops_by_itself
+from finetune_operator.core.attempt.checkpoint import asked_for
+from finetune_operator.core.observed.foreign import controller_uid
+from finetune_operator.core.observed.views import JobView, Observed, PodView
+from finetune_operator.core.run.naming import child_name
+from finetune_operator.core.run.resolve import storage_claim
+from finetune_operator.core.run.retrain import is_edited, run_is_needed, with_spec_of_run
+from finetune_operator.core.run.ttl import seconds_left
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.status.conditions import is_true
+from finetune_operator.core.status.progress import attested
 from finetune_operator.core.times import within
-from finetune_operator.core.ttl import seconds_left
 from finetune_operator.protocol import (
     CLAIMS,
     CONFIGMAPS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
-from finetune_operator.core.observed import JobView, Observed
+from finetune_operator.core.observed.views import JobView, Observed
 from finetune_operator.core.times import within
 from finetune_operator.protocol import Object
 

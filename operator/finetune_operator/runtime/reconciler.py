@@ -13,14 +13,14 @@ from datetime import datetime
 from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, parse, read_status
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
-from finetune_operator.build.children import children
-from finetune_operator.build.event import event
-from finetune_operator.core.cadence import is_transition
 from finetune_operator.core.decide import Decision, decide, decide_invalid, stall
-from finetune_operator.core.naming import child_name
+from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.status.cadence import is_transition
+from finetune_operator.core.status.transitions import notes
 from finetune_operator.core.times import within
-from finetune_operator.core.transitions import notes
+from finetune_operator.manifests.children import children
+from finetune_operator.manifests.event import event
 from finetune_operator.protocol import (
     CONFIGMAPS,
     EVENTS,

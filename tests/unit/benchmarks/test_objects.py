@@ -8,10 +8,10 @@ import pytest
 from operator_benchmark import objects
 
 from finetune_operator.api.parse import parse
-from finetune_operator.build.children import children
 from finetune_operator.core.decide import Decision, decide
-from finetune_operator.core.observed import Observed, PodView
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.observed.views import Observed, PodView
+from finetune_operator.core.run.retrain import next_run
+from finetune_operator.manifests.children import children
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

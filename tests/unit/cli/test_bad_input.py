@@ -29,8 +29,8 @@ from finetune_operator.cli.display import show_failure
 from finetune_operator.cli.follow import exit_code
 from finetune_operator.cli.main import main
 from finetune_operator.constants import Phase
-from finetune_operator.core.resolve import run_config
-from finetune_operator.core.retrain import next_run
+from finetune_operator.core.run.resolve import run_config
+from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import class_of
 from finetune_trainer.errors import TrainingError

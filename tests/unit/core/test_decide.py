@@ -22,12 +22,12 @@ from finetune_operator.api.v1alpha1 import (
     ProgressStatus,
     SlowestStatus,
 )
-from finetune_operator.core import status as status_words
 from finetune_operator.core.decide import Decision, decide, decide_invalid
-from finetune_operator.core.health import Health
-from finetune_operator.core.observed import JobView, Observed, PodView
-from finetune_operator.core.progress import valid
+from finetune_operator.core.observed.views import JobView, Observed, PodView
 from finetune_operator.core.settings import Settings
+from finetune_operator.core.status import written as status_words
+from finetune_operator.core.status.health import Health
+from finetune_operator.core.status.progress import valid
 from finetune_trainer.contract import Phase as RankPhase
 from finetune_trainer.contract import PodStatus, Progress, RankStatus, Result, TerminationMessage
 

@@ -10,8 +10,8 @@ import pytest
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import RunStatus
-from finetune_operator.core import progress
-from finetune_operator.core.observed import PodView
+from finetune_operator.core.observed.views import PodView
+from finetune_operator.core.status import progress
 from finetune_operator.protocol import Cluster, Object
 from finetune_operator.runtime.agents import ask
 from finetune_trainer.contract import MAX_STATUS_BYTES, PodStatus

@@ -1,4 +1,4 @@
-from finetune_operator.core.observed import PodView
+from finetune_operator.core.observed.views import PodView
 from finetune_operator.runtime.evidence import Evidence
 
 

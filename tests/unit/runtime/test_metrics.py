@@ -15,7 +15,7 @@ from support.manifests import manifest
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry
 from finetune_operator.constants import ConditionType, Phase
-from finetune_operator.core.conditions import set_condition
+from finetune_operator.core.status.conditions import set_condition
 from finetune_operator.core.times import from_text
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit

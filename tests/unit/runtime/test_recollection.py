@@ -9,7 +9,7 @@ from support.clusters import NOW
 from support.manifests import manifest
 
 from finetune_operator.api.parse import parse
-from finetune_operator.core.observed import Observed
+from finetune_operator.core.observed.views import Observed
 from finetune_operator.runtime.intake import Key
 from finetune_operator.runtime.recollection import LASTS, Look, Recollection
 

@@ -13,7 +13,7 @@ from support.clusters import NOW, World, condition, run_of
 from support.jobs import job
 from support.manifests import manifest
 
-from finetune_operator.core.naming import child_name
+from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit

@@ -44,7 +44,7 @@ async def test_the_attempt_before_stays_for_its_logs_and_older_ones_go() -> None
 
 
 async def test_the_log_of_a_failed_pod_stays_while_the_next_attempt_is_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_operator.core.restart.FIRST_DELAY", 2.0)
+    monkeypatch.setattr("finetune_operator.core.attempt.restart.FIRST_DELAY", 2.0)
     async with operated() as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         for attempt in (1, 2):

@@ -1,0 +1,75 @@
+"""What of a pod's last message can be believed: written by the pod, it may hold anything that fits into 4 KiB.
+
+Text is made plain and cut; figures that no status can hold make the whole message worthless, as would an API server
+that refuses the status for ever. Metrics and the result's path have the form that a trainer gives them, or the result
+is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from pydantic import ValidationError
+
+from finetune_operator.core.observed.plausible import LARGEST_FIGURE, is_plausible
+from finetune_operator.core.observed.text import MAX_LINE_BYTES, shortened
+from finetune_trainer.contract import MAX_LOG_LINES, Result, TerminationMessage
+
+MAX_ROWS = 8
+MAX_ROW_BYTES = 80
+"""Of a row's id."""
+
+_METRIC = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def last_word(text: str | None) -> TerminationMessage | None:
+    """The pod's termination message; None without one, or if it is none."""
+    try:
+        word = TerminationMessage.model_validate_json(text) if text else None
+    except ValidationError:
+        return None
+    if word is None or not _figures(word):
+        return None
+    return word.model_copy(
+        update={
+            "error": shortened(word.error) if word.error else None,
+            "log": tuple(shortened(line, MAX_LINE_BYTES) for line in word.log[-MAX_LOG_LINES:]),
+            "rows": tuple(shortened(row, MAX_ROW_BYTES) for row in word.rows[:MAX_ROWS]),
+            "result": word.result if word.result and _is_result(word.result) else None,
+        }
+    )
+
+
+def _figures(word: TerminationMessage) -> bool:
+    return (
+        -255 <= word.exit_code <= 255
+        and 0 <= word.step < LARGEST_FIGURE
+        and all(rank is None or 0 <= rank < LARGEST_FIGURE for rank in (word.failing_rank, word.slowest_rank))
+        and (word.checkpoint is None or is_plausible(word.checkpoint))
+    )
+
+
+def _is_result(result: Result) -> bool:
+    figures = (result.step, result.trainable_parameters, result.parameters)
+    return (
+        all(0 <= figure < LARGEST_FIGURE for figure in figures)
+        and _DIGEST.fullmatch(result.digest) is not None
+        and _is_path(result.path)
+        and (result.merged_path is None or _is_path(result.merged_path))
+        and _are_metrics(result.base_metrics)
+        and _are_metrics(result.metrics)
+    )
+
+
+def _is_path(path: str) -> bool:
+    """Below the workspace, and of names that a reader sees as they are."""
+    parts = PurePosixPath(path).parts
+    short = len(path) <= MAX_LINE_BYTES and path.isascii() and path.isprintable()
+    return bool(parts) and parts[0] != "/" and ".." not in parts and short
+
+
+def _are_metrics(metrics: Mapping[str, float]) -> bool:
+    return all(_METRIC.fullmatch(name) for name in metrics)

@@ -1,0 +1,193 @@
+"""From a spec to the run.json of an attempt: the defaults that depend on other fields, and the batch arithmetic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from finetune_operator.api.shown import shown
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
+from finetune_operator.core.run.naming import run_folder
+from finetune_operator.core.settings import Settings
+from finetune_trainer import contract
+from finetune_trainer.contract import Checkpointing, Patience, RunConfig, Source, World
+from finetune_trainer.deepspeed_config import refuse_planned
+from finetune_trainer.errors import InvalidError
+
+MAX_MICRO_BATCH = 8
+"""Rows of one forward pass at most, until a plan computes what fits into memory."""
+DEFAULT_EPOCHS = 3
+DEFAULT_RANK = 16
+DEFAULT_SEQUENCE_LENGTH = 512
+DEFAULT_LEARNING_RATE = {"LoRA": 2e-4, "Full": 2e-5}
+METRICS_OF_TASK: dict[contract.Task, tuple[contract.Metric, ...]] = {
+    "CausalLM": ("perplexity",),
+    "SequenceClassification": ("accuracy", "f1"),
+    "ImageClassification": ("accuracy", "f1"),
+}
+
+
+def recipe_digest(spec: FineTuneJobSpec) -> str:
+    """Digest of all that determines the model, defaults filled in. Two specs with the same one want the same model.
+
+    What changes it only in the last bits, where and how widely the work is spread, is not of it.
+    """
+    recipe = {
+        name: part.model_dump(mode="json", exclude_none=True) if isinstance(part, contract.Message) else part
+        for name, part in _recipe(spec).items()
+    }
+    for name in ("micro_batch_size", "activation_checkpointing"):
+        del recipe["training"][name]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def world_of(spec: FineTuneJobSpec) -> World:
+    """One process for each GPU; on CPUs as many as asked for."""
+    resources = spec.resources
+    if resources.gpus_per_node:
+        return World(nodes=resources.nodes, processes_per_node=resources.gpus_per_node, device="cuda")
+    return World(nodes=resources.nodes, processes_per_node=resources.processes_per_node or 1, device="cpu")
+
+
+def micro_batch_size(global_batch_size: int, world_size: int) -> int:
+    """Rows of one forward pass of one rank: the share of a rank in as few, equal parts as MAX_MICRO_BATCH allows.
+
+    Places that the global batch does not fill are padded with rows of weight 0, so any world fits any batch.
+    """
+    share = math.ceil(global_batch_size / world_size)
+    return math.ceil(share / math.ceil(share / MAX_MICRO_BATCH))
+
+
+def micro_batch_of(spec: FineTuneJobSpec, run: RunStatus) -> int:
+    """Rows of one forward pass of the run's attempt: as planned, or fewer after memory ran out."""
+    return run.micro_batch_size or micro_batch_size(spec.training.global_batch_size, world_of(spec).size)
+
+
+def refusals(spec: FineTuneJobSpec, settings: Settings) -> list[str]:
+    """Sentences on what no schema can see: places that this cluster cannot read, raw keys that are planned."""
+    sentences = [
+        f"spec.{field}: {shown(uri)} is read by 'finetune run' only; put it on the claim and write workspace://path"
+        for field, uri in uris_of(spec).items()
+        if uri.startswith("file://") and not settings.local
+    ]
+    try:
+        refuse_planned(spec.deepspeed.config)
+    except InvalidError as error:
+        sentences.append(f"spec.{error}")
+    return sentences
+
+
+def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
+    """What is read, by the field that names it."""
+    uris = {"model.uri": spec.model.uri, "dataset.uri": spec.dataset.uri}
+    return uris | ({"dataset.evaluation.uri": spec.dataset.evaluation.uri} if spec.dataset.evaluation.uri else {})
+
+
+def claims_of(spec: FineTuneJobSpec) -> list[str]:
+    """Names of the claims that pvc:// URIs name, besides the job's own storage."""
+    uris = uris_of(spec).values()
+    return sorted({uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")})
+
+
+def storage_claim(spec: FineTuneJobSpec, default: str) -> str:
+    """The claim of the job's storage; `default` is the operator's."""
+    return spec.storage.claim_name or default
+
+
+def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfig:
+    """The complete run.json of a run's attempt; the same for the same job, run and settings, wherever it is made."""
+    spec, metadata = job.spec, job.metadata
+    recipe = _recipe(spec)
+    memory = {
+        "micro_batch_size": micro_batch_of(spec, run),
+        "activation_checkpointing": run.activation_checkpointing,
+    }
+    recipe["training"] = recipe["training"].model_copy(update=memory)
+    return RunConfig(
+        namespace=metadata.namespace,
+        job=metadata.name,
+        uid=metadata.uid,
+        run=run.number,
+        attempt=run.attempt,
+        nonce=run.nonce,
+        folder=run_folder(metadata.namespace, metadata.name, metadata.uid, run.number),
+        world=world_of(spec),
+        zero_stage=_stage(spec.deepspeed.zero_stage),
+        checkpoint=Checkpointing(every_seconds=60.0 * spec.checkpoint.every_minutes, keep=spec.checkpoint.keep),
+        patience=_patience(spec.fault_tolerance.hang_minutes),
+        allow_remote_code=settings.allow_remote_code,
+        allow_pickle_weights=settings.allow_pickle_weights,
+        **recipe,
+    )
+
+
+def with_config_digest(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunStatus:
+    """The run with the digest of what its attempt's ranks are told, and must attest."""
+    return run.model_copy(update={"config_digest": run_config(job, run, settings).digest})
+
+
+def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The fields of a RunConfig that say what is trained."""
+    return {
+        "task": spec.task,
+        "model": Source(uri=spec.model.uri, revision=spec.model.revision),
+        "dataset": contract.Dataset(
+            source=Source(uri=spec.dataset.uri, revision=spec.dataset.revision),
+            columns=contract.Columns(**spec.dataset.columns.model_dump()),
+            evaluation_fraction=spec.dataset.evaluation.fraction,
+            evaluation_source=Source(uri=spec.dataset.evaluation.uri) if spec.dataset.evaluation.uri else None,
+        ),
+        "lora": _lora(spec),
+        "training": _training(spec, world_of(spec)),
+        "deepspeed": spec.deepspeed.config,
+        "metrics": tuple(spec.evaluate.metrics or METRICS_OF_TASK[spec.task]),
+        "merge": spec.output.merge,
+    }
+
+
+def _patience(hang_minutes: int) -> Patience:
+    """A first step, and all else that is slower than a step, is never given less time than a later one."""
+    seconds = 60.0 * hang_minutes
+    return Patience(first_step=max(Patience().first_step, seconds), step=seconds)
+
+
+def _stage(stage: int) -> contract.ZeroStage:
+    stages: dict[int, contract.ZeroStage] = {0: 0, 1: 1, 2: 2, 3: 3}
+    return stages[stage]
+
+
+def _lora(spec: FineTuneJobSpec) -> contract.Lora | None:
+    method = spec.method
+    if method.type != "LoRA":
+        return None
+    rank = method.rank or DEFAULT_RANK
+    return contract.Lora(
+        rank=rank,
+        alpha=method.alpha or 2.0 * rank,
+        dropout=method.dropout or 0.0,
+        target_modules=tuple(method.target_modules) if method.target_modules else None,
+    )
+
+
+def _training(spec: FineTuneJobSpec, world: World) -> contract.Training:
+    wanted = spec.training
+    epochs = wanted.epochs or (None if wanted.max_steps else DEFAULT_EPOCHS)
+    precision = wanted.precision
+    if precision == "Auto":
+        precision = "bf16" if world.device == "cuda" else "fp32"
+    return contract.Training(
+        epochs=epochs,
+        max_steps=wanted.max_steps,
+        global_batch_size=wanted.global_batch_size,
+        micro_batch_size=micro_batch_size(wanted.global_batch_size, world.size),
+        sequence_length=wanted.sequence_length or DEFAULT_SEQUENCE_LENGTH,
+        learning_rate=wanted.learning_rate or DEFAULT_LEARNING_RATE[spec.method.type],
+        schedule=wanted.schedule,
+        warmup_fraction=wanted.warmup_fraction,
+        weight_decay=wanted.weight_decay,
+        max_grad_norm=wanted.max_grad_norm,
+        precision=precision,
+        seed=wanted.seed,
+    )

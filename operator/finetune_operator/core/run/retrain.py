@@ -1,0 +1,104 @@
+"""When a run starts: a new generation asks for one, and the recipe tells whether it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timedelta
+
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, RunStatus
+from finetune_operator.core.attempt import checkpoint
+from finetune_operator.core.attempt.restart import Restart
+from finetune_operator.core.run.resolve import recipe_digest, storage_claim, with_config_digest, world_of
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.times import to_text
+
+_AT_ONCE = ("suspend", "ttl_seconds_after_finished", "fault_tolerance", "checkpoint")
+"""Fields of the spec that hold at once, also for a run that goes on; the others are the run's own to its end."""
+
+
+def wanted_digest(spec: FineTuneJobSpec) -> str:
+    """Of all that asks for another run if the one before has failed: the whole spec but what holds at once."""
+    fields = spec.model_dump(mode="json", exclude=set(_AT_ONCE))
+    fields["retrain"].pop("while_running")
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_is_needed(job: FineTuneJob) -> bool:
+    """For a job without a run that goes on.
+
+    A generation that was seen when the newest run started asks for nothing. Of a later one, another recipe is needed,
+    and after a failure anything else that was edited but what holds at once: a changed retrain.request, say.
+    """
+    run = job.status.run
+    if run is None:
+        return True
+    if run.generation == job.metadata.generation:
+        return False
+    if run.recipe != recipe_digest(job.spec):
+        return True
+    return job.status.result is None and run.wanted != wanted_digest(job.spec)
+
+
+def is_edited(job: FineTuneJob, run: RunStatus) -> bool:
+    """Whether the spec wants another model than the run that goes on."""
+    return run.generation != job.metadata.generation and run.wanted != wanted_digest(job.spec)
+
+
+def with_spec_of_run(job: FineTuneJob, spec: FineTuneJobSpec) -> FineTuneJob:
+    """The job with the spec that its run began with, but for what holds at once."""
+    now = {name: getattr(job.spec, name) for name in _AT_ONCE}
+    retrain = spec.retrain.model_copy(update={"while_running": job.spec.retrain.while_running})
+    return job.model_copy(update={"spec": spec.model_copy(update={**now, "retrain": retrain})})
+
+
+def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now: datetime) -> RunStatus:
+    """The run that starts now. What the operator's configuration gives is frozen here."""
+    world = world_of(job.spec)
+    run = RunStatus(
+        number=number,
+        attempt=1,
+        nonce=nonce,
+        image=job.spec.image or settings.image,
+        claim_name=storage_claim(job.spec, settings.claim),
+        generation=job.metadata.generation,
+        recipe=recipe_digest(job.spec),
+        wanted=wanted_digest(job.spec),
+        start_time=to_text(now),
+        attempt_time=to_text(now),
+        nodes=world.nodes,
+        world=world.size,
+        zero_stage=job.spec.deepspeed.zero_stage,
+    )
+    return with_config_digest(job, run, settings)
+
+
+def next_attempt(
+    status: FineTuneJobStatus,
+    run: RunStatus,
+    restart: Restart,
+    avoid: tuple[str, ...],
+    active: int,
+    nonce: str,
+    now: datetime,
+) -> RunStatus:
+    """The attempt that follows. Its configuration is told apart by its nonce and number."""
+    waits = to_text(now + timedelta(seconds=restart.delay)) if restart.delay else None
+    return run.model_copy(
+        update={
+            "attempt": run.attempt + 1,
+            "nonce": nonce,
+            "job_uid": None,
+            "attempt_time": to_text(now),
+            "not_before": waits,
+            "failure_times": list(restart.failure_times),
+            "uncounted_in_row": restart.uncounted_in_row,
+            "gave_way_in_row": restart.gave_way_in_row,
+            "avoid_nodes": list(avoid),
+            "micro_batch_size": restart.micro_batch_size,
+            "activation_checkpointing": restart.activation_checkpointing,
+            "checkpoint_step": status.checkpoint.step if status.checkpoint else None,
+            "grace_seconds": checkpoint.grace(status.checkpoint, status.progress) or run.grace_seconds,
+            "active_seconds": run.active_seconds + active,
+        }
+    )

@@ -1,0 +1,150 @@
+"""From the agents' answers to phase, progress and WorldReady."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from finetune_operator.api.v1alpha1 import ProgressStatus, RunStatus, SlowestStatus
+from finetune_operator.constants import Phase
+from finetune_operator.core.observed.plausible import is_plausible
+from finetune_operator.core.observed.views import PodView
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.times import LARGEST_SECONDS, duration, from_text, to_text
+from finetune_trainer import contract
+from finetune_trainer.contract import PodStatus, RankStatus
+
+_TRAINING = (contract.Phase.TRAIN, contract.Phase.EVAL, contract.Phase.SAVE)
+
+
+MOMENT = 3.0
+"""Seconds. The API's times are whole ones."""
+
+
+def valid(run: RunStatus, answer: PodStatus, pod_uid: str, index: int | None) -> bool:
+    """Whether an answer is from this attempt's pod, about that pod alone, and no nonsense; any other is dropped.
+
+    `index` is the pod's in its Job, by the cluster's word.
+    """
+    ours = answer.pod_uid == pod_uid and answer.attempt == run.attempt and answer.nonce == run.nonce
+    return ours and answer.index == index and _about_itself(run, answer) and _plausible(answer)
+
+
+def _about_itself(run: RunStatus, answer: PodStatus) -> bool:
+    """Whether it speaks of its own ranks, of each once, and of progress only if rank 0 is one of them."""
+    if not 0 <= answer.index < run.nodes:
+        return False
+    processes = run.world // run.nodes
+    own = range(answer.index * processes, (answer.index + 1) * processes)
+    ranks = [rank.rank for rank in answer.ranks]
+    slowest = answer.progress.slowest_rank if answer.progress else None
+    return (
+        len(set(ranks)) == len(ranks)
+        and all(rank in own for rank in ranks)
+        and ((answer.progress is None and answer.checkpoint is None) or answer.index == 0)
+        and (slowest is None or 0 <= slowest < run.world)
+    )
+
+
+def _plausible(answer: PodStatus) -> bool:
+    """Whether its figures fit into a status: finite, whole numbers of at most 64 bits, times that a calendar has, and
+    none below zero but a loss."""
+    figures: list[float | None] = [figure for rank in answer.ranks for figure in (rank.heartbeat, rank.step)]
+    if answer.progress:
+        figures += answer.progress.model_dump(exclude={"loss"}).values()
+        loss = answer.progress.loss
+        if loss is not None and not -LARGEST_SECONDS < loss < LARGEST_SECONDS:
+            return False
+    if answer.checkpoint and not is_plausible(answer.checkpoint):
+        return False
+    return all(figure is None or 0 <= figure < LARGEST_SECONDS for figure in figures)
+
+
+def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
+    """The ranks that attested the world and the configuration that were asked for."""
+    return [
+        rank
+        for answer in answers
+        for rank in answer.ranks
+        if rank.world == run.world and rank.config_digest == run.config_digest and 0 <= rank.rank < run.world
+    ]
+
+
+def attested_pods(run: RunStatus, answers: Mapping[str, PodStatus]) -> frozenset[str]:
+    """UIDs of the pods all of whose ranks did so."""
+    processes = run.world // run.nodes
+    return frozenset(uid for uid, answer in answers.items() if len(attested(run, [answer])) == processes)
+
+
+def world_complete(run: RunStatus, answers: Iterable[PodStatus]) -> bool:
+    """Whether every rank has attested, each once."""
+    return sorted(rank.rank for rank in attested(run, answers)) == list(range(run.world))
+
+
+def seconds_to_next_look(run: RunStatus, all_run: bool, now: datetime, settings: Settings) -> float:
+    """While ranks are awaited: often at first, then in steps that are a quarter of the time waited. That all pods run
+    is told by an event."""
+    shortest = settings.starting_interval if all_run else settings.waiting_interval
+    waited = (now - from_text(run.attempt_time or run.start_time)).total_seconds()
+    return max(shortest, min(waited / 4, settings.progress_interval))
+
+
+def starts_now(pods: Iterable[PodView], now: datetime) -> bool:
+    """Whether the first pod has got its node a moment ago. The others mostly follow, and it takes one word for all."""
+    first = min((pod.scheduled_at for pod in pods if pod.scheduled_at), default=None)
+    return first is not None and (now - first).total_seconds() < MOMENT
+
+
+def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
+    """By rank 0's word; without it, as it was."""
+    first = next((rank for answer in answers for rank in answer.ranks if rank.rank == 0), None)
+    if first is None:
+        return so_far
+    if first.phase in (contract.Phase.EXPORT, contract.Phase.CHECK):
+        return Phase.EXPORTING
+    return Phase.TRAINING if first.phase in _TRAINING else Phase.STARTING
+
+
+def progress_of(
+    run: RunStatus, answers: Iterable[PodStatus], pods: Iterable[PodView], so_far: ProgressStatus | None
+) -> ProgressStatus | None:
+    """Rank 0's progress, in figures that a person reads; without its word, as it was."""
+    for answer in answers:
+        if answer.progress is None:
+            continue
+        told = answer.progress
+        heartbeat = max((rank.heartbeat for rank in answer.ranks if rank.rank == 0), default=None)
+        return ProgressStatus(
+            step=told.step,
+            total_steps=told.total_steps,
+            epoch=round(told.epoch, 2),
+            loss=_significant(told.loss),
+            learning_rate=_significant(told.learning_rate),
+            tokens_per_second=_significant(told.tokens_per_second),
+            samples_per_second=_significant(told.samples_per_second),
+            eta_seconds=None if told.eta_seconds is None else round(told.eta_seconds),
+            eta=None if told.eta_seconds is None else duration(told.eta_seconds),
+            heartbeat_time=None if heartbeat is None else to_text(datetime.fromtimestamp(heartbeat, UTC)),
+            step_seconds=_significant(told.step_seconds),
+            skipped_steps=told.skipped_steps,
+            loss_spikes=told.loss_spikes,
+            slowest=_slowest(run, told, pods),
+        )
+    return so_far
+
+
+def _slowest(run: RunStatus, told: contract.Progress, pods: Iterable[PodView]) -> SlowestStatus | None:
+    if told.slowest_rank is None or told.slowness is None:
+        return None
+    index = told.slowest_rank // (run.world // run.nodes)
+    pod = next((pod for pod in pods if pod.index == index and pod.present), None)
+    return SlowestStatus(
+        rank=told.slowest_rank,
+        pod=pod.name if pod else None,
+        node=pod.node if pod else None,
+        times=float(f"{told.slowness:.3g}"),
+    )
+
+
+def _significant(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,73 @@
+"""Which events a change of status is worth: one for each reason of EVENTS that a true condition has and had not.
+
+Progress is worth none, nor are words that change while the reason stays, if they are not ours: a quota's numbers would
+be told every minute. What is told follows from the two statuses alone, so an operator that starts again repeats
+nothing. A job that goes to and fro says the same again; the event's name makes one event of that.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+from finetune_operator.constants import ConditionType, Reason
+from finetune_operator.core.status.conditions import is_true
+
+EventType = Literal["Normal", "Warning"]
+
+EVENTS: dict[Reason, EventType] = {
+    constants.WORLD_READY: "Normal",
+    constants.TRAINING: "Normal",
+    constants.COMPLETE: "Normal",
+    constants.SUSPENDED: "Normal",
+    constants.RESUMED: "Normal",
+    constants.RESTARTING: "Warning",
+    constants.VOLUME_ATTACHED_ELSEWHERE: "Warning",
+    constants.FAILED: "Warning",
+    constants.INVALID_SPEC: "Warning",
+    constants.INVALID_STATUS: "Warning",
+    constants.NAME_CONFLICT: "Warning",
+    constants.VOLUME_NOT_SHARED: "Warning",
+    constants.REFUSED: "Warning",
+}
+"""An attempt that ended is told by Restarting or, if it was the last one, by Failed; both name its class."""
+
+_TYPES: dict[str, EventType] = {reason.name: kind for reason, kind in EVENTS.items()}
+_IN_WORDS_OF_OTHERS = frozenset({constants.REFUSED.name})
+
+
+class Note(NamedTuple):
+    """What an event says."""
+
+    type: EventType
+    reason: str
+    message: str
+
+
+def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Note]:
+    """What has happened between one status and the next."""
+    before, now = _true(old), _true(new)
+    if _resumed(old, new) and new.run:
+        words = {"attempt": new.run.attempt, "run": new.run.number}
+        now = {constants.RESUMED.name: constants.RESUMED.message.format(**words), **now}
+    return [
+        Note(_TYPES[reason], reason, message)
+        for reason, message in now.items()
+        if reason in _TYPES and _is_news(before.get(reason), reason, message)
+    ]
+
+
+def _true(status: FineTuneJobStatus) -> dict[str, str]:
+    """Message of each reason that a true condition has."""
+    known = frozenset(ConditionType)
+    return {c.reason: c.message for c in status.conditions if c.status == "True" and c.type in known}
+
+
+def _resumed(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
+    suspended = (is_true(status.conditions, ConditionType.SUSPENDED) for status in (old, new))
+    return tuple(suspended) == (True, False) and is_true(new.conditions, ConditionType.RECONCILING)
+
+
+def _is_news(before: str | None, reason: str, message: str) -> bool:
+    return before is None or (before != message and reason not in _IN_WORDS_OF_OTHERS)

@@ -1,0 +1,115 @@
+"""The status that a decision writes: one function for each thing that it can say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import (
+    EvaluationStatus,
+    FineTuneJobStatus,
+    LedgerEntry,
+    ProgressStatus,
+    ResultStatus,
+    RunStatus,
+)
+from finetune_operator.constants import ConditionType, Phase, Reason
+from finetune_operator.core.observed.text import shortened
+from finetune_operator.core.observed.views import Observed
+from finetune_operator.core.status import conditions
+from finetune_operator.core.status.health import NOT_TRAINING, Health
+from finetune_operator.core.status.ledger import described
+from finetune_trainer.contract import Result
+
+
+def in_phase(
+    observed: Observed, status: FineTuneJobStatus, phase: Phase, reason: Reason, **words: object
+) -> FineTuneJobStatus:
+    """Phase, conditions and observed generation; the words fill the reason's message."""
+    message = shortened(reason.message.format(**words))
+    changed = conditions.for_phase(status.conditions, phase, reason.name, message, observed.generation, observed.now)
+    return status.model_copy(update={"phase": phase, "conditions": changed, "observed_generation": observed.generation})
+
+
+def stalled(
+    status: FineTuneJobStatus, generation: int, now: datetime, reason: Reason, **words: object
+) -> FineTuneJobStatus:
+    """Nothing goes on until somebody acts: say why."""
+    text = shortened(reason.message.format(**words))
+    changed = conditions.stalled(status.conditions, reason.name, text, generation, now)
+    update = {"phase": status.phase or Phase.PENDING, "conditions": changed, "observed_generation": generation}
+    return status.model_copy(update=update)
+
+
+def world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
+    """All ranks have attested world and configuration."""
+    text = constants.WORLD_READY.message.format(world=run.world, digest=(run.config_digest or "")[:12])
+    return _with(observed, status, ConditionType.WORLD_READY, "True", constants.WORLD_READY.name, text)
+
+
+def between_attempts(
+    observed: Observed, status: FineTuneJobStatus, training: Health = NOT_TRAINING
+) -> FineTuneJobStatus:
+    """An attempt begins, or has ended: no world is ready, and nothing is trained."""
+    reason, message = constants.NOT_YET
+    return with_health(observed, _with(observed, status, ConditionType.WORLD_READY, "False", reason, message), training)
+
+
+def with_health(observed: Observed, status: FineTuneJobStatus, health: Health) -> FineTuneJobStatus:
+    """What the condition TrainingHealthy says now."""
+    text = shortened(health.message)
+    return _with(observed, status, ConditionType.TRAINING_HEALTHY, health.truth, health.reason.name, text)
+
+
+def _with(
+    observed: Observed,
+    status: FineTuneJobStatus,
+    kind: ConditionType,
+    truth: conditions.Truth,
+    reason: str,
+    message: str,
+) -> FineTuneJobStatus:
+    generation, now = observed.generation, observed.now
+    changed = conditions.set_condition(status.conditions, kind, truth, reason, message, generation, now)
+    return status.model_copy(update={"conditions": changed})
+
+
+def as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
+    """The newest run has failed for good."""
+    return in_phase(observed, status, Phase.FAILED, constants.FAILED, run=entry.run, detail=described(entry))
+
+
+def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus, path: str) -> FineTuneJobStatus:
+    """The newest run has a result."""
+    return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=path)
+
+
+def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
+    """What the run has brought."""
+    return status.model_copy(
+        update={
+            "progress": _finished(status.progress, result),
+            "evaluation": EvaluationStatus(base=_finite(result.base_metrics), final=_finite(result.metrics)),
+            "result": ResultStatus(
+                path=result.path,
+                uri=f"workspace://{result.merged_path or result.path}",
+                digest=result.digest,
+                merged_path=result.merged_path,
+                trainable_parameters=result.trainable_parameters,
+                parameters=result.parameters,
+            ),
+        }
+    )
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """JSON has no infinity: the API server would refuse the status, and the run would never end."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _finished(so_far: ProgressStatus | None, result: Result) -> ProgressStatus:
+    if so_far is None:
+        return ProgressStatus(step=result.step, total_steps=result.step, epoch=0, eta_seconds=0, eta="0s")
+    return so_far.model_copy(update={"step": result.step, "total_steps": result.step, "eta_seconds": 0, "eta": "0s"})

@@ -1,0 +1,203 @@
+"""The Indexed Job of an attempt: one pod per node, none of them ever restarted by Kubernetes.
+
+`backoffLimit: 0`: restarting is the operator's decision, because only it knows the class of a failure. Pods meet the
+restricted Pod Security Standard: no privilege, no service-account token, a read-only root.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator import constants
+from finetune_operator.api.quantity import parse_quantity
+from finetune_operator.api.v1alpha1 import FineTuneJobSpec, RunStatus
+from finetune_operator.core.run.naming import rendezvous_host
+from finetune_operator.core.run.resolve import claims_of
+from finetune_operator.core.settings import Settings
+from finetune_trainer import contract
+
+Object = dict[str, Any]
+
+USER = 65532
+"""Neither root nor anybody's: works with any image and any namespace that enforces restricted."""
+_WORKSPACE = "workspace"
+"""The volume of the job's storage."""
+_CACHES = {
+    "HOME": "home",
+    "TMPDIR": "tmp",
+    "HF_HOME": "huggingface",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "MPLCONFIGDIR": "matplotlib",
+}
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+_DO_NOT_EVICT = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+
+
+def job_manifest(
+    metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings, policy: str | None
+) -> Object:
+    """The attempt's Job. `policy` names the NetworkPolicy of its pods."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": run.nodes,
+            "parallelism": run.nodes,
+            "backoffLimit": 0,
+            "template": _pod_template(metadata, spec, run, settings, policy),
+        },
+    }
+
+
+def _pod_template(
+    metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings, policy: str | None
+) -> Object:
+    user = spec.pod_template
+    pod: Object = {
+        "restartPolicy": "Never",
+        "subdomain": metadata["name"],
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # As PID 1 the agent would be deaf until Python is up: a pod that is deleted while it starts would train on for
+        # its whole grace period. As any other process it ends.
+        "shareProcessNamespace": True,
+        "terminationGracePeriodSeconds": run.grace_seconds or settings.grace,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            **(user.security_context or {}),
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {constants.LABEL_JOB_NAME: metadata["name"]}},
+            }
+        ],
+        "volumes": _volumes(metadata, spec, run) + (user.volumes or []),
+        "containers": [_container(metadata, spec, run, settings)],
+    }
+    affinity = _affinity(user.affinity, run.avoid_nodes)
+    for name, value in {
+        "nodeSelector": user.node_selector,
+        "tolerations": user.tolerations,
+        "affinity": affinity,
+        "serviceAccountName": user.service_account_name,
+        "priorityClassName": user.priority_class_name,
+        "initContainers": user.init_containers,
+    }.items():
+        if value:
+            pod[name] = value
+    return {
+        "metadata": {
+            "labels": {
+                **(user.labels or {}),
+                **metadata["labels"],
+                **({constants.LABEL_POLICY: policy} if policy else {}),
+            },
+            "annotations": {**_DO_NOT_EVICT, **(user.annotations or {})},
+        },
+        "spec": pod,
+    }
+
+
+def _affinity(given: Object | None, avoid: list[str]) -> Object:
+    """The user's, and away from nodes that failed: preferred, so that a cluster that has no others goes on. What is no
+    affinity stays as it is: the API server says what is wrong with it."""
+    affinity = dict(given or {})
+    nodes = affinity.get("nodeAffinity") or {}
+    preferred = nodes.get(_PREFERRED) or [] if isinstance(nodes, dict) else None
+    if avoid and isinstance(preferred, list):
+        others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
+        away = {"weight": 100, "preference": {"matchFields": others}}
+        affinity["nodeAffinity"] = {**nodes, _PREFERRED: [*preferred, away]}
+    return affinity
+
+
+def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings) -> Object:
+    resources: Object = {"cpu": spec.resources.cpu, "memory": spec.resources.memory}
+    if spec.resources.gpus_per_node:
+        resources[spec.resources.gpu_resource] = spec.resources.gpus_per_node
+    ours = _environment(metadata, spec, run, settings)
+    names = {variable["name"] for variable in ours}
+    return {
+        "name": constants.CONTAINER,
+        "image": run.image,
+        "command": ["python3", "-m", "finetune_trainer.agent"],
+        "env": [v for v in spec.pod_template.env or [] if v.get("name") not in names] + ours,
+        "ports": [
+            {"name": "agent", "containerPort": settings.agent_port},
+            {"name": "rendezvous", "containerPort": settings.rendezvous_port},
+        ],
+        # Request = limit: no pod of ours is the first to be killed when a node runs short.
+        "resources": {"requests": resources, "limits": resources},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": "/dev/termination-log",
+        "volumeMounts": _mounts(spec, run) + (spec.pod_template.volume_mounts or []),
+    }
+
+
+def _environment(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings) -> list[Object]:
+    host = rendezvous_host(metadata["name"], metadata["namespace"])
+    plain = {
+        contract.ENV_RUN_CONFIG: f"{constants.CONFIG_PATH}/{constants.RUN_CONFIG_KEY}",
+        contract.ENV_WORKSPACE: constants.WORKSPACE_PATH,
+        contract.ENV_CLAIMS: constants.CLAIMS_PATH,
+        contract.ENV_SCRATCH: constants.SCRATCH_PATH,
+        contract.ENV_TERMINATION_LOG: "/dev/termination-log",
+        contract.ENV_RENDEZVOUS: f"{host}:{settings.rendezvous_port}",
+        contract.ENV_AGENT_PORT: str(settings.agent_port),
+        contract.ENV_GRACE: str(run.grace_seconds or settings.grace),
+        contract.ENV_CPUS: str(max(1, int(parse_quantity(spec.resources.cpu)))),
+        "USER": "finetune",
+        **{name: f"{constants.SCRATCH_PATH}/{folder}" for name, folder in _CACHES.items()},
+    }
+    from_pod = {contract.ENV_POD_UID: "metadata.uid", contract.ENV_POD_IP: "status.podIP"}
+    environment: list[Object] = [{"name": name, "value": value} for name, value in plain.items()]
+    environment += [{"name": n, "valueFrom": {"fieldRef": {"fieldPath": path}}} for n, path in from_pod.items()]
+    if spec.model.secret_name:
+        key = {"name": spec.model.secret_name, "key": constants.HUB_TOKEN_KEY}
+        environment.append({"name": constants.HUB_TOKEN_KEY, "valueFrom": {"secretKeyRef": key}})
+    return environment
+
+
+def _volumes(metadata: Object, spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
+    return [
+        {"name": _WORKSPACE, "persistentVolumeClaim": {"claimName": run.claim_name}},
+        {"name": "config", "configMap": {"name": metadata["name"]}},
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
+        *(
+            {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            for claim, volume in _volumes_of_claims(spec, run).items()
+            if volume != _WORKSPACE
+        ),
+    ]
+
+
+def _mounts(spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
+    return [
+        {"name": _WORKSPACE, "mountPath": constants.WORKSPACE_PATH},
+        {"name": "config", "mountPath": constants.CONFIG_PATH, "readOnly": True},
+        {"name": "scratch", "mountPath": constants.SCRATCH_PATH},
+        {"name": "shared-memory", "mountPath": constants.SHARED_MEMORY_PATH},
+        *(
+            {"name": volume, "mountPath": f"{constants.CLAIMS_PATH}/{claim}", "readOnly": True}
+            for claim, volume in _volumes_of_claims(spec, run).items()
+        ),
+    ]
+
+
+def _volumes_of_claims(spec: FineTuneJobSpec, run: RunStatus) -> dict[str, str]:
+    """The volume of each claim that a pvc:// URI names: numbered, as a claim's name may be too long for a volume's."""
+    volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims_of(spec))}
+    return volumes | ({run.claim_name: _WORKSPACE} if run.claim_name in volumes else {})

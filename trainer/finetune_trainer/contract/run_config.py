@@ -1,0 +1,149 @@
+"""run.json: all that an attempt needs to know. The operator writes it; every rank attests its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field
+
+from finetune_trainer.contract.message import Message
+
+Task = Literal["CausalLM", "SequenceClassification", "ImageClassification"]
+Metric = Literal["accuracy", "f1", "perplexity"]
+ZeroStage = Literal[0, 1, 2, 3]
+
+
+class Source(Message):
+    """Where a model or a dataset is: `hf://owner/name`, `workspace://path`, `pvc://claim/path` or `file:///path`."""
+
+    uri: str
+    revision: str | None = None
+    """Of a hub repository only."""
+
+
+class Columns(Message):
+    """Which column of the dataset means what. For CausalLM one of text, messages, or prompt with completion."""
+
+    text: str | None = None
+    label: str | None = None
+    messages: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    image: str | None = None
+
+
+class Dataset(Message):
+    """Training rows, and where the evaluation rows come from: a source of their own or a fraction of these."""
+
+    source: Source
+    columns: Columns
+    evaluation_fraction: float | None = None
+    evaluation_source: Source | None = None
+
+
+class Lora(Message):
+    """A low-rank adapter; absent means full fine-tuning."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...] | None = None
+    """Names (or their ends) of the layers that get one; absent: every linear layer but the head."""
+
+
+class Training(Message):
+    """The recipe. An optimizer step takes `global_batch_size` items, whatever the world is."""
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    """Exactly one of epochs and max_steps is set."""
+    global_batch_size: int
+    micro_batch_size: int
+    sequence_length: int
+    """Tokens; longer rows are cut. Ignored for images."""
+    learning_rate: float
+    schedule: Literal["linear", "cosine"]
+    warmup_fraction: float
+    weight_decay: float
+    max_grad_norm: float
+    """0 means no clipping."""
+    precision: Literal["bf16", "fp32"]
+    seed: int
+    activation_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass instead of being kept: memory for time."""
+
+
+class Checkpointing(Message):
+    """When the state of the training is saved, and how much of it is kept."""
+
+    every_seconds: float
+    """Between two checkpoints; besides them there is one when the pods are asked to stop, and one at the end."""
+    keep: int
+    """Newest checkpoints that are kept; the best by evaluation metric is kept besides them."""
+
+
+class Patience(Message):
+    """Seconds without any progress after which a rank counts as hung."""
+
+    first_step: float = 900.0
+    """Of the first step of an attempt, in which kernels are compiled and buffers made; also of saving."""
+    step: float = 60.0
+    """Of a later step, if that is more than ten times the median step."""
+    silent: float = 30.0
+    """Of a rank that does not even say that it lives: it is frozen, or its node is gone."""
+
+
+class World(Message):
+    """How many processes train and on what."""
+
+    nodes: int
+    processes_per_node: int
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def size(self) -> int:
+        return self.nodes * self.processes_per_node
+
+
+class RunConfig(Message):
+    """All that an attempt needs to know; the trainer reads nothing else."""
+
+    namespace: str
+    job: str
+    uid: str
+    """Of the FineTuneJob."""
+    run: int
+    attempt: int
+    nonce: str
+    """Random, of this attempt: an answer without it is not from this attempt's pods."""
+    folder: str
+    """Of the run, relative to the workspace."""
+    task: Task
+    model: Source
+    dataset: Dataset
+    lora: Lora | None = None
+    training: Training
+    zero_stage: ZeroStage
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Raw keys, merged last into DeepSpeed's configuration."""
+    world: World
+    metrics: tuple[Metric, ...]
+    checkpoint: Checkpointing
+    patience: Patience = Patience()
+    merge: bool = False
+    allow_remote_code: bool = False
+    """Whether code that lies beside a model's weights may run; the operator's configuration alone says so."""
+    allow_pickle_weights: bool = False
+    """Whether weights that are not safetensors may be read: unpickling them runs what is in them."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, in hex: what every rank attests."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def output(self) -> PurePosixPath:
+        """Folder of the saved result, relative to the workspace."""
+        return PurePosixPath(self.folder) / "output"
