@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from finetune_trainer.export import AUTO_CLASSES
+from finetune_trainer.model.export import AUTO_CLASSES
 from peft import PeftModel
 from trainer.export_ranks import BATCH_FILE, LOGITS_FILE
 from trainer.fixtures_data import workspace
