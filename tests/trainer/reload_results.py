@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
-from finetune_trainer.model.export import AUTO_CLASSES
 from peft import PeftModel
 from trainer.export_ranks import BATCH_FILE, LOGITS_FILE
 from trainer.fixtures_data import workspace
 
 from finetune_trainer.contract import RunConfig
+from finetune_trainer.tasks import task_of
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def differences(config: RunConfig, folder: Path) -> dict[str, float]:
     """How far the logits of each way to load are from the trained model's; `start` is how far training went."""
     torch.manual_seed(999)
     paths = workspace(folder)
-    auto_class = AUTO_CLASSES[config.task]
+    auto_class = task_of(config.task).auto_class
     run, output = paths.run(config), paths.output(config)
     trained, batch = torch.load(run / LOGITS_FILE), torch.load(run / BATCH_FILE)
     loaded = {"start": auto_class.from_pretrained(run / "start")}

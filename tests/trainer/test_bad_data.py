@@ -249,14 +249,14 @@ CASES = [
     Case(
         "a task whose columns are not named",
         good("t.jsonl"),
-        "dataset.columns: CausalLM needs text, or messages, or prompt and completion; name the columns",
+        "dataset.columns: CausalLM needs text, or messages, or prompt with completion; name the columns",
         columns=Columns(prompt="clause"),
         task="CausalLM",
     ),
     Case(
         "a label column that is not named",
         good("t.jsonl"),
-        "dataset.columns.label: SequenceClassification needs it; name the column",
+        "dataset.columns: SequenceClassification needs text and label; name the columns",
         columns=Columns(text="clause"),
     ),
     # rows

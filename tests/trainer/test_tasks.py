@@ -9,8 +9,10 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import transformers
 from trainer import tiny
 
+from finetune_trainer.contract import TASKS
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks import IGNORED, Settings, task_of
 from finetune_trainer.tasks.supervision import chat, completion, text
@@ -176,3 +178,28 @@ def test_accuracy_and_macro_f1_are_those_of_their_definitions() -> None:
     assert values["accuracy"] == pytest.approx(4 / 6)
     # Precision and recall by class: 1/2 1/2, 1 1/2, 2/3 1.
     assert values["f1"] == pytest.approx((1 / 2 + 2 / 3 + 4 / 5) / 3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_entry_and_its_implementation_name_the_same_classes_of_transformers(name: Any) -> None:
+    entry, task = TASKS[name], task_of(name)
+    assert task.auto_class is getattr(transformers, entry.auto_class)
+    assert hasattr(transformers, entry.processor_class)
+    assert task.model_types
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_metric_of_an_entry_can_be_measured(name: Any) -> None:
+    entry, task = TASKS[name], task_of(name)
+    for metric in entry.metrics:
+        assert (task.metric(metric, classes=3) is None) == (metric == "perplexity")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_entry_has_a_tag_that_the_card_shows_and_a_batch_to_compare_models_with(name: Any, tmp_path: Path) -> None:
+    config = {"CausalLM": tiny.llama, "SequenceClassification": tiny.bert, "ImageClassification": tiny.vit}[name]()
+    task, base = task_of(name), tiny.save_model(tmp_path, name, config)
+    model = task.auto_class.from_pretrained(base)
+    batch = task.drawn_batch(model, task.load_processor(base, False), torch.Generator().manual_seed(1))
+    assert len(model(**batch).logits) == 4
+    assert TASKS[name].pipeline.replace("-", "").isalpha()

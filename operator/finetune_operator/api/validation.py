@@ -14,6 +14,7 @@ from finetune_operator.api.quantity import is_quantity, parse_quantity
 from finetune_operator.api.shown import cut
 from finetune_operator.api.v1alpha1 import Columns, FineTuneJobSpec
 from finetune_operator.constants import MAX_NAME_LENGTH
+from finetune_trainer.contract import METHODS, TASKS, Task, TaskEntry
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,39 @@ def _columns_cel(*wanted: str) -> str:
     return " && ".join(("" if name in wanted else "!") + f"has(self.dataset.columns.{name})" for name in names)
 
 
-CAUSAL_COLUMNS: tuple[set[str], ...] = ({"text"}, {"messages"}, {"prompt", "completion"})
+def _columns_rule(task: Task, entry: TaskEntry) -> Rule:
+    combinations = [set(names) for names in entry.columns]
+    cel = " || ".join(f"({_columns_cel(*sorted(names))})" for names in entry.columns)
+    return Rule(
+        field="dataset.columns",
+        cel=f"self.task != '{task}' || {cel}",
+        holds=lambda spec: spec.task != task or _given(spec.dataset.columns) in combinations,
+        message=f"task '{task}' needs {entry.columns_needed}, and no others; "
+        f"write for example columns: {entry.columns_example}",
+    )
+
+
+def _metrics_rule(task: Task, entry: TaskEntry) -> Rule:
+    known = ", ".join(quoted(metric) for metric in entry.metrics)
+    return Rule(
+        field="evaluate.metrics",
+        cel=f"!has(self.evaluate.metrics) || self.task != '{task}' || self.evaluate.metrics.all(m, m in [{known}])",
+        holds=lambda spec: spec.task != task or set(spec.evaluate.metrics or ()) <= set(entry.metrics),
+        message=f"names a metric that task '{task}' does not have; use {' or '.join(entry.metrics)}",
+    )
+
+
+def _no_sequence_length(task: Task) -> Rule:
+    return Rule(
+        field="training.sequenceLength",
+        cel=f"self.task != '{task}' || !has(self.training.sequenceLength)",
+        holds=lambda spec: spec.task != task or spec.training.sequence_length is None,
+        message=f"has no meaning for task '{task}'; remove it",
+    )
+
+
+ADAPTERS = tuple(name for name, method in METHODS.items() if method.has_adapter)
+HAS_ADAPTER = "self.method.type in [" + ", ".join(map(quoted, ADAPTERS)) + "]"
 
 
 def _uri_rules(field: str, cel_path: str, present_cel: str, get: Callable[[FineTuneJobSpec], str | None]) -> Rule:
@@ -95,12 +128,15 @@ def _no_more_shared_than_memory(spec: FineTuneJobSpec) -> bool:
     return not (is_quantity(memory) and is_quantity(shared)) or parse_quantity(shared) <= parse_quantity(memory)
 
 
-def _only_with_lora(field: str, camel: str) -> Rule:
+def _only_with_adapter(field: str, camel: str) -> Rule:
     return Rule(
         field=f"method.{camel}",
-        cel=f"self.method.type == 'LoRA' || !has(self.method.{camel})",
-        holds=lambda spec: spec.method.type == "LoRA" or getattr(spec.method, field) is None,
-        message="is of LoRA, but method.type is 'Full'; remove it or set method.type: LoRA",
+        cel=f"{HAS_ADAPTER} || !has(self.method.{camel})",
+        holds=lambda spec: spec.method.type in ADAPTERS or getattr(spec.method, field) is None,
+        message=f"applies only to {' and '.join(ADAPTERS)}, but method.type is '{{value}}'; "
+        f"remove it or set method.type: {ADAPTERS[0]}",
+        value_cel="self.method.type",
+        value=lambda spec: spec.method.type,
     )
 
 
@@ -115,61 +151,27 @@ RULES: tuple[Rule, ...] = (
         lambda spec: (spec.dataset.evaluation.fraction is None) != (spec.dataset.evaluation.uri is None),
         "needs exactly one source; set either fraction (for example 0.1) or uri",
     ),
-    Rule(
-        "dataset.columns",
-        "self.task != 'SequenceClassification' || (" + _columns_cel("text", "label") + ")",
-        lambda spec: spec.task != "SequenceClassification" or _given(spec.dataset.columns) == {"text", "label"},
-        "task 'SequenceClassification' needs text and label and no others; "
-        "write for example columns: {text: clause, label: type}",
-    ),
-    Rule(
-        "dataset.columns",
-        "self.task != 'ImageClassification' || (" + _columns_cel("image", "label") + ")",
-        lambda spec: spec.task != "ImageClassification" or _given(spec.dataset.columns) == {"image", "label"},
-        "task 'ImageClassification' needs image and label and no others; "
-        "write for example columns: {image: image, label: label}",
-    ),
-    Rule(
-        "dataset.columns",
-        "self.task != 'CausalLM' || " + " || ".join(f"({_columns_cel(*sorted(names))})" for names in CAUSAL_COLUMNS),
-        lambda spec: spec.task != "CausalLM" or _given(spec.dataset.columns) in CAUSAL_COLUMNS,
-        "task 'CausalLM' needs text, or messages, or prompt with completion, and no others; "
-        "write for example columns: {prompt: note, completion: summary}",
-    ),
+    *(_columns_rule(task, entry) for task, entry in TASKS.items()),
     Rule(
         "training",
         "!(has(self.training.epochs) && has(self.training.maxSteps))",
         lambda spec: spec.training.epochs is None or spec.training.max_steps is None,
         "epochs and maxSteps are both set; keep one of them",
     ),
-    Rule(
-        "training.sequenceLength",
-        "self.task != 'ImageClassification' || !has(self.training.sequenceLength)",
-        lambda spec: spec.task != "ImageClassification" or spec.training.sequence_length is None,
-        "has no meaning for task 'ImageClassification'; remove it",
-    ),
-    _only_with_lora("rank", "rank"),
-    _only_with_lora("alpha", "alpha"),
-    _only_with_lora("dropout", "dropout"),
-    _only_with_lora("target_modules", "targetModules"),
+    *(_no_sequence_length(task) for task, entry in TASKS.items() if entry.reads == "pictures"),
+    _only_with_adapter("rank", "rank"),
+    _only_with_adapter("alpha", "alpha"),
+    _only_with_adapter("dropout", "dropout"),
+    _only_with_adapter("target_modules", "targetModules"),
     Rule(
         "output.merge",
-        "!self.output.merge || self.method.type == 'LoRA'",
-        lambda spec: not spec.output.merge or spec.method.type == "LoRA",
-        "true needs an adapter, but method.type is 'Full'; remove it or set method.type: LoRA",
+        f"!self.output.merge || {HAS_ADAPTER}",
+        lambda spec: not spec.output.merge or spec.method.type in ADAPTERS,
+        f"true needs an adapter, but method.type is '{{value}}'; remove it or set method.type: {ADAPTERS[0]}",
+        "self.method.type",
+        lambda spec: spec.method.type,
     ),
-    Rule(
-        "evaluate.metrics",
-        "!has(self.evaluate.metrics) || self.task == 'CausalLM' || !self.evaluate.metrics.exists(m, m == 'perplexity')",
-        lambda spec: spec.task == "CausalLM" or "perplexity" not in (spec.evaluate.metrics or ()),
-        "'perplexity' is of task 'CausalLM'; use accuracy or f1",
-    ),
-    Rule(
-        "evaluate.metrics",
-        "!has(self.evaluate.metrics) || self.task != 'CausalLM' || self.evaluate.metrics.all(m, m == 'perplexity')",
-        lambda spec: spec.task != "CausalLM" or set(spec.evaluate.metrics or ()) <= {"perplexity"},
-        "'accuracy' and 'f1' are of the classification tasks; use perplexity",
-    ),
+    *(_metrics_rule(task, entry) for task, entry in TASKS.items()),
     Rule(
         "resources.processesPerNode",
         "self.resources.gpusPerNode == 0 || !has(self.resources.processesPerNode)",

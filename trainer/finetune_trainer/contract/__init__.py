@@ -31,6 +31,7 @@ from finetune_trainer.contract.environment import (
 )
 from finetune_trainer.contract.failures import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, class_of
 from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.methods import METHODS, MethodEntry
 from finetune_trainer.contract.pod_status import (
     BEFORE_TRAINING,
     CheckpointReport,
@@ -62,6 +63,7 @@ from finetune_trainer.contract.scratch_files import (
     rank_exit_file,
     rank_status_file,
 )
+from finetune_trainer.contract.tasks import TASKS, TaskEntry
 
 __all__ = [
     "BEFORE_TRAINING",
@@ -84,11 +86,13 @@ __all__ = [
     "MAX_REQUEST_CHARACTERS",
     "MAX_STATUS_BYTES",
     "MAX_TERMINATION_MESSAGE_BYTES",
+    "METHODS",
     "NONCE_PARAMETER",
     "PROGRESS_FILE",
     "REQUEST_PARAMETER",
     "STATUS_PATH",
     "STOP_FILE",
+    "TASKS",
     "CheckpointReport",
     "Checkpointing",
     "Columns",
@@ -97,6 +101,7 @@ __all__ = [
     "FailureClass",
     "Lora",
     "Message",
+    "MethodEntry",
     "Metric",
     "Patience",
     "Phase",
@@ -108,6 +113,7 @@ __all__ = [
     "RunConfig",
     "Source",
     "Task",
+    "TaskEntry",
     "TerminationMessage",
     "Training",
     "World",

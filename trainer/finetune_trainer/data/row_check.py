@@ -19,7 +19,7 @@ import datasets
 from PIL import Image
 
 from finetune_trainer import contract
-from finetune_trainer.contract import Task
+from finetune_trainer.contract import TASKS, Task
 from finetune_trainer.data.files import RawRow
 from finetune_trainer.errors import InvalidError
 
@@ -189,18 +189,11 @@ class RowCheck:
 def _wanted_columns(columns: contract.Columns, task: Task) -> dict[str, str]:
     """Canonical name -> the user's name. Raises InvalidError when the task needs a column that is not named."""
     named = {name: column for name, column in columns if column is not None}
-    if task == "CausalLM":
-        for names in (("messages",), ("prompt", "completion"), ("text",)):
-            if all(name in named for name in names):
-                return {name: named[name] for name in names}
-        raise InvalidError(
-            "dataset.columns: CausalLM needs text, or messages, or prompt and completion; name the columns"
-        )
-    names = ("image", "label") if task == "ImageClassification" else ("text", "label")
-    for name in names:
-        if name not in named:
-            raise InvalidError(f"dataset.columns.{name}: {task} needs it; name the column")
-    return {name: named[name] for name in names}
+    entry = TASKS[task]
+    for names in entry.columns:
+        if all(name in named for name in names):
+            return {name: named[name] for name in names}
+    raise InvalidError(f"dataset.columns: {task} needs {entry.columns_needed}; name the columns")
 
 
 def _kind(value: Any) -> str:

@@ -22,24 +22,14 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from PIL import Image
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-)
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune_trainer.contract import RunConfig, Task
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.distributed import Ranks
+from finetune_trainer.tasks import task_of
 
-AUTO_CLASSES: dict[Task, Any] = {
-    "CausalLM": AutoModelForCausalLM,
-    "SequenceClassification": AutoModelForSequenceClassification,
-    "ImageClassification": AutoModelForImageClassification,
-}
 START_FOLDER = "start"
 """Of the run: the checkpoint that training starts from, with labels, new head and resized vocabulary."""
 MERGED_FOLDER = "merged"
@@ -106,7 +96,7 @@ def load_result(folder: Path, task: Task, start: Path | None = None, remote_code
 
 
 def _load(folder: Path, task: Task, remote_code: bool) -> nn.Module:
-    model: nn.Module = AUTO_CLASSES[task].from_pretrained(
+    model: nn.Module = task_of(task).auto_class.from_pretrained(
         folder, dtype="auto", trust_remote_code=remote_code, use_safetensors=True
     )
     return model
@@ -207,7 +197,8 @@ def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) 
     """Merge what was saved, not what is in memory; then compare the logits of both, as read back from the disk."""
     folder = adapter / MERGED_FOLDER
     model: Any = load_result(adapter, config.task, start, config.allow_remote_code)
-    batch = _held_batch(model, processor, config)
+    generator = torch.Generator().manual_seed(config.training.seed)
+    batch = task_of(config.task).drawn_batch(model, processor, generator)
     expected = _logits(model, batch)
     model.merge_and_unload().save_pretrained(str(folder))
     processor.save_pretrained(str(folder))
@@ -219,25 +210,6 @@ def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) 
             f"output.merge: the merged copy's logits differ from the adapter's by {distance:.1e}, "
             f"more than {tolerance:.0e}"
         )
-
-
-def _held_batch(model: PeftModel, processor: Any, config: RunConfig) -> dict[str, torch.Tensor]:
-    """Four inputs drawn by the run's seed: token ids (4, 16), or pixels (4, channels, height, width).
-
-    For encoder-decoders each row of tokens ends with the only end-of-text token in it: there classifiers answer."""
-    generator = torch.Generator().manual_seed(config.training.seed)
-    if config.task == "ImageClassification":
-        mode, channels = ("L", 1) if getattr(model.config, "num_channels", 3) == 1 else ("RGB", 3)
-        noise = torch.randint(0, 256, (4, 64 * 64 * channels), dtype=torch.uint8, generator=generator)
-        pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
-        return {"pixel_values": processor(images=pictures, return_tensors="pt")["pixel_values"].to(model.dtype)}
-    vocabulary = model.get_input_embeddings().num_embeddings
-    tokens = torch.randint(0, vocabulary, (4, 16), generator=generator)
-    if model.config.is_encoder_decoder:
-        end = model.config.eos_token_id
-        tokens[tokens == end] = (end + 1) % vocabulary
-        tokens[:, -1] = end
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 
 @torch.no_grad()

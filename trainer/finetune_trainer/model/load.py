@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.contract import Lora, RunConfig
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.model.export import AUTO_CLASSES
 from finetune_trainer.model.prepare import DTYPES, Prepared
+from finetune_trainer.tasks import task_of
 
 LINEAR = (nn.Linear, Conv1D)
 
@@ -32,7 +32,7 @@ def load_model(config: RunConfig, prepared: Prepared, deepspeed: dict[str, Any])
     `deepspeed` is DeepSpeed's configuration. Raises InvalidError when `method.targetModules` names no layer.
     """
     with _sharded_loading(config, deepspeed):
-        model: PreTrainedModel = AUTO_CLASSES[config.task].from_pretrained(
+        model: PreTrainedModel = task_of(config.task).auto_class.from_pretrained(
             prepared.start,
             dtype=DTYPES[config.training.precision],
             trust_remote_code=config.allow_remote_code,

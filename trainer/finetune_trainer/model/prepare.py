@@ -23,10 +23,10 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from finetune_trainer.contract import RunConfig, Source
+from finetune_trainer.contract import TASKS, RunConfig, Source
 from finetune_trainer.data.rows import Rows, load_rows
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.model.export import AUTO_CLASSES, START_FOLDER, share
+from finetune_trainer.model.export import START_FOLDER, share
 from finetune_trainer.model.trust import CODE_KEY, check_model, has_safetensors
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.tasks import Settings, Task, task_of
@@ -113,7 +113,7 @@ def _sizes(folder: Path, start: Path) -> dict[str, int]:
 
 def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     task = task_of(config.task)
-    _check_metrics(config, task)
+    _check_metrics(config)
     base = _base_folder(config.model, paths)
     check_model(config, base)
     model_config = _base_config(config, task, base)
@@ -152,12 +152,11 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _check_metrics(config: RunConfig, task: Task) -> None:
+def _check_metrics(config: RunConfig) -> None:
     for metric in config.metrics:
-        if metric not in task.metrics:
-            raise InvalidError(
-                f"evaluate.metrics: {metric} does not fit task {config.task}; use {', '.join(sorted(task.metrics))}"
-            )
+        if metric not in TASKS[config.task].metrics:
+            fitting = ", ".join(TASKS[config.task].metrics)
+            raise InvalidError(f"evaluate.metrics: {metric} does not fit task {config.task}; use {fitting}")
 
 
 # ---- the base model -------------------------------------------------------------------------------------------------
@@ -192,11 +191,9 @@ def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
         raise InvalidError(
             f"model.uri: config.json of {uri} cannot be used ({_complaint(error, base, uri)}); save the model again"
         ) from None
-    # A config that knows of decoders but is not one reads both ways: it would see the words that it has to predict.
-    reads_both_ways = getattr(model_config, "is_decoder", None) is False and not model_config.is_encoder_decoder
     # Code that was allowed may bring a type of its own.
-    brought = config.allow_remote_code and AUTO_CLASSES[config.task].__name__ in getattr(model_config, CODE_KEY, {})
-    if not (brought or model_config.model_type in task.model_types) or (config.task == "CausalLM" and reads_both_ways):
+    brought = config.allow_remote_code and task.auto_class.__name__ in getattr(model_config, CODE_KEY, {})
+    if not (brought or model_config.model_type in task.model_types) or not task.fits(model_config):
         raise InvalidError(
             f"task: {config.task} does not fit model.uri {uri}, which is of type {model_config.model_type}; "
             "choose another task or another model"
@@ -208,7 +205,7 @@ def _processor(config: RunConfig, task: Task, base: Path) -> Any:
     try:
         return task.load_processor(base, config.allow_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        kind = "image processor" if config.task == "ImageClassification" else "tokenizer"
+        kind = "image processor" if TASKS[config.task].reads == "pictures" else "tokenizer"
         uri = config.model.uri
         raise InvalidError(
             f"model.uri: {uri} has no usable {kind} ({_complaint(error, base, uri)}); save it beside the model"
@@ -225,7 +222,7 @@ def _start_model(
         model_config.problem_type = "single_label_classification"
     torch.manual_seed(config.training.seed)
     try:
-        model, info = AUTO_CLASSES[config.task].from_pretrained(
+        model, info = task_of(config.task).auto_class.from_pretrained(
             base,
             config=model_config,
             dtype=DTYPES[config.training.precision],

@@ -9,13 +9,13 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.supervision import Supervised, chat, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
-from finetune_trainer.tasks.text import attention_mask, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
 
 FILLER = 0
 """Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
@@ -25,12 +25,20 @@ class CausalLM(Task):
     """Next-token prediction. Its loss is over supervised tokens, each predicted from those before it."""
 
     model_types = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    metrics = frozenset({"perplexity"})
+    auto_class = AutoModelForCausalLM
     arguments = MappingProxyType({"use_cache": False})
 
     def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
         """The tokenizer."""
         return load_tokenizer(folder, remote_code)
+
+    def fits(self, model: PreTrainedConfig) -> bool:
+        """A configuration that knows of decoders but is not one reads both ways: it would see the words to predict."""
+        return getattr(model, "is_decoder", None) is not False or bool(model.is_encoder_decoder)
+
+    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Token ids (4, 16)."""
+        return drawn_tokens(model, generator)
 
     def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
         """No pad token is needed: padding is known by its place."""

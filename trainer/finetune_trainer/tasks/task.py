@@ -48,7 +48,8 @@ class Task(ABC):
 
     model_types: frozenset[str]
     """Names of the architectures, as in config.json, that can do the task."""
-    metrics: frozenset[contract.Metric]
+    auto_class: Any
+    """The class of transformers that loads its models."""
     arguments: Mapping[str, Any] = MappingProxyType({})
     """For every call of the model, besides a batch's features."""
 
@@ -56,6 +57,14 @@ class Task(ABC):
     def load_processor(self, folder: Path, remote_code: bool) -> Any:
         """Tokenizer or image processor of a model folder; `remote_code`: whether it may run code that lies there.
         Raises OSError or ValueError when it has none."""
+
+    def fits(self, model: PreTrainedConfig) -> bool:
+        """Whether a model of one of the task's architectures can do the task as it is configured."""
+        return True
+
+    @abstractmethod
+    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Four inputs drawn at random, by which two copies of a model are compared."""
 
     @abstractmethod
     def adapt(self, model: PreTrainedModel, processor: Any) -> None:
@@ -91,8 +100,6 @@ class Task(ABC):
 
 class Classification(Task):
     """One label for each row."""
-
-    metrics = frozenset({"accuracy", "f1"})
 
     def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows whose label counts."""

@@ -8,22 +8,12 @@ from typing import Any
 
 import yaml
 
-from finetune_trainer.contract import Result, RunConfig, Source
+from finetune_trainer.contract import TASKS, Result, RunConfig, Source
 from finetune_trainer.model.prepare import Prepared
 from finetune_trainer.model.trust import remote_code
 
 CARD_FILE = "README.md"
 LOSS_FILE = "loss.png"
-PIPELINES = {
-    "CausalLM": "text-generation",
-    "SequenceClassification": "text-classification",
-    "ImageClassification": "image-classification",
-}
-PROCESSORS = {
-    "CausalLM": "AutoTokenizer",
-    "SequenceClassification": "AutoTokenizer",
-    "ImageClassification": "AutoImageProcessor",
-}
 
 
 def write_card(
@@ -55,7 +45,7 @@ def write_card(
 def _header(config: RunConfig) -> str:
     header: dict[str, Any] = {
         "library_name": "peft" if config.lora else "transformers",
-        "pipeline_tag": PIPELINES[config.task],
+        "pipeline_tag": TASKS[config.task].pipeline,
         "tags": ["finetune-operator", "deepspeed", *(["lora"] if config.lora else [])],
         "metrics": list(config.metrics),
     }
@@ -106,7 +96,7 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
         "nodes x processes": f"{world.nodes} x {world.processes_per_node}, ZeRO stage {config.zero_stage}",
         "configuration (sha256)": f"`{config.digest}`",
     }
-    if config.task != "ImageClassification":
+    if TASKS[config.task].reads == "text":
         recipe["sequence length"] = f"{training.sequence_length} tokens"
     if config.lora:
         lora = config.lora
@@ -123,7 +113,7 @@ def _evaluation(config: RunConfig) -> str:
 
 
 def _loading(config: RunConfig, start: Path) -> str:
-    auto_class, processor = f"AutoModelFor{config.task}", PROCESSORS[config.task]
+    auto_class, processor = TASKS[config.task].auto_class, TASKS[config.task].processor_class
     # The code that the base brought lies beside the weights.
     trust = ", trust_remote_code=True" if config.allow_remote_code and remote_code(start) else ""
     whole = _code(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from finetune_trainer.contract import MAX_REQUEST_CHARACTERS
+from finetune_trainer.contract import MAX_REQUEST_CHARACTERS, Task
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -259,7 +259,7 @@ class Retrain(Model):
 class FineTuneJobSpec(Model):
     """What model is wanted."""
 
-    task: Literal["CausalLM", "SequenceClassification", "ImageClassification"] = Field(
+    task: Task = Field(
         description="What the model does: continue text, tell classes of text, tell classes of pictures."
     )
     model: ModelSource

@@ -12,7 +12,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStat
 from finetune_operator.core.run.naming import run_folder
 from finetune_operator.core.settings import Settings
 from finetune_trainer import contract
-from finetune_trainer.contract import Checkpointing, Patience, RunConfig, Source, World
+from finetune_trainer.contract import METHODS, TASKS, Checkpointing, Patience, RunConfig, Source, World
 from finetune_trainer.deepspeed_config import refuse_planned
 from finetune_trainer.errors import InvalidError
 
@@ -21,12 +21,6 @@ MAX_MICRO_BATCH = 8
 DEFAULT_EPOCHS = 3
 DEFAULT_RANK = 16
 DEFAULT_SEQUENCE_LENGTH = 512
-DEFAULT_LEARNING_RATE = {"LoRA": 2e-4, "Full": 2e-5}
-METRICS_OF_TASK: dict[contract.Task, tuple[contract.Metric, ...]] = {
-    "CausalLM": ("perplexity",),
-    "SequenceClassification": ("accuracy", "f1"),
-    "ImageClassification": ("accuracy", "f1"),
-}
 
 
 def recipe_digest(spec: FineTuneJobSpec) -> str:
@@ -142,7 +136,7 @@ def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
         "lora": _lora(spec),
         "training": _training(spec, world_of(spec)),
         "deepspeed": spec.deepspeed.config,
-        "metrics": tuple(spec.evaluate.metrics or METRICS_OF_TASK[spec.task]),
+        "metrics": tuple(spec.evaluate.metrics or TASKS[spec.task].metrics),
         "merge": spec.output.merge,
     }
 
@@ -160,7 +154,7 @@ def _stage(stage: int) -> contract.ZeroStage:
 
 def _lora(spec: FineTuneJobSpec) -> contract.Lora | None:
     method = spec.method
-    if method.type != "LoRA":
+    if not METHODS[method.type].has_adapter:
         return None
     rank = method.rank or DEFAULT_RANK
     return contract.Lora(
@@ -183,7 +177,7 @@ def _training(spec: FineTuneJobSpec, world: World) -> contract.Training:
         global_batch_size=wanted.global_batch_size,
         micro_batch_size=micro_batch_size(wanted.global_batch_size, world.size),
         sequence_length=wanted.sequence_length or DEFAULT_SEQUENCE_LENGTH,
-        learning_rate=wanted.learning_rate or DEFAULT_LEARNING_RATE[spec.method.type],
+        learning_rate=wanted.learning_rate or METHODS[spec.method.type].learning_rate,
         schedule=wanted.schedule,
         warmup_fraction=wanted.warmup_fraction,
         weight_decay=wanted.weight_decay,
