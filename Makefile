@@ -100,7 +100,7 @@ audit: $(READY)  ## Licences of the dependencies, and known vulnerabilities of t
 	@report=$$($(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off 2>&1); \
 	  code=$$?; echo "$$report" | grep -v '^WARNING'; \
 	  case "$$report" in *"nown vulnerabilit"*) exit $$code;; esac; \
-	  echo "make audit: pypi.org's list of vulnerabilities cannot be read here, so none was checked; try where it can"; exit 2
+	  echo "make audit: the list of known vulnerabilities cannot be read here, so none was checked; try where it can"; exit 2
 
 record: $(READY)  ## Record FineTuneJobs in every phase for the tests of GitOps; with KUBECONFIG, real ones too
 	PYTHONPATH=tests $(BIN)/python -m gitops.record

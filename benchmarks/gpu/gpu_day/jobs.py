@@ -14,7 +14,7 @@ from finetune_operator.constants import DEFAULT_CLAIM
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.ports import free_port
+from finetune_operator.local.ports import free_ports
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS
 from finetune_operator.runtime.app import operate
@@ -79,11 +79,12 @@ class LocalOperator:
 @asynccontextmanager
 async def local_operator(workspace: Path, logs: Path) -> AsyncIterator[LocalOperator]:
     """Runs an operator as long as the block does. All pods end with it."""
+    agent_port, rendezvous_port = free_ports(2)
     settings = Settings(
         image="local",
         local=True,
-        agent_port=free_port(),
-        rendezvous_port=free_port(),
+        agent_port=agent_port,
+        rendezvous_port=rendezvous_port,
         starting_interval=INTERVAL,
         progress_interval=INTERVAL,
         settle=GRACE,

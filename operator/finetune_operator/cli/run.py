@@ -28,7 +28,7 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.ports import free_port
+from finetune_operator.local.ports import free_ports
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, NotFoundError
 from finetune_operator.runtime.app import operate
@@ -57,11 +57,12 @@ def main(options: argparse.Namespace) -> int:
 
 async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Folders) -> int:
     namespace, name = job.metadata.namespace, job.metadata.name
+    agent_port, rendezvous_port = free_ports(2)
     settings = Settings(
         image="local",
         local=True,
-        agent_port=free_port(),
-        rendezvous_port=free_port(),
+        agent_port=agent_port,
+        rendezvous_port=rendezvous_port,
         starting_interval=INTERVAL,
         progress_interval=INTERVAL,
         settle=GRACE,

@@ -1,4 +1,4 @@
-"""A port for what is about to be started on this machine."""
+"""Ports for what is about to be started on this machine."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             return port
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ports, for processes that start at the same time."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)

@@ -97,7 +97,8 @@ def supervise(command: list[str]) -> int:
         signal.signal(number, lambda *_: None)  # only to be told through the pipe
     adopt_orphans()
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True).pid
+        # Kept until the return: an object that is dropped reaps a child that has ended, whose end then is never seen.
+        first = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", flush=True)  # noqa: T201  # this is the pod's log
         return CANNOT_START
@@ -105,8 +106,8 @@ def supervise(command: list[str]) -> int:
         readable, _, _ = select.select([sys.stdin.fileno(), wake_read], [], [])
         if wake_read in readable and signal.SIGTERM in os.read(wake_read, 512):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
-        if (code := reap().get(child)) is not None:
+                os.kill(first.pid, signal.SIGTERM)
+        if (code := reap().get(first.pid)) is not None:
             return code
         if sys.stdin.fileno() in readable and not os.read(sys.stdin.fileno(), 1):
             return KILLED

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune_operator.local import ports
-from finetune_operator.local.ports import PORTS, free_port
+from finetune_operator.local.ports import PORTS, free_port, free_ports
 
 OF_CONNECTIONS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -28,6 +28,12 @@ def test_a_port_on_which_somebody_listens_is_not_taken(monkeypatch: pytest.Monke
         answers = iter([port, port, free])
         monkeypatch.setattr(ports._CHANCE, "choice", lambda _: next(answers))
         assert free_port() == free
+
+
+def test_ports_for_several_processes_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([25000, 25000, 25001])
+    monkeypatch.setattr(ports, "free_port", lambda: next(drawn))
+    assert sorted(free_ports(2)) == [25000, 25001]
 
 
 def test_programs_that_seed_chance_alike_get_different_ports() -> None:

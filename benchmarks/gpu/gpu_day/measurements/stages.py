@@ -27,11 +27,11 @@ def row_name(family: Family, stage: int, method: str) -> str:
 def measure(day: Day) -> None:
     """All combinations at the same time. The results are loaded in this thread, one by one, while others train:
     transformers does not load in threads."""
-    from finetune_operator.local.ports import free_port
+    from finetune_operator.local.ports import free_ports
 
     combinations = {row_name(f, s, m): (f, s, m) for f in FAMILIES for s in STAGES for m in METHODS}
     sources = {family: _make(day.folder / family.name, family) for family in FAMILIES}
-    ports = {name: free_port() for name in day.rows}
+    ports = dict(zip(day.rows, free_ports(len(day.rows)), strict=True))
 
     def train(name: str) -> tuple[Path, Figures]:
         family, stage, method = combinations[name]
