@@ -10,11 +10,13 @@ import datasets
 import pytest
 import torch
 import transformers
+from PIL import Image
 from trainer import tiny
 
 from finetune_trainer.contract import TASKS
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks import IGNORED, Settings, task_of
+from finetune_trainer.tasks.image_classification import opaque
 from finetune_trainer.tasks.supervision import chat, completion, text
 
 END = "<end>"
@@ -203,3 +205,38 @@ def test_an_entry_has_a_tag_that_the_card_shows_and_a_batch_to_compare_models_wi
     batch = task.drawn_batch(model, task.load_processor(base, False), torch.Generator().manual_seed(1))
     assert len(model(**batch).logits) == 4
     assert TASKS[name].pipeline.replace("-", "").isalpha()
+
+
+def picture_batch(picture: Image.Image, processor: Any) -> Any:
+    task = task_of(tiny.IMAGE)
+    return task.collate({"image": [picture], "label": [0]}, [1], Settings(processor, tiny.vit(), 0))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_transparent_picture_is_learned_as_it_looks_on_white(mode: str, tmp_path: Path) -> None:
+    """The colour below a transparent pixel is whatever the program that wrote it left there."""
+    processor = tiny.save_model(tmp_path, tiny.IMAGE, tiny.vit()) and task_of(tiny.IMAGE).load_processor(
+        tmp_path, False
+    )
+    transparent = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    if mode == "P":
+        hidden = Image.new("P", (8, 8), 0)
+        hidden.putpalette([0, 0, 0])
+        hidden.info["transparency"] = 0
+    else:
+        hidden = transparent.convert(mode)
+    white = picture_batch(Image.new("RGB", (8, 8), "white"), processor).features["pixel_values"]
+    assert torch.equal(picture_batch(hidden, processor).features["pixel_values"], white)
+
+
+def test_a_half_transparent_picture_is_blended_with_white() -> None:
+    assert opaque(Image.new("RGBA", (1, 1), (0, 0, 0, 128))).convert("RGB").getpixel((0, 0)) == (127, 127, 127)
+    picture = Image.new("RGB", (1, 1), "red")
+    assert opaque(picture) is picture
+
+
+def test_all_that_a_processor_returns_reaches_the_model() -> None:
+    def processor(images: Any, return_tensors: str) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.zeros(1, 3, 8, 8), "pixel_mask": torch.ones(1, 8, 8)}
+
+    assert set(picture_batch(Image.new("RGB", (8, 8)), processor).features) == {"pixel_values", "pixel_mask"}

@@ -33,7 +33,7 @@ class ImageClassification(Classification):
         mode, channels = ("L", 1) if getattr(model.config, "num_channels", 3) == 1 else ("RGB", 3)
         noise = torch.randint(0, 256, (4, 64 * 64 * channels), dtype=torch.uint8, generator=generator)
         pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
-        return {"pixel_values": processor(images=pictures, return_tensors="pt")["pixel_values"].to(model.dtype)}
+        return dict(processor(images=pictures, return_tensors="pt").to(model.dtype))
 
     def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
         """Nothing: pictures need no vocabulary."""
@@ -55,8 +55,17 @@ class ImageClassification(Classification):
         )
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
-        """Resized and normalised as the image processor says."""
+        """Resized and normalised as the image processor says. All that it returns reaches the model."""
         mode = "L" if getattr(settings.model, "num_channels", 3) == 1 else "RGB"
-        pictures: list[Image.Image] = [picture.convert(mode) for picture in rows["image"]]
-        pixels = settings.processor(images=pictures, return_tensors="pt")["pixel_values"]
-        return Batch({"pixel_values": pixels}, self.labels(rows["label"], weights))
+        pictures = [opaque(picture).convert(mode) for picture in rows["image"]]
+        features = settings.processor(images=pictures, return_tensors="pt")
+        return Batch(dict(features), self.labels(rows["label"], weights))
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """The picture as it looks on white paper. Otherwise the colours below transparent pixels, which nobody sees, would
+    be learned."""
+    if not picture.has_transparency_data:
+        return picture
+    seen = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
