@@ -33,8 +33,8 @@ from finetune_trainer.pod.paths import Paths
 class Rows:
     """Columns: `id`; what the model reads: text, messages, prompt and completion, or image; `label` when classifying.
 
-    `label` is an index into `labels`, which are sorted (by value, if all are numbers). `digest` is the sha256, in hex,
-    of the content and order of the rows on both sides and of the labels.
+    `label` is an index into `labels`. `digest` is the sha256, in hex, of the content and order of the rows on both
+    sides and of the labels.
     """
 
     train: datasets.Dataset
@@ -43,8 +43,11 @@ class Rows:
     digest: str
 
 
-def load_rows(dataset: contract.Dataset, task: Task, paths: Paths) -> Rows:
-    """Read, check and split the data. One process does this, for all.
+def load_rows(
+    dataset: contract.Dataset, task: Task, paths: Paths, arranged: Callable[[Sequence[str]], tuple[str, ...]] = tuple
+) -> Rows:
+    """Read, check and split the data. One process does this, for all. `arranged` gets the labels sorted (by
+    value, if all are numbers) and puts them in the order that is wanted.
 
     Raises InvalidError with one sentence for anything that is wrong in the data; ConnectionError when the hub cannot
     be reached.
@@ -62,7 +65,7 @@ def load_rows(dataset: contract.Dataset, task: Task, paths: Paths) -> Rows:
             for row in check.rows(read(dataset.evaluation_source, field, "evaluation", paths), field, uri):
                 evaluation.write(row)
     _refuse_empty_side(train, evaluation, fraction)
-    labels = _labels(train, evaluation, dataset) if "label" in check.wanted else None
+    labels = arranged(_labels(train, evaluation, dataset)) if "label" in check.wanted else None
     digest = hashlib.sha256(json.dumps([train.digest, evaluation.digest, labels], ensure_ascii=False).encode())
     return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest())
 

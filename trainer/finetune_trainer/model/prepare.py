@@ -7,11 +7,13 @@ ZeRO-3 context, in which a checkpoint with another head cannot be loaded, and ev
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,6 +29,7 @@ from finetune_trainer.contract import TASKS, RunConfig, Source
 from finetune_trainer.data.rows import Rows, load_rows
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.model.export import START_FOLDER, share
+from finetune_trainer.model.labels import are_generic, carry_over, head_parameters, in_base_order, labels_of, rows_of
 from finetune_trainer.model.trust import CODE_KEY, check_model, has_safetensors
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.tasks import Settings, Task, task_of
@@ -54,6 +57,8 @@ class Prepared:
     """Names of the parameters that the base model did not have, or had in another shape."""
     start: Path
     settings: Settings
+    known_labels: tuple[str, ...] = ()
+    """Those that the base model knew too, and whose rows of its head the training starts with."""
 
     @classmethod
     def load(cls, config: RunConfig, paths: Paths) -> Prepared:
@@ -73,6 +78,7 @@ class Prepared:
                 AutoConfig.from_pretrained(start, trust_remote_code=config.allow_remote_code),
                 config.training.sequence_length,
             ),
+            known_labels=tuple(facts.get("knownLabels", ())),
         )
 
 
@@ -118,8 +124,9 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     check_model(config, base)
     model_config = _base_config(config, task, base)
     processor = _processor(config, task, base)
-    rows = load_rows(config.dataset, config.task, paths)
-    model, new_parameters = _start_model(config, base, model_config, rows)
+    base_labels = labels_of(model_config)
+    rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
+    model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
     task.adapt(model, processor)
     model.save_pretrained(start)
     processor.save_pretrained(start)
@@ -131,6 +138,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         "labels": rows.labels,
         "digest": rows.digest,
         "newParameters": sorted(new_parameters),
+        "knownLabels": known_labels,
         "sizes": _sizes(folder, start),
     }
     (folder / FACTS_FILE).write_text(json.dumps(facts))
@@ -213,25 +221,17 @@ def _processor(config: RunConfig, task: Task, base: Path) -> Any:
 
 
 def _start_model(
-    config: RunConfig, base: Path, model_config: PreTrainedConfig, rows: Rows
-) -> tuple[PreTrainedModel, set[str]]:
-    """The model with its new parameters, and their names."""
+    config: RunConfig, base: Path, model_config: PreTrainedConfig, rows: Rows, base_labels: tuple[str, ...]
+) -> tuple[PreTrainedModel, set[str], list[str]]:
+    """The model with its new parameters, their names, and the labels that the base model knew."""
+    own_config = copy.deepcopy(model_config)
     if rows.labels is not None:
         model_config.id2label = dict(enumerate(rows.labels))
         model_config.label2id = {label: index for index, label in enumerate(rows.labels)}
         model_config.problem_type = "single_label_classification"
     torch.manual_seed(config.training.seed)
     try:
-        model, info = task_of(config.task).auto_class.from_pretrained(
-            base,
-            config=model_config,
-            dtype=DTYPES[config.training.precision],
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=config.allow_remote_code,
-            use_safetensors=has_safetensors(base) or not config.allow_pickle_weights,
-            weights_only=True,
-        )
+        model, info = _loaded(config, base, model_config)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         uri = config.model.uri
         raise InvalidError(
@@ -252,7 +252,52 @@ def _start_model(
             f"{len(lost)} parameters that config.json asks for; give a folder whose weights and config.json belong "
             "together"
         )
-    return model, new
+    if rows.labels is None or not base_labels:
+        return model, new, []
+    return model, *_with_known_labels(config, base, own_config, model, new, rows.labels, base_labels)
+
+
+def _loaded(config: RunConfig, base: Path, model_config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The base model as it is configured, and what transformers says of its parameters."""
+    model, info = task_of(config.task).auto_class.from_pretrained(
+        base,
+        config=model_config,
+        dtype=DTYPES[config.training.precision],
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        trust_remote_code=config.allow_remote_code,
+        use_safetensors=has_safetensors(base) or not config.allow_pickle_weights,
+        weights_only=True,
+    )
+    return model, info
+
+
+def _with_known_labels(
+    config: RunConfig,
+    base: Path,
+    own_config: PreTrainedConfig,
+    model: PreTrainedModel,
+    new: set[str],
+    labels: tuple[str, ...],
+    base_labels: tuple[str, ...],
+) -> tuple[set[str], list[str]]:
+    """Carry over the head's rows of labels that the base model knew. Returns the new parameters and these labels.
+
+    When the labels are the same, they have the base model's order and the head is right as it was loaded. A head that
+    has as many rows, but for other labels, was loaded as it is: each of its rows must come to its name."""
+    known = rows_of(labels, base_labels)
+    if not known and (len(labels) != len(base_labels) or are_generic(base_labels)):
+        return new, []  # the head is new already, or says nothing of what its rows are for
+    auto_class = task_of(config.task).auto_class
+    heads = head_parameters(auto_class, model.config, config.allow_remote_code)
+    if [known.get(label) for label in labels] == list(range(len(base_labels))):
+        return new, [] if heads & new else list(labels)
+    own, info = _loaded(config, base, own_config)
+    if not heads or heads & ({*info["missing_keys"]} | {key[0] for key in info["mismatched_keys"]}):
+        return new, []  # the base model has no head
+    torch.manual_seed(config.training.seed)
+    carry_over(model, own, heads, {labels.index(label): row for label, row in known.items()})
+    return new | heads, [label for label in labels if label in known]
 
 
 def _complaint(error: Exception, base: Path, uri: str) -> str:

@@ -104,6 +104,8 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
     if prepared.classes:
         labels = prepared.settings.model.id2label or {}
         recipe["labels"] = ", ".join(f"`{label}`" for label in labels.values())
+        known = ", ".join(f"`{label}`" for label in prepared.known_labels)
+        recipe["labels that the base model knew"] = known or "none"
     return "\n".join(["| | |", "|-|-|", *(f"| {name} | {value} |" for name, value in recipe.items())])
 
 

@@ -1,0 +1,96 @@
+"""What a base classifier knows of the data's classes, found by the names of the labels.
+
+The head of a classifier has a row for each label. A row belongs to a name and not to a place: when the data has the
+labels of the base model, they keep the base model's order, and the model answers as before. When it has some of them,
+their rows are carried over, and the other rows are drawn anew. Names match whatever their case is, unless that would be
+ambiguous.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+
+def labels_of(model: PreTrainedConfig) -> tuple[str, ...]:
+    """The names of the base model's labels, by their row; empty if they are not complete or not different."""
+    names = {int(row): str(name) for row, name in (model.id2label or {}).items()}
+    ordered = tuple(names.get(row, "") for row in range(len(names)))
+    return ordered if "" not in ordered and len(set(ordered)) == len(ordered) else ()
+
+
+def rows_of(labels: Sequence[str], base: Sequence[str]) -> dict[str, int]:
+    """The base model's row for each of the data's labels that it knows."""
+    exact = {name: row for row, name in enumerate(base)}
+    folded = _unambiguous(base)
+    ours = _unambiguous(labels)
+    found = {}
+    for label in labels:
+        if label in exact:
+            found[label] = exact[label]
+        elif ours.get(_folded(label)) is not None and (name := folded.get(_folded(label))) is not None:
+            found[label] = exact[name]
+    return found if len(set(found.values())) == len(found) else {k: v for k, v in found.items() if k in exact}
+
+
+def are_generic(names: Sequence[str]) -> bool:
+    """Whether these are the names that transformers gives to labels without names."""
+    return all(name == f"LABEL_{row}" for row, name in enumerate(names))
+
+
+def in_base_order(labels: Sequence[str], base: Sequence[str]) -> tuple[str, ...]:
+    """The data's labels in the base model's order if they are the same; else as they are."""
+    rows = rows_of(labels, base)
+    if len(labels) != len(base) or len(rows) != len(base):
+        return tuple(labels)
+    return tuple(sorted(labels, key=rows.__getitem__))
+
+
+def head_parameters(auto_class: Any, config: PreTrainedConfig, remote_code: bool) -> set[str]:
+    """The names of the parameters that have a row for each label: one more label makes their first dimension larger."""
+    larger = copy.deepcopy(config)
+    larger.id2label = {row: str(row) for row in range(len(config.id2label or {}) + 1)}
+    larger.label2id = {name: row for row, name in larger.id2label.items()}
+    with torch.device("meta"):
+        shapes = [
+            {name: parameter.shape for name, parameter in _made(auto_class, c, remote_code).named_parameters()}
+            for c in (config, larger)
+        ]
+    return {name for name, shape in shapes[0].items() if len(shape) and shapes[1][name][0] == shape[0] + 1}
+
+
+@torch.no_grad()
+def carry_over(model: nn.Module, base: nn.Module, heads: set[str], rows: Mapping[int, int]) -> None:
+    """Write the head's rows: those of the base model where `rows` names one for a row of the model, new ones elsewhere.
+
+    New rows are drawn as transformers draws the weights of a head: normal around 0, and 0 for a bias."""
+    deviation = float(getattr(model.config, "initializer_range", None) or 0.02)
+    theirs = dict(base.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name not in heads:
+            continue
+        nn.init.zeros_(parameter) if parameter.dim() == 1 else nn.init.normal_(parameter, std=deviation)
+        for row, source in rows.items():
+            parameter[row] = theirs[name][source]
+
+
+def _made(auto_class: Any, config: PreTrainedConfig, remote_code: bool) -> nn.Module:
+    model: nn.Module = auto_class.from_config(config, trust_remote_code=remote_code)
+    return model
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _unambiguous(names: Sequence[str]) -> dict[str, str | None]:
+    """Each name by its folded form; None for a form that two names share."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        found[_folded(name)] = None if _folded(name) in found else name
+    return found
