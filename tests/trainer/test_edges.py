@@ -168,7 +168,7 @@ def test_a_task_that_does_not_fit_the_model_is_refused(worlds: Worlds, tmp_path:
         (bert, "ImageClassification"),
         (vit, "SequenceClassification"),
     ):
-        config = tiny.run_config(task, model.model, tiny.make_rows(tmp_path, task, 10))
+        config = tiny.run_config(task, model.model, tiny.make_rows(tmp_path, task, 40))
         sentence = refused(worlds, model, config)
         assert sentence.startswith(f"task: {task} does not fit model.uri file://{model.model}"), sentence
 

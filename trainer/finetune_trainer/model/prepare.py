@@ -127,6 +127,8 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     base_labels = labels_of(model_config)
     rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
     model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
+    if not task.can_learn(model):
+        raise _misfit(config, model_config)
     task.adapt(model, processor)
     model.save_pretrained(start)
     processor.save_pretrained(start)
@@ -201,12 +203,16 @@ def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
         ) from None
     # Code that was allowed may bring a type of its own.
     brought = config.allow_remote_code and task.auto_class.__name__ in getattr(model_config, CODE_KEY, {})
-    if not (brought or model_config.model_type in task.model_types) or not task.fits(model_config):
-        raise InvalidError(
-            f"task: {config.task} does not fit model.uri {uri}, which is of type {model_config.model_type}; "
-            "choose another task or another model"
-        )
+    if not (brought or model_config.model_type in task.model_types):
+        raise _misfit(config, model_config)
     return model_config
+
+
+def _misfit(config: RunConfig, model_config: PreTrainedConfig) -> InvalidError:
+    return InvalidError(
+        f"task: {config.task} does not fit model.uri {config.model.uri}, which is of type {model_config.model_type}; "
+        "choose another task or another model"
+    )
 
 
 def _processor(config: RunConfig, task: Task, base: Path) -> Any:

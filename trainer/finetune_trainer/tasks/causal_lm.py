@@ -9,10 +9,11 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from finetune_trainer.errors import InvalidError
+from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.supervision import Supervised, chat, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
 from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
@@ -32,9 +33,9 @@ class CausalLM(Task):
         """The tokenizer."""
         return load_tokenizer(folder, remote_code)
 
-    def fits(self, model: PreTrainedConfig) -> bool:
-        """A configuration that knows of decoders but is not one reads both ways: it would see the words to predict."""
-        return getattr(model, "is_decoder", None) is not False or bool(model.is_encoder_decoder)
+    def can_learn(self, model: PreTrainedModel) -> bool:
+        """Whether it reads from left to right: one that reads both ways would see the words that it has to predict."""
+        return reads_left_to_right(model)
 
     def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Token ids (4, 16)."""

@@ -58,8 +58,8 @@ class Task(ABC):
         """Tokenizer or image processor of a model folder; `remote_code`: whether it may run code that lies there.
         Raises OSError or ValueError when it has none."""
 
-    def fits(self, model: PreTrainedConfig) -> bool:
-        """Whether a model of one of the task's architectures can do the task as it is configured."""
+    def can_learn(self, model: PreTrainedModel) -> bool:
+        """Whether the start model, on the CPU and in evaluation mode, can do the task. It is tried, if need be."""
         return True
 
     @abstractmethod
