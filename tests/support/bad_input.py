@@ -413,7 +413,7 @@ THE_MODEL = (
         "a task that does not fit the model",
         "task: CausalLM does not fit model.uri workspace://models/bert, which is of type bert; "
         "choose another task or another model",
-        {**PROMPTS, "spec.model.uri": "workspace://models/bert"},
+        {**PROMPTS, "spec.model.uri": "workspace://models/bert", "spec.dataset.columns": {"text": "text"}},
     ),
     Case(
         "an image task for a language model",
