@@ -41,6 +41,27 @@ def test_the_end_of_all_ranks_is_waited_for_and_the_store_lives_on(processes: Ra
     end_store(processes)
 
 
+def test_a_signal_that_comes_just_before_the_wait_is_handled_while_the_ranks_run(
+    processes: RankProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Python has looked for signals, but the system call has not begun: nothing would interrupt it."""
+    waitpid, handled = os.waitpid, []
+
+    def waitpid_after_a_signal(pid: int, options: int) -> tuple[int, int]:
+        assert options == os.WNOHANG, "a call that blocks does not return for a signal that came before it"
+        signal.raise_signal(signal.SIGUSR1)
+        return waitpid(pid, options)
+
+    former = signal.signal(signal.SIGUSR1, lambda *_: (handled.append(True), processes.signal(signal.SIGTERM)))
+    try:
+        start(processes, rank_0=SLEEP)
+        monkeypatch.setattr(os, "waitpid", waitpid_after_a_signal)
+        assert processes.wait() == {}
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert handled
+
+
 def test_a_failure_ends_the_others_which_are_no_failures(processes: RankProcesses) -> None:
     start(processes, rank_0=SLEEP, rank_1="raise SystemExit(3)")
     assert processes.wait() == {1: 3}

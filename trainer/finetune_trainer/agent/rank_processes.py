@@ -17,6 +17,9 @@ NOTICE_SECONDS = 0.5
 SHUTDOWN_SECONDS = 3.0
 """Between SIGTERM and SIGKILL."""
 POLL_SECONDS = 0.02
+"""Between two looks after the first failure."""
+IDLE_SECONDS = 0.1
+"""Between two looks before it."""
 STORE = -1
 """Stands for the store among the ranks."""
 
@@ -44,13 +47,14 @@ class RankProcesses:
 
     def wait(self) -> dict[int, int]:
         """Reap every child that ends, until all ranks have; the store lives on. Returns the exit codes, in the order in
-        which they were seen, negative for a signal, of those that ended by themselves. An interrupted system call is
-        tried again after the signal's handler (PEP 475)."""
+        which they were seen, negative for a signal, of those that ended by themselves."""
         codes: dict[int, int] = {}
         orders = [(NOTICE_SECONDS, signal.SIGTERM), (NOTICE_SECONDS + SHUTDOWN_SECONDS, signal.SIGKILL)]
         failed: float | None = None
         while set(self._living.values()) - {STORE}:
-            child, status = os.waitpid(-1, 0 if failed is None else os.WNOHANG)
+            # A wait that blocks could miss a signal: one that comes between Python's last look for signals and the
+            # system call does not interrupt it, and its handler would not run before a child ends.
+            child, status = os.waitpid(-1, os.WNOHANG)
             if child in self._living:
                 code = os.waitstatus_to_exitcode(status)
                 rank = self._living.pop(child)
@@ -58,10 +62,10 @@ class RankProcesses:
                     codes[rank] = code
                 if failed is None and (code or rank == STORE):
                     failed = time.monotonic()
-            elif child == 0 and failed is not None:
-                if orders and time.monotonic() - failed >= orders[0][0]:
+            elif child == 0:
+                if failed is not None and orders and time.monotonic() - failed >= orders[0][0]:
                     self.signal(orders.pop(0)[1])
-                time.sleep(POLL_SECONDS)
+                time.sleep(IDLE_SECONDS if failed is None else POLL_SECONDS)
         return codes
 
     def signal(self, number: int) -> None:
