@@ -212,7 +212,7 @@ def machine_tags() -> frozenset[Tag]:
 
 
 def fits(wheel: str, requirement: Requirement) -> bool:
-    """Whether a wheel, by the name of its file, meets the requirement on the machine."""
+    """Returns whether a wheel, by the name of its file, meets the requirement on the machine."""
     try:
         name, version, _, tags = parse_wheel_filename(wheel)
     except InvalidWheelFilename:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
+from finetune_operator.cli.machine import operator_settings
 from finetune_operator.constants import DEFAULT_CLAIM
-from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.ports import free_ports
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS
 from finetune_operator.runtime.app import operate
@@ -22,9 +21,6 @@ from finetune_operator.runtime.watch import inform
 from gpu_day.models import Family
 
 NAMESPACE = "default"
-INTERVAL = 0.2
-"""Seconds between two looks of the operator at a job."""
-GRACE = 20
 
 
 def manifest(name: str, family: Family, data: Path, device: str, **spec: Any) -> dict[str, Any]:
@@ -79,17 +75,7 @@ class LocalOperator:
 @asynccontextmanager
 async def local_operator(workspace: Path, logs: Path) -> AsyncIterator[LocalOperator]:
     """Runs an operator as long as the block does. All pods end with it."""
-    agent_port, rendezvous_port = free_ports(2)
-    settings = Settings(
-        image="local",
-        local=True,
-        agent_port=agent_port,
-        rendezvous_port=rendezvous_port,
-        starting_interval=INTERVAL,
-        progress_interval=INTERVAL,
-        settle=GRACE,
-        grace=GRACE,
-    )
+    settings = operator_settings()
     cluster = LocalCluster(ProcessDriver({DEFAULT_CLAIM: workspace}, logs), admit=admit)
     cluster.add_namespace(NAMESPACE)
     await cluster.start()

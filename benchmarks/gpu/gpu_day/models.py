@@ -24,7 +24,7 @@ class Family:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the inputs are pictures."""
+        """This is true if the inputs are pictures."""
         return self.task == "ImageClassification"
 
 

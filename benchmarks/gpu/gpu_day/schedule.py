@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import psutil
@@ -47,12 +48,8 @@ def too_short(steps: Sequence[Step], minutes: float) -> str | None:
     needed = START_SECONDS + sum(step.seconds for step in steps)
     if needed <= 60 * minutes:
         return None
-    fitting = [steps[0].letter] if steps and START_SECONDS + steps[0].seconds <= 60 * minutes else []
-    while fitting and len(fitting) < len(steps):
-        used = START_SECONDS + sum(step.seconds for step in steps[: len(fitting) + 1])
-        if used > 60 * minutes:
-            break
-        fitting.append(steps[len(fitting)].letter)
+    ends = accumulate(step.seconds for step in steps)
+    fitting = [step.letter for step, end in zip(steps, ends, strict=True) if START_SECONDS + end <= 60 * minutes]
     remedy = f", or choose --only {','.join(fitting)}, which fits" if fitting else ""
     return (
         f"--minutes {minutes:g} is not enough: the steps may take {needed / 60:.1f} minutes; "

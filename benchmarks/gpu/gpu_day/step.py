@@ -61,7 +61,7 @@ class Day:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this is a real day."""
+        """This is true on a real day; a day on CPUs only tries the code."""
         return self.device == "cuda"
 
     @property

@@ -1,4 +1,4 @@
-"""What a job finds on this machine: folders for its claims, what its URIs name, GPUs, and the hub's token.
+"""What a job finds on this machine: its operator's settings, folders for claims, what URIs name, GPUs, the hub's token.
 
 A run takes some seconds before its ranks read anything; what is absent is said before that, with the paths that the
 user knows.
@@ -16,11 +16,32 @@ from finetune_operator.api.v1alpha1 import FineTuneJobSpec
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.constants import DEFAULT_CLAIM, HUB_TOKEN_KEY
 from finetune_operator.core.run.resolve import storage_claim, uris_of
+from finetune_operator.core.settings import Settings
+from finetune_operator.local.ports import free_ports
 
 Folders = dict[str, Path]
 """By the name of the claim for which a folder stands."""
 
+INTERVAL = 0.5
+"""Seconds between two looks at the processes: they are near."""
+GRACE = 20
+"""Seconds that a step may take until it sees Ctrl-C; nobody waits longer at a terminal."""
 COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+
+
+def operator_settings() -> Settings:
+    """The settings of an operator whose pods are processes of this machine, with ports of its own."""
+    agent_port, rendezvous_port = free_ports(2)
+    return Settings(
+        image="local",
+        local=True,
+        agent_port=agent_port,
+        rendezvous_port=rendezvous_port,
+        starting_interval=INTERVAL,
+        progress_interval=INTERVAL,
+        settle=GRACE,
+        grace=GRACE,
+    )
 
 
 def workspace_folder(folder: str) -> Path:

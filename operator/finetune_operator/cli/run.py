@@ -28,16 +28,10 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.ports import free_ports
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, NotFoundError
 from finetune_operator.runtime.app import operate
 from finetune_operator.runtime.watch import inform
-
-INTERVAL = 0.5
-"""Seconds between two looks at the processes: they are near."""
-GRACE = 20
-"""Seconds that a step may take until it sees Ctrl-C; nobody waits longer at a terminal."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -57,17 +51,7 @@ def main(options: argparse.Namespace) -> int:
 
 async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Folders) -> int:
     namespace, name = job.metadata.namespace, job.metadata.name
-    agent_port, rendezvous_port = free_ports(2)
-    settings = Settings(
-        image="local",
-        local=True,
-        agent_port=agent_port,
-        rendezvous_port=rendezvous_port,
-        starting_interval=INTERVAL,
-        progress_interval=INTERVAL,
-        settle=GRACE,
-        grace=GRACE,
-    )
+    settings = machine.operator_settings()
     driver = ProcessDriver(folders)
     cluster = LocalCluster(driver, admit=admit)
     cluster.add_namespace(namespace)

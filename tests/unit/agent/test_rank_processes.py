@@ -44,7 +44,7 @@ def test_the_end_of_all_ranks_is_waited_for_and_the_store_lives_on(processes: Ra
 def test_a_signal_that_comes_just_before_the_wait_is_handled_while_the_ranks_run(
     processes: RankProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when Python has looked for signals, but the system call has not begun: nothing would interrupt it."""
+    """The signal comes after Python has looked for signals and before the system call, which it does not interrupt."""
     waitpid, handled = os.waitpid, []
 
     def waitpid_after_a_signal(pid: int, options: int) -> tuple[int, int]:

@@ -134,7 +134,7 @@ class Agent:
                 command = launch.command(self._rank_module)
                 processes.start(rank, command, {**environment, **place}, output.writers(rank))
             self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
-            silence = Silence(self.scratch, config.patience.silent, processes.kill_rank)
+            silence = Silence(self.scratch, config.patience.silent, processes.kill)
             with silence if config.world.size == 1 else contextlib.nullcontext():
                 return processes.wait()
         finally:

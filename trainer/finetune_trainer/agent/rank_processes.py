@@ -76,15 +76,8 @@ class RankProcesses:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
 
-    def kill_rank(self, rank: int) -> None:
-        """SIGKILL to one rank, whose end then counts as its own. Any thread may call this."""
-        for pid, living in tuple(self._living.items()):
-            if living == rank:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
     def kill(self) -> None:
-        """SIGKILL to all that live, the store included."""
+        """SIGKILL to all that live, the store included. Any thread may call this."""
         for pid in tuple(self._living):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -33,7 +33,7 @@ LOOKS = 15
 class Silence:
     """The agent's look at its only rank; a context manager. `kill` ends the rank's process at once."""
 
-    def __init__(self, scratch: Scratch, patience: float, kill: Callable[[int], None]) -> None:
+    def __init__(self, scratch: Scratch, patience: float, kill: Callable[[], object]) -> None:
         """`patience`: the seconds after which a sibling would call the rank silent."""
         self._scratch = scratch
         self._kill = kill
@@ -74,4 +74,4 @@ class Silence:
         # A rank that has said why it ends is believed. Without any word, the signal is the cause.
         with contextlib.suppress(OSError), (self._scratch.folder / rank_exit_file(RANK)).open("x") as file:
             file.write(left.to_json())
-        self._kill(RANK)
+        self._kill()

@@ -48,7 +48,6 @@ def _measure(day: Day, here: Any, family: Family, rows: int) -> Figures:
     steps = WARM_UP + MEASURED + PROFILED
     config = here.config(
         family, max_steps=steps, global_batch_size=rows, micro_batch_size=rows, sequence_length=TOKENS,
-        activation_checkpointing=False,
     )  # fmt: skip
     engine = here.engine(config, family, model_config, prepared)
     free()

@@ -62,7 +62,7 @@ def measure(day: Day) -> None:
 
 
 def _checkpoint_activations(model: Any, wanted: bool) -> None:
-    """As `load_model` does for a run with activation checkpointing."""
+    """Sets what `load_model` sets for a run with activation checkpointing."""
     base = model.get_base_model()
     if wanted:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -71,7 +71,7 @@ def _checkpoint_activations(model: Any, wanted: bool) -> None:
 
 
 def _ran_out(error: Exception) -> bool:
-    """Whether this is what the trainer calls running out of memory."""
+    """Returns whether the trainer would class the error as running out of memory."""
     from finetune_trainer.contract import ExitCode
     from finetune_trainer.ranks.distributed import exit_code_of
 

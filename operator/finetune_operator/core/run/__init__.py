@@ -1,1 +1,1 @@
-"""Whether a run is needed, what it trains, where it stores that, and when its children go."""
+"""The rules of a run: whether one is needed, what it trains, where it stores that, and when its children go."""
