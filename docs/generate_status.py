@@ -62,6 +62,7 @@ FIELDS = {
     "conditions": "from the first status on",
     "run": "from the start of the first run on; a later run replaces it",
     "progress": "while an attempt trains, and after its success; a new attempt begins without",
+    "facts": "from the first answer of rank 0's pod on, until the next run starts",
     "checkpoint": "from the first checkpoint of a run on, until the next run starts",
     "evaluation": "after a success, until the next run starts",
     "result": "after a success, until the next run starts",

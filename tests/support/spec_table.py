@@ -49,6 +49,20 @@ CASES = (
     _case("a model on a claim", None, {"spec.model.uri": "pvc://models/minilm"}),
     _case("a model in a folder", None, {"spec.model.uri": "file:///srv/models/minilm"}),
     _case("evaluation of its own", None, {"spec.dataset.evaluation": {"uri": "workspace://contracts/eval.jsonl"}}),
+    _case(
+        "rows that are known to leak",
+        None,
+        {"spec.dataset.evaluation": {"uri": "workspace://contracts/eval.jsonl", "maxLeakFraction": 0.2}},
+    ),
+    _case("rows that may be bad", None, {"spec.dataset.maxBadFraction": 0.05}),
+    _case(
+        "the last model, evaluations by steps, early stopping",
+        None,
+        {
+            "spec.evaluate": {"keep": "Last", "everySteps": 50},
+            "spec.training.earlyStopping": {"patience": 3, "minDelta": 0.001},
+        },
+    ),
     _case("another fraction", None, {"spec.dataset.evaluation": {"fraction": 0.5}}),
     _case("full fine-tuning", None, {"spec.method": {"type": "Full"}}),
     _case(
@@ -141,6 +155,14 @@ CASES = (
         "dataset.evaluation: needs exactly one source",
         {"spec.dataset.evaluation": {"fraction": 0.1, "uri": "workspace://e.jsonl"}},
     ),
+    _case(
+        "a leak limit for a fraction",
+        "dataset.evaluation.maxLeakFraction: has no meaning with fraction",
+        {"spec.dataset.evaluation": {"fraction": 0.1, "maxLeakFraction": 0.2}},
+    ),
+    _case("more bad rows than there are", "", {"spec.dataset.maxBadFraction": 1.5}),
+    _case("an unknown model to keep", "", {"spec.evaluate": {"keep": "First"}}),
+    _case("early stopping without patience", "", {"spec.training.earlyStopping": {"minDelta": 0.1}}),
     _case("no source of evaluation", "dataset.evaluation: needs exactly one source", {"spec.dataset.evaluation": {}}),
     _case("classification without label", "needs text and label", {"spec.dataset.columns": {"text": "t"}}),
     _case(

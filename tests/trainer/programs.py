@@ -301,6 +301,10 @@ class Part:
     """Of all weights at its end."""
     told: list[contract.CheckpointReport | None]
     """After each step, on rank 0, of the newest checkpoint."""
+    kept_step: int | None = None
+    """The step whose model becomes the result, if the training came to its end."""
+    best_loss: float | None = None
+    """Evaluation loss of the best model, as the training remembers it."""
 
 
 def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
@@ -318,24 +322,29 @@ def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
     ranks.first(lambda: prepare(config, paths))
     prepared = ranks.every(lambda: Prepared.load(config, paths))
     engine = load_engine(config, prepared, ranks)
-    began, losses, told = -1, [], []
+    began, losses, told, kept = -1, [], [], None
     exit_code, error = 0, ""
     with Report(config, paths, ranks.rank, "gloo", ranks.activity) as report:
         training = Training(config, paths, ranks, report, prepared, engine)
         try:
             training.begin()
             began = training.position.step
-            for step in steps(engine, prepared, config, ranks, training.requests, began):
+            for step in () if training.is_over else steps(engine, prepared, config, ranks, training.requests, began):
                 losses.append(step.loss)
                 if step.number == stage.stop_after and ranks.rank == ranks.world - 1:
                     (ranks.scratch / contract.STOP_FILE).touch()
                 with _disk_fault(stage, step.number, ranks, paths.run(config) / "checkpoints"):
                     training.after(step)
                 told.append(report._checkpoint)
+                if training.is_over:
+                    break
             training.save()
+            kept = training.take_kept_model()
         except Exception as failure:
             exit_code, error = exit_code_of(failure), str(failure)
-    answer = Part(exit_code, error, began, losses, digest_of_weights(whole_weights(engine)), told)
+    answer = Part(exit_code, error, began, losses, digest_of_weights(whole_weights(engine)), told, kept)
+    if best := training.position.best:
+        answer = dataclasses.replace(answer, best_loss=best.loss)
     engine.destroy()
     return answer
 

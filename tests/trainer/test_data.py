@@ -234,7 +234,8 @@ def test_a_hub_data_set_is_asked_for_by_name_and_revision(monkeypatch: pytest.Mo
 
     def load_dataset(name: str, revision: str | None = None, **_: Any) -> Any:
         asked.append((name, revision))
-        tables = {"train": CLAUSES, "test": CLAUSES[:5], "validation": CLAUSES[:6]}
+        others = [{**row, "clause": f"Clause {number}."} for number, row in enumerate(CLAUSES[:6])]
+        tables = {"train": CLAUSES, "test": others[:5], "validation": others}
         splits = {split: datasets.Dataset.from_list(rows).to_iterable_dataset() for split, rows in tables.items()}
         return datasets.IterableDatasetDict(splits)
 

@@ -100,18 +100,13 @@ def test_rows_are_cut_and_counted() -> None:
     encoded = task_of("CausalLM").encode(rows, settings(tiny.llama(), length=5))
     assert encoded["length"] == [5, 5]
     assert encoded["count"] == [2, 0]
+    assert encoded["cut"] == [True, True]
     assert encoded[1]["labels"] == [IGNORED] * 5
 
 
 def test_a_row_is_not_longer_than_the_model_has_positions() -> None:
     rows = causal_rows(text=["w1 " * 100])
     assert task_of("CausalLM").encode(rows, settings(tiny.llama(), length=1000))["length"] == [64]
-
-
-def test_rows_with_nothing_at_all_to_learn_are_refused() -> None:
-    rows = causal_rows(prompt=["w1 w2 w3 w4 w5 w6"] * 2, completion=[" w7"] * 2)
-    with pytest.raises(InvalidError, match=r"training\.sequenceLength: cut at 5 tokens, no row"):
-        task_of("CausalLM").encode(rows, settings(tiny.llama(), length=5))
 
 
 def test_padding_is_known_by_its_place_and_not_by_its_id() -> None:

@@ -149,7 +149,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-DATA: dict[str, tuple[Callable[[Path, int], Path], contract.Columns, str]] = {
+DATA: dict[str, tuple[Callable[[Path, int, int], Path], contract.Columns, str]] = {
     CAUSAL_LM: (prompts, contract.Columns(prompt="prompt", completion="completion"), "rows.jsonl"),
     SEQUENCE: (labelled_texts, contract.Columns(text="text", label="label"), "rows.jsonl"),
     IMAGE: (pictures, contract.Columns(image="image", label="label"), "pictures"),
@@ -183,9 +183,11 @@ def run_config(
     merge: bool = False,
     folder: str = "runs/1-abcdef12",
     checkpoint: contract.Checkpointing | None = None,
+    keep: Any = "Last",
+    evaluate_every_steps: int | None = None,
     **training: Any,
 ) -> RunConfig:
-    """A run on CPU ranks; `training` changes the recipe."""
+    """A run on CPU ranks; `training` changes the recipe. Most tests want to know the last step's model."""
     recipe = {
         "max_steps": 20,
         "global_batch_size": 8,
@@ -224,11 +226,13 @@ def run_config(
         world=contract.World(nodes=1, processes_per_node=world, device="cpu"),
         checkpoint=checkpoint or contract.Checkpointing(every_seconds=3600, keep=3),
         metrics=METRICS[task],
+        keep=keep,
+        evaluate_every_steps=evaluate_every_steps,
         merge=merge,
     )
 
 
 def make_rows(folder: Path, task: str, count: int) -> Path:
-    """Rows that fit the task."""
+    """Rows that fit the task. Those in a folder `evaluation` are other ones than those in other folders."""
     make, _, name = DATA[task]
-    return make(folder / name, count)
+    return make(folder / name, count, 4 if folder.name == "evaluation" else 3)

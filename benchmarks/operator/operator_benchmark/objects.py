@@ -85,7 +85,7 @@ def finished(manifest: Object) -> Object:
     )
     ended = ledger.entered(job.status, ledger.success(run, result.step, now))
     ended = status.with_result(ended.model_copy(update={"run": run}), result)
-    ended = status.as_complete(Observed(job, now, run.nonce), ended, run, result.path)
+    ended = status.as_complete(Observed(job, now, run.nonce), ended, run)
     return {**manifest, "status": ended.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 

@@ -151,6 +151,12 @@ RULES: tuple[Rule, ...] = (
         lambda spec: (spec.dataset.evaluation.fraction is None) != (spec.dataset.evaluation.uri is None),
         "needs exactly one source; set either fraction (for example 0.1) or uri",
     ),
+    Rule(
+        "dataset.evaluation.maxLeakFraction",
+        "!has(self.dataset.evaluation.maxLeakFraction) || has(self.dataset.evaluation.uri)",
+        lambda spec: spec.dataset.evaluation.max_leak_fraction is None or spec.dataset.evaluation.uri is not None,
+        "has no meaning with fraction, which never puts equal rows on both sides; remove it or set uri",
+    ),
     *(_columns_rule(task, entry) for task, entry in TASKS.items()),
     Rule(
         "training",

@@ -13,7 +13,7 @@ from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core.attempt import checkpoint
+from finetune_operator.core.attempt import checkpoint, facts
 from finetune_operator.core.attempt.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
 from finetune_operator.core.attempt.deadline import Late, active_seconds, overdue
 from finetune_operator.core.attempt.restart import GiveUp, Restart, after_failure, bad_nodes
@@ -129,7 +129,7 @@ def _settled(observed: Observed, run: RunStatus) -> FineTuneJobStatus | None:
     run = run.model_copy(update={"generation": observed.job.metadata.generation})
     now = observed.job.status.model_copy(update={"run": run})
     if now.result:
-        return status.as_complete(observed, now, run, now.result.path)
+        return status.as_complete(observed, now, run)
     entry = ledger.last_failure(now)
     return status.as_failed(observed, now, entry) if entry else None
 
@@ -157,7 +157,7 @@ def _start(observed: Observed, settings: Settings, number: int) -> Decision:
         # Their names cannot be told any more when there is another run.
         return Decision(delete_children=True, look_again=0)
     run = next_run(job, number, settings, observed.nonce, observed.now)
-    nothing = dict.fromkeys(("progress", "checkpoint", "evaluation", "result"))
+    nothing = dict.fromkeys(("progress", "checkpoint", "facts", "evaluation", "result"))
     now = job.status.model_copy(update={"run": run, **nothing})
     now = status.between_attempts(observed, status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=""))
     if number > 1:  # pods of the run before may hold the claim
@@ -270,7 +270,8 @@ def _report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     phase = progress.phase_of(answers, Phase(now.phase) if now.phase in set(Phase) else Phase.STARTING)
     made = progress.progress_of(run, answers, observed.pods, now.progress)
     newest = checkpoint.newest(answers, now.checkpoint)
-    now = now.model_copy(update={"progress": made, "checkpoint": newest})
+    found = facts.from_answers(answers, now.facts)
+    now = now.model_copy(update={"progress": made, "checkpoint": newest, "facts": found})
     if phase is Phase.TRAINING and (healthy := health.while_training(answers, made, newest)):
         now = status.with_health(observed, now, healthy)
     reason = {Phase.TRAINING: constants.TRAINING, Phase.EXPORTING: constants.EXPORTING}.get(
@@ -321,7 +322,8 @@ def _end_as_failure(observed: Observed, run: RunStatus, cause: Cause, settings: 
     """The attempt ends; another one follows, or the run ends with it."""
     spec, now = observed.job.spec, observed.now
     newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
-    before = observed.job.status.model_copy(update={"checkpoint": newest})
+    found = facts.from_pods(observed.pods, observed.job.status.facts)
+    before = observed.job.status.model_copy(update={"checkpoint": newest, "facts": found})
     rows, progressed = micro_batch_of(spec, run), checkpoint.has_progressed(run, newest)
     follows = after_failure(cause.failure, run, rows, spec.fault_tolerance, now, observed.jitter, progressed)
     step = before.progress.step if before.progress else None
@@ -363,11 +365,12 @@ def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
 
 def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
     newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
-    before = observed.job.status.model_copy(update={"checkpoint": newest})
-    entry = ledger.success(run, result.step, observed.now)
+    found = facts.from_pods(observed.pods, observed.job.status.facts)
+    before = observed.job.status.model_copy(update={"checkpoint": newest, "facts": found})
+    entry = ledger.success(run, result.last_step or result.step, observed.now)
     after = status.with_result(ledger.entered(before, entry), result)
     after = status.between_attempts(observed, after.model_copy(update={"run": _ended(observed, run, release=False)}))
-    return Decision(status.as_complete(observed, after, run, result.path), look_again=0)
+    return Decision(status.as_complete(observed, after, run), look_again=0)
 
 
 def _ended(observed: Observed, run: RunStatus, release: bool) -> RunStatus:

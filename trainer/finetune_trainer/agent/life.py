@@ -114,6 +114,7 @@ class Agent:
             oom_killed=self._cgroup.oom_kills() > oom_kills,
             killed_after=self.stop.enforced_after,
             checkpoint=self.scratch.checkpoint(),
+            facts=self.scratch.facts(),
         ), output
 
     def _run_ranks(
@@ -151,6 +152,7 @@ class Agent:
             ranks=self.scratch.statuses(ranks),
             progress=self.scratch.progress(),
             checkpoint=self.scratch.checkpoint(),
+            facts=self.scratch.facts(),
         )
 
     def _request_checkpoint(self, request: str) -> None:

@@ -17,6 +17,7 @@ from finetune_trainer.contract import (
     MAX_LOG_LINES,
     CheckpointReport,
     ExitCode,
+    Facts,
     RankExit,
     RankStatus,
     RunConfig,
@@ -50,6 +51,8 @@ class End:
     """Seconds after a stop request at which the agent ended ranks that had not stopped."""
     checkpoint: CheckpointReport | None = None
     """The newest that rank 0 has told of."""
+    facts: Facts | None = None
+    """What rank 0 has found in the data."""
 
     @property
     def ranks(self) -> range:
@@ -184,6 +187,7 @@ def message(end: End, cause: Cause, pod_uid: str, log: tuple[str, ...]) -> Termi
         rows=tuple(row[:MAX_ROW_CHARACTERS] for row in failed.rows) if failed else (),
         slowest_rank=failed.slowest_rank if failed else None,
         checkpoint=end.checkpoint,
+        facts=end.facts,
         result=end.exits[0].result if cause.exit_code == ExitCode.DONE and end.index == 0 else None,
         log=log,
     )

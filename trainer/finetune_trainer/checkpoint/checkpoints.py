@@ -174,6 +174,19 @@ class Checkpoints:
             "change retrain.request for a new run"
         )
 
+    def restore(self, engine: Any, step: int) -> str | None:
+        """Give the engine the state that it had after `step`. All ranks call this. Returns None, or why no checkpoint
+        of that step can be used. The engine is then as it was, unless a checkpoint's model answered differently."""
+        (names, *_), failure = self._ranks.outcomes(
+            lambda: [found.path.name for found in files.found(self._folder) if found.step == step]
+        )
+        failure = failure or f"there is no checkpoint of step {step}"
+        for name in names or ():
+            _, failure = self._restored(engine, self._folder / name)
+            if failure is None:
+                return None
+        return failure.replace(f"{self._workspace}/", "")
+
     def _restored(self, engine: Any, path: Path) -> tuple[Any, str | None]:
         """Its manifest, if every file is what was written and the model answers as it did; else why it is not used."""
 

@@ -55,6 +55,7 @@ class Best(Message):
     step: int
     metric: str
     value: float
+    loss: float
 
 
 class Health(Message):
@@ -75,6 +76,11 @@ class Position(Message):
     evaluated: bool
     """Whether the evaluation that is due after this step is done."""
     best: Best | None = None
+    """The best evaluation whose checkpoint was written."""
+    improved_to: float | None = None
+    """The metric's value when it improved last by more than `minDelta`."""
+    evaluations_without_improvement: int = 0
+    """Evaluations since then."""
     health: Health = Health()
 
 
@@ -131,6 +137,8 @@ def recipe_digest(config: RunConfig) -> str:
         fields.pop(name, None)
     for name in ("micro_batch_size", "activation_checkpointing"):
         fields["training"].pop(name, None)
+    for name in ("max_bad_fraction", "max_leak_fraction"):
+        fields["dataset"].pop(name, None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -29,6 +29,7 @@ from finetune_trainer.contract.environment import (
     REQUEST_PARAMETER,
     STATUS_PATH,
 )
+from finetune_trainer.contract.facts import MAX_NOTE_CHARACTERS, MAX_NOTES, Facts
 from finetune_trainer.contract.failures import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, class_of
 from finetune_trainer.contract.message import Message
 from finetune_trainer.contract.methods import METHODS, MethodEntry
@@ -44,6 +45,7 @@ from finetune_trainer.contract.run_config import (
     Checkpointing,
     Columns,
     Dataset,
+    EarlyStopping,
     Lora,
     Metric,
     Patience,
@@ -57,6 +59,7 @@ from finetune_trainer.contract.run_config import (
 from finetune_trainer.contract.scratch_files import (
     CHECKPOINT_FILE,
     CHECKPOINT_REQUEST_FILE,
+    FACTS_FILE,
     PROGRESS_FILE,
     STOP_FILE,
     rank_beat_file,
@@ -82,7 +85,10 @@ __all__ = [
     "ENV_SCRATCH",
     "ENV_TERMINATION_LOG",
     "ENV_WORKSPACE",
+    "FACTS_FILE",
     "MAX_LOG_LINES",
+    "MAX_NOTES",
+    "MAX_NOTE_CHARACTERS",
     "MAX_REQUEST_CHARACTERS",
     "MAX_STATUS_BYTES",
     "MAX_TERMINATION_MESSAGE_BYTES",
@@ -97,7 +103,9 @@ __all__ = [
     "Checkpointing",
     "Columns",
     "Dataset",
+    "EarlyStopping",
     "ExitCode",
+    "Facts",
     "FailureClass",
     "Lora",
     "Message",

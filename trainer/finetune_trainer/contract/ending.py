@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_trainer.contract.environment import MAX_TERMINATION_MESSAGE_BYTES
+from finetune_trainer.contract.facts import Facts
 from finetune_trainer.contract.message import Message
 from finetune_trainer.contract.pod_status import CheckpointReport
 
@@ -17,6 +18,11 @@ class Result(Message):
     base_metrics: dict[str, float]
     metrics: dict[str, float]
     step: int
+    """The optimizer step after which the model was as it is saved."""
+    last_step: int | None = None
+    """The optimizer step with which the training ended; absent if it is the one that was saved."""
+    stopped_early: bool = False
+    """Whether the training ended before its last step, because the metric did not improve any more."""
     trainable_parameters: int
     parameters: int
     merged_path: str | None = None
@@ -61,15 +67,21 @@ class TerminationMessage(Message):
     slowest_rank: int | None = None
     checkpoint: CheckpointReport | None = None
     """The newest one that this attempt knows of: written by it, or resumed from."""
+    facts: Facts | None = None
+    """What preparation has found in the data; of rank 0's pod."""
     result: Result | None = None
     log: tuple[str, ...] = ()
 
     def fit(self, limit: int = MAX_TERMINATION_MESSAGE_BYTES) -> str:
-        """JSON of at most `limit` bytes: the oldest log lines are left out first, then the error is cut."""
+        """JSON of at most `limit` bytes: the oldest log lines are left out first, then the notes, then the error is
+        cut."""
         message = self
         while len(text := message.to_json().encode()) > limit:
             if message.log:
                 message = message.model_copy(update={"log": message.log[1:]})
+            elif message.facts and message.facts.notes:
+                facts = message.facts.model_copy(update={"notes": message.facts.notes[:-1]})
+                message = message.model_copy(update={"facts": facts})
             elif message.error and len(message.error) > 200:
                 message = message.model_copy(update={"error": message.error[: len(message.error) // 2] + "…"})
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from finetune_trainer.contract.facts import Facts
 from finetune_trainer.contract.message import Message
 
 
@@ -89,3 +90,4 @@ class PodStatus(Message):
     ranks: tuple[RankStatus, ...] = ()
     progress: Progress | None = None
     checkpoint: CheckpointReport | None = None
+    facts: Facts | None = None

@@ -41,6 +41,10 @@ class Dataset(Message):
     columns: Columns
     evaluation_fraction: float | None = None
     evaluation_source: Source | None = None
+    max_bad_fraction: float | None = None
+    """Part of the rows that may have nothing to learn; absent: the trainer's default."""
+    max_leak_fraction: float | None = None
+    """Part of the evaluation rows that may also be training rows; absent: the trainer's default."""
 
 
 class Lora(Message):
@@ -51,6 +55,15 @@ class Lora(Message):
     dropout: float
     target_modules: tuple[str, ...] | None = None
     """Names (or their ends) of the layers that get one; absent: every linear layer but the head."""
+
+
+class EarlyStopping(Message):
+    """When a training ends before its last step: the metric has not improved for a while."""
+
+    patience: int
+    """Evaluations in a row without an improvement."""
+    min_delta: float
+    """A metric that changes by no more than this has not improved."""
 
 
 class Training(Message):
@@ -73,6 +86,7 @@ class Training(Message):
     seed: int
     activation_checkpointing: bool = False
     """Whether activations are computed again in the backward pass instead of being kept: memory for time."""
+    early_stopping: EarlyStopping | None = None
 
 
 class Checkpointing(Message):
@@ -130,6 +144,11 @@ class RunConfig(Message):
     """Raw keys, merged last into DeepSpeed's configuration."""
     world: World
     metrics: tuple[Metric, ...]
+    """The first one tells which model is the best."""
+    keep: Literal["Best", "Last"] = "Best"
+    """Which model is the result: the best one of all evaluations, or that of the last step."""
+    evaluate_every_steps: int | None = None
+    """Optimizer steps between two evaluations; absent: one after each epoch."""
     checkpoint: Checkpointing
     patience: Patience = Patience()
     merge: bool = False

@@ -48,6 +48,8 @@ class Row:
     label: str | None
     digest: bytes
     """sha256 of what the model reads; the label is no part of it."""
+    key: bytes
+    """The same, without case and blanks: two rows with equal keys are one row to a person."""
 
 
 class RowCheck:
@@ -86,14 +88,18 @@ class RowCheck:
                 )
 
     def _row(self, raw: RawRow) -> Row:
-        content = hashlib.sha256()
+        content, key = hashlib.sha256(), hashlib.sha256()
         values = {}
         for name in self.inputs:
             column = self.wanted[name]
             values[name], read_by_model = self._readers[name](name, raw.values.get(column), raw)
-            content.update(len(read_by_model).to_bytes(8, "big") + read_by_model)
+            for digest, part in (
+                (content, read_by_model),
+                (key, read_by_model if name == "image" else _without_case_and_blanks(read_by_model)),
+            ):
+                digest.update(len(part).to_bytes(8, "big") + part)
         label = self._label(raw) if "label" in self.wanted else None
-        return Row(raw.id, values, label, content.digest())
+        return Row(raw.id, values, label, content.digest(), key.digest())
 
     def _at(self, name: str, raw: RawRow) -> str:
         return f"dataset.columns.{name}: {raw.id}: column {self.wanted[name]!r}"
@@ -184,6 +190,11 @@ class RowCheck:
         if value is None or isinstance(value, (str, float)):
             raise InvalidError(f"{self._at('label', raw)} has no label; fill it in or remove the row")
         raise InvalidError(f"{self._at('label', raw)} holds {_kind(value)}; a label is a name or a number")
+
+
+def _without_case_and_blanks(text: bytes) -> bytes:
+    """A text as a person compares it; the text is UTF-8."""
+    return " ".join(text.decode().casefold().split()).encode()
 
 
 def _wanted_columns(columns: contract.Columns, task: Task) -> dict[str, str]:

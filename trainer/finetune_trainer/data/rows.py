@@ -1,9 +1,9 @@
 """The rows to learn from and the rows to measure on, checked, with canonical columns.
 
 Every row is checked before training takes any time, so that bad data is one sentence and not a failure hours later.
-Evaluation rows by fraction are chosen by a hash of what the model reads: they stay evaluation rows as the data grows,
-and equal inputs lie on one side only. The hash takes no seed: a model trained under one seed must not have learned
-the rows that a model of another seed is measured on.
+Evaluation rows by fraction are chosen by a hash of what the model reads, without case and blanks: they stay evaluation
+rows as the data grows, and equal inputs lie on one side only. The hash takes no seed: a model trained under one seed
+must not have learned the rows that a model of another seed is measured on.
 
 Rows are written to an Arrow file in the scratch folder and memory-mapped, so their number is not bound by memory.
 """
@@ -14,11 +14,13 @@ import hashlib
 import json
 import math
 import sys
+from array import array
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets.arrow_writer import ArrowWriter
 
 from finetune_trainer import contract
@@ -27,6 +29,9 @@ from finetune_trainer.data.files import Side, read
 from finetune_trainer.data.row_check import FEATURES, Row, RowCheck, quoted
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.pod.paths import Paths
+
+MAX_LEAK_FRACTION = 0.01
+"""Part of the evaluation rows that may also be training rows, unless the user says otherwise: short texts repeat."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Rows:
     evaluation: datasets.Dataset
     labels: tuple[str, ...] | None
     digest: str
+    leaked: int
+    """Evaluation rows that are also training rows, but for case and blanks."""
 
 
 def load_rows(
@@ -59,19 +66,20 @@ def load_rows(
         raise InvalidError("dataset.evaluation: gives neither fraction nor uri; set one of them")
     with sides["train"] as train, sides["evaluation"] as evaluation:
         for row in check.rows(read(dataset.source, "dataset.uri", "train", paths), "dataset.uri", dataset.source.uri):
-            (evaluation if fraction is not None and _is_held_out(row.digest, fraction) else train).write(row)
+            (evaluation if fraction is not None and _is_held_out(row.key, fraction) else train).write(row)
         if dataset.evaluation_source is not None:
             field, uri = "dataset.evaluation.uri", dataset.evaluation_source.uri
             for row in check.rows(read(dataset.evaluation_source, field, "evaluation", paths), field, uri):
                 evaluation.write(row)
     _refuse_empty_side(train, evaluation, fraction)
     labels = arranged(_labels(train, evaluation, dataset)) if "label" in check.wanted else None
+    leaked = _leaked(train, evaluation, dataset)
     digest = hashlib.sha256(json.dumps([train.digest, evaluation.digest, labels], ensure_ascii=False).encode())
-    return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest())
+    return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest(), leaked)
 
 
-def _is_held_out(digest: bytes, fraction: float) -> bool:
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def _is_held_out(key: bytes, fraction: float) -> bool:
+    return int.from_bytes(key[:8], "big") < fraction * 2**64
 
 
 def _refuse_empty_side(train: _SideWriter, evaluation: _SideWriter, fraction: float | None) -> None:
@@ -86,6 +94,21 @@ def _refuse_empty_side(train: _SideWriter, evaluation: _SideWriter, fraction: fl
             f"dataset.evaluation.fraction: {fraction:g} of {count} rows leaves none to learn from; "
             "give a smaller fraction, more rows that differ, or dataset.evaluation.uri"
         )
+
+
+def _leaked(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Dataset) -> int:
+    """How many evaluation rows are also training rows. Raises InvalidError when they are too many."""
+    leaked = np.isin(np.asarray(evaluation.keys), np.asarray(train.keys))
+    count = int(leaked.sum())
+    allowed = MAX_LEAK_FRACTION if dataset.max_leak_fraction is None else dataset.max_leak_fraction
+    if count > allowed * evaluation.count:
+        first = evaluation.id_at(int(leaked.argmax()))
+        raise InvalidError(
+            f"dataset.evaluation.uri: {count} of {evaluation.count} evaluation rows are also training rows, but for "
+            f"case and blanks, the first one at {first}; remove them from one side, or allow them by "
+            f"dataset.evaluation.maxLeakFraction (now {allowed:g})"
+        )
+    return count
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
@@ -136,6 +159,8 @@ class _SideWriter:
         self._writer = ArrowWriter(path=str(self._path), features=datasets.Features(features))
         self._digest = hashlib.sha256()
         self._labels: list[str] = []
+        self.keys = array("Q")
+        """Of each row, the first eight bytes of its key."""
         self.count = 0
         self.first_with: dict[str, str] = {}
         """Label -> id of the first row that has it."""
@@ -155,12 +180,18 @@ class _SideWriter:
     def write(self, row: Row) -> None:
         self._writer.write({"id": row.id, **row.values})
         self._digest.update(row.digest)
+        self.keys.append(int.from_bytes(row.key[:8], "big"))
         self.count += 1
         if row.label is not None:
             self.first_with.setdefault(row.label, row.id)
             self._labels.append(sys.intern(row.label))
             label = row.label.encode()
             self._digest.update(len(label).to_bytes(8, "big") + label)
+
+    def id_at(self, place: int) -> str:
+        """The id of the row at that place. Only after the last row was written."""
+        name: str = datasets.Dataset.from_file(str(self._path))[place]["id"]
+        return name
 
     def dataset(self, labels: tuple[str, ...] | None) -> datasets.Dataset:
         rows = datasets.Dataset.from_file(str(self._path))

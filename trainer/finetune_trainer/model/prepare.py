@@ -25,10 +25,11 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from finetune_trainer.contract import TASKS, RunConfig, Source
+from finetune_trainer.contract import TASKS, Facts, RunConfig, Source
 from finetune_trainer.data.rows import Rows, load_rows
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.model.export import START_FOLDER, share
+from finetune_trainer.model.facts import facts_of
 from finetune_trainer.model.labels import are_generic, carry_over, head_parameters, in_base_order, labels_of, rows_of
 from finetune_trainer.model.trust import CODE_KEY, check_model, has_safetensors
 from finetune_trainer.pod.paths import Paths
@@ -38,6 +39,7 @@ PREPARED_FOLDER = "prepared"
 FACTS_FILE = "facts.json"
 UNUSED_FILES = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "original/*"]
 """Weights of other frameworks in hub repositories."""
+WEIGHT_FILES = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"]
 NUMBERED = re.compile(r"\.\d+\.")
 """In the name of a parameter: it belongs to one of several like layers."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -57,6 +59,7 @@ class Prepared:
     """Names of the parameters that the base model did not have, or had in another shape."""
     start: Path
     settings: Settings
+    facts: Facts
     known_labels: tuple[str, ...] = ()
     """Those that the base model knew too, and whose rows of its head the training starts with."""
 
@@ -78,6 +81,7 @@ class Prepared:
                 AutoConfig.from_pretrained(start, trust_remote_code=config.allow_remote_code),
                 config.training.sequence_length,
             ),
+            facts=Facts.model_validate(facts["facts"]),
             known_labels=tuple(facts.get("knownLabels", ())),
         )
 
@@ -118,14 +122,24 @@ def _sizes(folder: Path, start: Path) -> dict[str, int]:
 
 
 def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
+    """Everything that can be known without the weights is checked before they are fetched and read."""
     task = task_of(config.task)
     _check_metrics(config)
-    base = _base_folder(config.model, paths)
+    base = _base_folder(config.model, paths, weights=False)
     check_model(config, base)
     model_config = _base_config(config, task, base)
     processor = _processor(config, task, base)
     base_labels = labels_of(model_config)
     rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
+    task.adapt_processor(processor)
+    settings = Settings(processor, model_config, config.training.sequence_length)
+    train, evaluation = task.encode(rows.train, settings), task.encode(rows.evaluation, settings)
+    facts = facts_of(config, rows, train, evaluation, task.effective_length(settings))
+    train.save_to_disk(str(folder / "train"))
+    evaluation.save_to_disk(str(folder / "evaluation"))
+
+    base = _base_folder(config.model, paths, weights=True)
+    check_model(config, base)  # again: only now it can be seen in which form the weights are
     model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
     if not task.can_learn(model):
         raise _misfit(config, model_config)
@@ -133,17 +147,15 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     model.save_pretrained(start)
     processor.save_pretrained(start)
     share(start)
-    settings = Settings(processor, model.config, config.training.sequence_length)
-    task.encode(rows.train, settings).save_to_disk(str(folder / "train"))
-    task.encode(rows.evaluation, settings).save_to_disk(str(folder / "evaluation"))
-    facts = {
+    found = {
         "labels": rows.labels,
         "digest": rows.digest,
         "newParameters": sorted(new_parameters),
         "knownLabels": known_labels,
+        "facts": facts.model_dump(mode="json"),
         "sizes": _sizes(folder, start),
     }
-    (folder / FACTS_FILE).write_text(json.dumps(facts))
+    (folder / FACTS_FILE).write_text(json.dumps(found))
 
 
 def _empty_folder(folder: Path) -> Path:
@@ -172,16 +184,18 @@ def _check_metrics(config: RunConfig) -> None:
 # ---- the base model -------------------------------------------------------------------------------------------------
 
 
-def _base_folder(model: Source, paths: Paths) -> Path:
-    """Fetched from the hub, with the token in HF_TOKEN if there is one, or where the URI says."""
+def _base_folder(model: Source, paths: Paths, weights: bool) -> Path:
+    """Where the model is: fetched from the hub, with the token in HF_TOKEN if there is one, or where the URI says.
+    `weights`: whether its weights are needed too, or only what is small."""
     folder = paths.local(model.uri)
     if folder is not None:
         if not folder.is_dir():
             raise InvalidError(f"model.uri: {model.uri} is not a folder; give one in Hugging Face layout")
         return folder
     repository = model.uri.removeprefix("hf://")
+    unused = UNUSED_FILES if weights else [*UNUSED_FILES, *WEIGHT_FILES]
     try:
-        return Path(snapshot_download(repository, revision=model.revision, ignore_patterns=UNUSED_FILES))
+        return Path(snapshot_download(repository, revision=model.revision, ignore_patterns=unused))
     except RevisionNotFoundError:
         raise InvalidError(f"model.revision: {model.uri} has no revision {model.revision}; correct it") from None
     except RepositoryNotFoundError:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from finetune_trainer import contract
-from finetune_trainer.contract import CheckpointReport, Message, Progress, RankExit, RankStatus
+from finetune_trainer.contract import CheckpointReport, Facts, Message, Progress, RankExit, RankStatus
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -43,7 +43,12 @@ class Scratch:
         stale = [self.stop_file, self.callback_token]
         stale += [
             self.folder / name
-            for name in (contract.PROGRESS_FILE, contract.CHECKPOINT_FILE, contract.CHECKPOINT_REQUEST_FILE)
+            for name in (
+                contract.PROGRESS_FILE,
+                contract.CHECKPOINT_FILE,
+                contract.FACTS_FILE,
+                contract.CHECKPOINT_REQUEST_FILE,
+            )
         ]
         stale += self.folder.glob(contract.rank_status_file(0).replace("0", "*"))
         stale += self.folder.glob(contract.rank_exit_file(0).replace("0", "*"))
@@ -76,6 +81,10 @@ class Scratch:
     def checkpoint(self) -> CheckpointReport | None:
         """Rank 0's, on the pod where it runs."""
         return _read(self.folder / contract.CHECKPOINT_FILE, CheckpointReport)
+
+    def facts(self) -> Facts | None:
+        """Rank 0's, on the pod where it runs."""
+        return _read(self.folder / contract.FACTS_FILE, Facts)
 
     def request_checkpoint(self, request: str) -> None:
         """For rank 0, on the pod where it runs. Raises OSError."""

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.supervision import Supervised, chat, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
@@ -46,12 +45,13 @@ class CausalLM(Task):
         make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-        """Columns: id, input_ids, labels, count, length. A row may have nothing to learn, but not all of them."""
+        """Columns: id, input_ids, labels, count, length, cut. A row may have nothing to learn."""
         tokenizer, longest = settings.processor, max_tokens(settings)
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "count": [], "length": []}
+            features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "count": [], "length": [], "cut": []}
             for ids, supervised in _supervised_rows(columns, tokenizer):
+                features["cut"].append(len(ids) > longest)
                 # A row without any token would attend to nothing, and the softmax of nothing is NaN.
                 ids = ids[:longest] or [FILLER]
                 labels = [token if counts else IGNORED for token, counts in zip(ids, supervised, strict=False)]
@@ -62,18 +62,16 @@ class CausalLM(Task):
                 features["length"].append(len(ids))
             return features
 
-        encoded_rows = rows.map(
+        return rows.map(
             encoded,
             batched=True,
             remove_columns=[name for name in rows.column_names if name != "id"],
             load_from_cache_file=False,
         )
-        if not any(encoded_rows["count"]):
-            raise InvalidError(
-                f"training.sequenceLength: cut at {longest} tokens, no row has a token left to learn; "
-                "give a greater length or rows with longer answers"
-            )
-        return encoded_rows
+
+    def effective_length(self, settings: Settings) -> int:
+        """Tokens of the longest row."""
+        return max_tokens(settings)
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
         """Padded at the right to the longest row."""

@@ -39,15 +39,16 @@ class ImageClassification(Classification):
         """Nothing: pictures need no vocabulary."""
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-        """Columns: id, image (with its bytes, since other pods do not see a path of this one), label, count,
-        length."""
+        """Columns: id, image (with its bytes, since other pods do not see a path of this one), label, count, length,
+        cut."""
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             pictures = [
                 {"bytes": picture["bytes"] or Path(picture["path"]).read_bytes(), "path": None}
                 for picture in columns["image"]
             ]
-            return {"image": pictures, "count": [1] * len(pictures), "length": [0] * len(pictures)}
+            rows = len(pictures)
+            return {"image": pictures, "count": [1] * rows, "length": [0] * rows, "cut": [False] * rows}
 
         stored = rows.cast_column("image", datasets.Image(decode=False))
         return stored.map(encoded, batched=True, batch_size=100, load_from_cache_file=False).cast_column(

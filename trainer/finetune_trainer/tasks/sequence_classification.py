@@ -32,25 +32,42 @@ class SequenceClassification(Classification):
         """Token ids (4, 16)."""
         return drawn_tokens(model, generator)
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
+    def adapt_processor(self, processor: PreTrainedTokenizerBase) -> None:
         """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""
         if processor.pad_token_id is None:
             processor.add_special_tokens({"pad_token": PAD_TOKEN})
+
+    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
+        """The model has a row for each token, and knows the padding."""
         make_room(model, processor)
         model.config.pad_token_id = processor.pad_token_id
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-        """Columns: id, input_ids, label, count, length."""
+        """Columns: id, input_ids, label, count, length, cut."""
         tokenizer, longest = settings.processor, max_tokens(settings)
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             ids = tokenizer(columns["text"], truncation=True, max_length=longest)["input_ids"]
+            # Of a row that has exactly the greatest length, only one more token of room tells whether it was cut.
+            full = [place for place, tokens in enumerate(ids) if len(tokens) == longest]
+            texts = [columns["text"][place] for place in full]
+            longer = tokenizer(texts, truncation=True, max_length=longest + 1)["input_ids"] if texts else []
+            cut = {place for place, tokens in zip(full, longer, strict=True) if len(tokens) > longest}
             for row, tokens in zip(columns["id"], ids, strict=True):
                 if not tokens:
                     raise InvalidError(f"dataset.columns.text: {row} has no token that the model knows; remove the row")
-            return {"input_ids": ids, "count": [1] * len(ids), "length": [len(tokens) for tokens in ids]}
+            return {
+                "input_ids": ids,
+                "count": [1] * len(ids),
+                "length": [len(tokens) for tokens in ids],
+                "cut": [place in cut for place in range(len(ids))],
+            }
 
         return rows.map(encoded, batched=True, remove_columns=["text"], load_from_cache_file=False)
+
+    def effective_length(self, settings: Settings) -> int:
+        """Tokens of the longest row."""
+        return max_tokens(settings)
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
         """Padded to the longest row."""

@@ -66,14 +66,22 @@ class Task(ABC):
     def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Four inputs drawn at random, by which two copies of a model are compared."""
 
+    def adapt_processor(self, processor: Any) -> None:  # noqa: B027  # most tasks take it as it is
+        """Change the processor to what the task needs, before rows are encoded."""
+
     @abstractmethod
     def adapt(self, model: PreTrainedModel, processor: Any) -> None:
-        """Change the model and its processor to what the task needs, before the start checkpoint is written."""
+        """Change the model to what the task and the adapted processor need, before the start checkpoint is written."""
 
     @abstractmethod
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
         """The rows as training reads them, in the same order. Besides what `collate` needs they have `count`, how many
-        labels count in the loss, and `length` in tokens (0 for images). Raises InvalidError."""
+        labels count in the loss, `length` in tokens (0 for images), and `cut`, whether the row was longer than that.
+        Raises InvalidError."""
+
+    def effective_length(self, settings: Settings) -> int | None:
+        """Tokens at which rows are cut; None for pictures."""
+        return None
 
     @abstractmethod
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:

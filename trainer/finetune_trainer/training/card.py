@@ -29,7 +29,7 @@ def write_card(
         _metrics_table(result),
     ]
     if losses:
-        _draw_loss(folder / LOSS_FILE, losses, [(r["step"], r["metrics"]["loss"]) for r in history if "split" in r])
+        _draw_loss(folder / LOSS_FILE, losses, _evaluations(history))
         sections += ["## Loss", f"![Training and evaluation loss over the optimizer steps]({LOSS_FILE})"]
     sections += [
         "## Recipe",
@@ -40,6 +40,11 @@ def write_card(
     temporary = folder / f".{CARD_FILE}"
     temporary.write_text("\n\n".join(sections) + "\n")
     temporary.replace(folder / CARD_FILE)
+
+
+def _evaluations(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Step and loss of each evaluation, in the order of the steps."""
+    return sorted((record["step"], record["metrics"]["loss"]) for record in history if "split" in record)
 
 
 def _header(config: RunConfig) -> str:
@@ -82,10 +87,11 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
         "start model": f"`{_named(config.model)}`",
         "data": f"`{_named(config.dataset.source)}`",
         "evaluation data": _evaluation(config),
+        "evaluation rows that are also training rows": f"{prepared.facts.leaked_rows:,}",
         "data digest (sha256)": f"`{prepared.digest}`",
         "model digest (sha256)": f"`{result.digest}`",
         "parameters": f"{result.parameters:,}, of which {result.trainable_parameters:,} were trained",
-        "optimizer steps": result.step,
+        "optimizer steps": _steps(config, result),
         "global batch size": training.global_batch_size,
         "learning rate": f"{training.learning_rate:g}, {training.schedule}",
         "warm-up": f"{training.warmup_fraction:g} of the steps",
@@ -97,7 +103,9 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
         "configuration (sha256)": f"`{config.digest}`",
     }
     if TASKS[config.task].reads == "text":
-        recipe["sequence length"] = f"{training.sequence_length} tokens"
+        recipe["sequence length"] = f"{prepared.facts.effective_length} tokens"
+        recipe["rows that were cut to it"] = f"{prepared.facts.cut_rows:,}"
+        recipe["rows with nothing left to learn"] = f"{prepared.facts.empty_rows:,}"
     if config.lora:
         lora = config.lora
         recipe["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
@@ -107,6 +115,18 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
         known = ", ".join(f"`{label}`" for label in prepared.known_labels)
         recipe["labels that the base model knew"] = known or "none"
     return "\n".join(["| | |", "|-|-|", *(f"| {name} | {value} |" for name, value in recipe.items())])
+
+
+def _steps(config: RunConfig, result: Result) -> str:
+    """How many steps were trained, which of them is kept, and why."""
+    text = f"{result.last_step or result.step}"
+    if result.stopped_early:
+        assert config.training.early_stopping is not None, "only early stopping ends a training early"
+        patience = config.training.early_stopping.patience
+        text += f", then stopped early: {config.metrics[0]} had not improved in {patience} evaluations"
+    if result.last_step is not None:
+        text += f"; the model of step {result.step} is kept, the best by {config.metrics[0]}"
+    return text
 
 
 def _evaluation(config: RunConfig) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.checkpoint.checkpoints import Checkpoints
-from finetune_trainer.checkpoint.files import Best, Position
-from finetune_trainer.contract import Phase, Result, RunConfig
+from finetune_trainer.checkpoint.files import Position
+from finetune_trainer.contract import CheckpointReport, Phase, Result, RunConfig
 from finetune_trainer.data.sampler import Sampler
-from finetune_trainer.errors import StoppedError, SupersededError
+from finetune_trainer.errors import NoCheckpointError, StoppedError, SupersededError
 from finetune_trainer.model.engine import load_engine
 from finetune_trainer.model.evaluate import evaluate
 from finetune_trainer.model.export import export, load_result
@@ -23,7 +23,8 @@ from finetune_trainer.ranks.stragglers import straggler
 from finetune_trainer.training.card import write_card
 from finetune_trainer.training.health import after_step
 from finetune_trainer.training.metrics_files import read_metrics
-from finetune_trainer.training.report import Report
+from finetune_trainer.training.report import Report, Split
+from finetune_trainer.training.selection import after_evaluation, ends_early, evaluation_is_due
 from finetune_trainer.training.steps import Step, refuse_divergence, sampler_of, steps, total_steps
 
 
@@ -38,14 +39,18 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
     ranks.first(lambda: prepare(config, paths))
     ranks.stop_together()
     prepared = ranks.every(lambda: Prepared.load(config, paths))
+    report.facts(prepared.facts)
     engine = load_engine(config, prepared, ranks)
     ranks.stop_together()
 
     training = Training(config, paths, ranks, report, prepared, engine)
     training.begin()
-    for step in steps(engine, prepared, config, ranks, training.requests, training.position.step):
+    for step in () if training.is_over else steps(engine, prepared, config, ranks, training.requests, training.done):
         training.after(step)
+        if training.is_over:
+            break
     training.save()
+    kept_step = training.take_kept_model()
 
     ranks.stop_together()
     ranks.first(lambda: refuse_outdated(config, paths))
@@ -63,13 +68,15 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
         assert exported is not None, "rank 0 has saved"
         model = load_result(paths.output(config), config.task, remote_code=config.allow_remote_code).to(ranks.device)
         metrics = evaluate(model, prepared, config, ranks, alone=True)
-        report.evaluation(training.total, training.position.epoch, metrics, "final")
+        report.evaluation(kept_step, kept_step / training.sampler.steps_per_epoch, metrics, "final")
         result = Result(
             path=exported.path,
             digest=exported.digest,
             base_metrics=training.base_metrics,
             metrics=metrics,
-            step=training.total,
+            step=kept_step,
+            last_step=training.done if training.done != kept_step else None,
+            stopped_early=training.done < training.total,
             trainable_parameters=exported.trainable_parameters,
             parameters=exported.parameters,
             merged_path=exported.merged_path,
@@ -117,13 +124,14 @@ class Training:
 
     def after(self, step: Step) -> None:
         """Report, measure, save, stop: in this order. Raises what `train` raises, on all ranks."""
-        is_end_of_epoch = step.number % self.sampler.steps_per_epoch == 0
-        self.position = Position(
-            step=step.number,
-            epoch=step.number / self.sampler.steps_per_epoch,
-            evaluated=not is_end_of_epoch,
-            best=self.position.best,
-            health=after_step(self.position.health, step.loss, step.skipped),
+        is_due = evaluation_is_due(self.config, step.number, self.sampler.steps_per_epoch, self.total)
+        self.position = self.position.model_copy(
+            update={
+                "step": step.number,
+                "epoch": step.number / self.sampler.steps_per_epoch,
+                "evaluated": not is_due,
+                "health": after_step(self.position.health, step.loss, step.skipped),
+            }
         )
         slow = straggler(step.own_seconds) if step.own_seconds else None
         self.report.step(step, self.total, self.position, slow)
@@ -133,42 +141,69 @@ class Training:
         if step.asked.stop:
             self.save()
             raise_stopped()
-        is_best = is_end_of_epoch and self._evaluate()
-        if step.asked.save or is_best:
-            self.save()
+        best_before = self.position.best
+        is_best = is_due and self._evaluate()
+        if (step.asked.save or is_best) and not self.save() and is_best:
+            # A model without a checkpoint cannot become the result.
+            self.position = self.position.model_copy(update={"best": best_before})
 
-    def save(self) -> None:
-        """A checkpoint of this step, unless there is one."""
+    @property
+    def done(self) -> int:
+        """Optimizer steps that are done or skipped."""
+        return self.position.step
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further step is trained, although some may be left."""
+        return ends_early(self.config, self.position)
+
+    def save(self) -> bool:
+        """Write a checkpoint of this step, unless there is one. Returns whether there is one now."""
         if self._checkpoints.has(self.position):
-            return
+            return True
         self.report.phase(Phase.SAVE)
         self.report.flush()
         self.requests.saved()
         told = self._checkpoints.save(self.engine, self.position, self.base_metrics, self.requests.answered)
         self.report.checkpoint(told)
         self.report.phase(Phase.TRAIN)
+        return isinstance(told, CheckpointReport)
+
+    def take_kept_model(self) -> int:
+        """Give the engine the model that becomes the result. Returns the optimizer step after which it was so.
+
+        Raises NoCheckpointError when the best model's checkpoint does not answer as it did, and the last one's neither.
+        """
+        best = self.position.best
+        if self.config.keep == "Last" or best is None or best.step == self.done:
+            return self.done
+        self.report.phase(Phase.EXPORT)
+        failure = self._checkpoints.restore(self.engine, best.step)
+        if failure is None:
+            self.report.say(f"Step {best.step} is kept: its {best.metric} of {best.value:.4g} is the best one.")
+            return best.step
+        self.report.say(f"The best model, of step {best.step}, is lost ({failure}); the last step's is kept.")
+        if failure := self._checkpoints.restore(self.engine, self.done):
+            raise NoCheckpointError(
+                f"neither the checkpoint of the best step {best.step} nor that of the last step {self.done} can be "
+                f"used: {failure}; change retrain.request for a new run"
+            )
+        return self.done
 
     def release(self) -> None:
         """Let go of the engine's memory."""
         self.engine = None
 
     def _evaluate(self) -> bool:
-        """At the end of an epoch. Returns whether it is the best so far. Raises StoppedError after saving."""
+        """Evaluate the model. Returns whether it is the best so far. Raises StoppedError after saving."""
         self.report.phase(Phase.EVAL)
         try:
             metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)
         except StoppedError:
             self.save()
             raise
-        self.report.evaluation(self.position.step, self.position.epoch, metrics, "epoch")
+        split: Split = "step" if self.config.evaluate_every_steps else "epoch"
+        self.report.evaluation(self.position.step, self.position.epoch, metrics, split)
         self.report.phase(Phase.TRAIN)
-        metric = self.config.metrics[0]
-        now = Best(step=self.position.step, metric=metric, value=metrics[metric])
-        is_best = self.position.best is None or _is_better(now, self.position.best)
-        best = now if is_best else self.position.best
-        self.position = self.position.model_copy(update={"evaluated": True, "best": best})
-        return is_best
-
-
-def _is_better(now: Best, before: Best) -> bool:
-    return now.value < before.value if now.metric == "perplexity" else now.value > before.value
+        before, self.position = self.position, after_evaluation(self.config, self.position, metrics)
+        return self.position.best != before.best

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from finetune_trainer import contract
 from finetune_trainer.checkpoint.files import Position
-from finetune_trainer.contract import CheckpointReport, Phase, Progress, RankStatus, RunConfig
+from finetune_trainer.contract import CheckpointReport, Facts, Phase, Progress, RankStatus, RunConfig
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.pod.scratch import write_atomically
 from finetune_trainer.ranks.activity import Activity
@@ -31,7 +31,8 @@ SECONDS_BETWEEN_WRITES = 0.2
 RECENT_STEPS = 20
 """Speed and the remaining time are taken from the last so many steps."""
 
-Split = Literal["base", "epoch", "final"]
+Split = Literal["base", "epoch", "step", "final"]
+"""Which evaluation it is: before training, after an epoch, after some steps, or of the saved and reloaded result."""
 
 
 class Report:
@@ -145,13 +146,26 @@ class Report:
             self._checkpoint = before.model_copy(update={"failure": told})
         self._set_status()
 
+    def facts(self, facts: Facts) -> None:
+        """What preparation has found in the data; its notes are written to the log."""
+        if self._metrics:
+            for note in facts.notes:
+                self.say(note)
+            with contextlib.suppress(OSError):
+                write_atomically(self._scratch / contract.FACTS_FILE, facts.to_json())
+
+    def say(self, sentence: str) -> None:
+        """Write a sentence to the pod's log, once for all ranks."""
+        if self._metrics:
+            sys.stderr.write(f"{sentence}\n")
+
     def flush(self) -> None:
         """Let the disk have what was recorded: a checkpoint must not know more than the metrics."""
         if self._metrics:
             self._metrics.flush()
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float], split: Split) -> None:
-        """Metrics on the evaluation rows: of the start model, after an epoch, or of the saved and reloaded result."""
+        """Metrics on the evaluation rows."""
         if self._metrics:
             self._record({"step": step, "epoch": epoch, "split": split, "metrics": metrics})
         self._set_status()

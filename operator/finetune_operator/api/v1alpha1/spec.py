@@ -54,6 +54,13 @@ class Evaluation(Model):
         None, gt=0, le=0.5, description="Part of the dataset that is held out, chosen by the content of each row."
     )
     uri: Uri | None = Field(None, description="A dataset of its own, with the same columns.")
+    max_leak_fraction: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Part of the evaluation rows that may also be training rows (but for case and blanks); with more, "
+        "the job fails. Default: 0.01.",
+    )
 
 
 class Columns(Model):
@@ -78,6 +85,13 @@ class Dataset(Model):
     revision: Text | None = Field(None, description="Branch, tag or commit of a hub repository. Default: main.")
     evaluation: Evaluation = Field(Evaluation(fraction=0.1), description="Rows that are measured, never learned.")
     columns: Columns
+    max_bad_fraction: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Part of the rows that may have nothing to learn after they are cut to training.sequenceLength; "
+        "with more, the job fails. Default: 0.01.",
+    )
 
 
 class Method(Model):
@@ -92,6 +106,15 @@ class Method(Model):
         min_length=1,
         max_length=64,
         description="LoRA only. Names of layers. Default: every linear layer but the head.",
+    )
+
+
+class EarlyStopping(Model):
+    """When a training ends before its last step: evaluate's first metric has not improved for a while."""
+
+    patience: int = Field(ge=1, le=1_000_000, description="Evaluations in a row without an improvement.")
+    min_delta: float = Field(
+        0, ge=0, le=1_000_000, description="A metric that changes by no more than this has not improved."
     )
 
 
@@ -118,6 +141,9 @@ class Training(Model):
         1.0, ge=0, le=1_000_000, description="Gradients are clipped to this norm; 0: not at all."
     )
     precision: Literal["Auto", "bf16", "fp32"] = Field("Auto", description="Auto: bf16 on GPUs, fp32 on CPUs.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="Ends the training when evaluations no longer improve. Default: all steps are trained."
+    )
     seed: int = Field(17, ge=0, le=2_147_483_647, description="Of the order of rows, of dropout and of new parameters.")
 
 
@@ -178,13 +204,20 @@ class Storage(Model):
 
 
 class Evaluate(Model):
-    """What is measured on the evaluation rows, before training, after each epoch, and on the saved result."""
+    """What is measured on the evaluation rows, before training, during it, and on the saved result."""
 
     metrics: list[Literal["accuracy", "f1", "perplexity"]] | None = Field(
         None,
         min_length=1,
         max_length=3,
-        description="accuracy, f1 (macro) for classification, perplexity for CausalLM. Default: all that fit the task.",
+        description="accuracy, f1 (macro) for classification, perplexity for CausalLM. The first one tells which model "
+        "is the best. Default: all that fit the task.",
+    )
+    keep: Literal["Best", "Last"] = Field(
+        "Best", description="Which model is the result: the best one of all evaluations, or that of the last step."
+    )
+    every_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Optimizer steps between evaluations. Default: one after each epoch."
     )
 
 

@@ -119,6 +119,24 @@ class CheckpointStatus(StatusModel):
     failure: str | None = Field(None, description="Why one after it could not be written.")
 
 
+class FactsStatus(StatusModel):
+    """What preparation has found in the data. No text of any row is in it."""
+
+    training_rows: Count
+    evaluation_rows: Count
+    effective_length: Count | None = Field(
+        None,
+        description="Tokens at which rows are cut: training.sequenceLength, or less where the model or its tokenizer "
+        "has a lower limit.",
+    )
+    cut_rows: Count = Field(0, description="Rows that were longer.")
+    empty_rows: Count = Field(0, description="Rows in which nothing is left to learn.")
+    leaked_rows: Count = Field(0, description="Evaluation rows that are also training rows, but for case and blanks.")
+    notes: list[str] = Field(
+        default_factory=list, description="Sentences on what is not wrong, but should be known; the first few."
+    )
+
+
 class EvaluationStatus(StatusModel):
     """Metrics on the evaluation rows: of the model before training, and of the saved result."""
 
@@ -133,6 +151,11 @@ class ResultStatus(StatusModel):
     uri: str = Field(description="For another job's model.uri.")
     digest: str
     merged_path: str | None = None
+    step: Count | None = Field(None, description="Optimizer step after which the model was as it is saved.")
+    last_step: Count | None = Field(
+        None, description="Optimizer step with which the training ended, if it is not the one that was saved."
+    )
+    stopped_early: bool = Field(False, description="Whether training.earlyStopping ended the training.")
     trainable_parameters: int
     parameters: int
 
@@ -172,6 +195,7 @@ class FineTuneJobStatus(StatusModel):
     run: RunStatus | None = None
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
+    facts: FactsStatus | None = None
     evaluation: EvaluationStatus | None = None
     result: ResultStatus | None = None
     ledger: list[LedgerEntry] = Field(default_factory=list)

@@ -53,7 +53,7 @@ def _figures(word: TerminationMessage) -> bool:
 
 
 def _is_result(result: Result) -> bool:
-    figures = (result.step, result.trainable_parameters, result.parameters)
+    figures = (result.step, result.last_step or 0, result.trainable_parameters, result.parameters)
     return (
         all(0 <= figure < LARGEST_FIGURE for figure in figures)
         and _DIGEST.fullmatch(result.digest) is not None

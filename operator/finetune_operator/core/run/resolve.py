@@ -34,6 +34,9 @@ def recipe_digest(spec: FineTuneJobSpec) -> str:
     }
     for name in ("micro_batch_size", "activation_checkpointing"):
         del recipe["training"][name]
+    # They say which data is accepted, and change nothing in what is learned from it.
+    for name in ("max_bad_fraction", "max_leak_fraction"):
+        recipe["dataset"].pop(name, None)
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -132,11 +135,15 @@ def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
             columns=contract.Columns(**spec.dataset.columns.model_dump()),
             evaluation_fraction=spec.dataset.evaluation.fraction,
             evaluation_source=Source(uri=spec.dataset.evaluation.uri) if spec.dataset.evaluation.uri else None,
+            max_bad_fraction=spec.dataset.max_bad_fraction,
+            max_leak_fraction=spec.dataset.evaluation.max_leak_fraction,
         ),
         "lora": _lora(spec),
         "training": _training(spec, world_of(spec)),
         "deepspeed": spec.deepspeed.config,
         "metrics": tuple(spec.evaluate.metrics or TASKS[spec.task].metrics),
+        "keep": spec.evaluate.keep,
+        "evaluate_every_steps": spec.evaluate.every_steps,
         "merge": spec.output.merge,
     }
 
@@ -168,6 +175,7 @@ def _lora(spec: FineTuneJobSpec) -> contract.Lora | None:
 def _training(spec: FineTuneJobSpec, world: World) -> contract.Training:
     wanted = spec.training
     epochs = wanted.epochs or (None if wanted.max_steps else DEFAULT_EPOCHS)
+    stopping = wanted.early_stopping
     precision = wanted.precision
     if precision == "Auto":
         precision = "bf16" if world.device == "cuda" else "fp32"
@@ -184,4 +192,5 @@ def _training(spec: FineTuneJobSpec, world: World) -> contract.Training:
         max_grad_norm=wanted.max_grad_norm,
         precision=precision,
         seed=wanted.seed,
+        early_stopping=contract.EarlyStopping(**stopping.model_dump()) if stopping else None,
     )

@@ -81,9 +81,22 @@ def as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry)
     return in_phase(observed, status, Phase.FAILED, constants.FAILED, run=entry.run, detail=described(entry))
 
 
-def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus, path: str) -> FineTuneJobStatus:
-    """The newest run has a result."""
-    return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=path)
+def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
+    """The newest run has a result, which is in the status."""
+    assert status.result is not None, "a complete run has a result"
+    words = {"run": run.number, "path": status.result.path, "kept": _kept(status.result)}
+    return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, **words)
+
+
+def _kept(result: ResultStatus) -> str:
+    """Why the training ended, if it ended early, and which step's model is kept, if it is not the last one's."""
+    last = result.last_step or result.step
+    parts = []
+    if result.stopped_early:
+        parts.append(f"; it stopped early after step {last}, because evaluations no longer improved")
+    if result.last_step is not None:
+        parts.append(f"; of {last} steps, the model of step {result.step} is kept, which evaluated best")
+    return "".join(parts)
 
 
 def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
@@ -97,6 +110,9 @@ def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
                 uri=f"workspace://{result.merged_path or result.path}",
                 digest=result.digest,
                 merged_path=result.merged_path,
+                step=result.step,
+                last_step=result.last_step,
+                stopped_early=result.stopped_early,
                 trainable_parameters=result.trainable_parameters,
                 parameters=result.parameters,
             ),
@@ -110,6 +126,8 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _finished(so_far: ProgressStatus | None, result: Result) -> ProgressStatus:
+    done = result.last_step or result.step
     if so_far is None:
-        return ProgressStatus(step=result.step, total_steps=result.step, epoch=0, eta_seconds=0, eta="0s")
-    return so_far.model_copy(update={"step": result.step, "total_steps": result.step, "eta_seconds": 0, "eta": "0s"})
+        return ProgressStatus(step=done, total_steps=done, epoch=0, eta_seconds=0, eta="0s")
+    total = so_far.total_steps if result.stopped_early else done
+    return so_far.model_copy(update={"step": done, "total_steps": total, "eta_seconds": 0, "eta": "0s"})
