@@ -12,6 +12,7 @@ from rich.table import Table
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, ProgressStatus
 from finetune_operator.constants import ConditionType, Phase
 from finetune_operator.core.status.ledger import described
+from finetune_operator.core.status.outcome import outcome
 from finetune_trainer.contract import FailureClass
 
 PLAIN_INTERVAL = 5.0
@@ -30,6 +31,7 @@ class Display:
         self._phase = ""
         self._message = ""
         self._plain_at = 0.0
+        self._notes: set[str] = set()
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -54,6 +56,10 @@ class Display:
             return
         phase = status.phase
         message = _message(status, phase)
+        for note in status.facts.notes if status.facts else ():
+            if note not in self._notes:
+                self._print(f"Note: {note}")
+                self._notes.add(note)
         if self._bar and self._task is not None:
             progress = status.progress
             total = progress.total_steps if progress else None
@@ -105,6 +111,8 @@ def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
             table.add_row(name, f"{before:.4f}" if before is not None else "", f"{after:.4f}", change)
         console.print(table)
     if status.result:
+        for clause in outcome(status.result):
+            console.print(f"Note: {clause}.", soft_wrap=True, markup=False)
         console.print(f"Model: {root}{status.result.path}", soft_wrap=True, markup=False)
         if status.result.merged_path:
             console.print(f"Merged: {root}{status.result.merged_path}", soft_wrap=True, markup=False)

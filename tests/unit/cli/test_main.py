@@ -20,6 +20,7 @@ from support.manifests import manifest
 from finetune_operator.api.v1alpha1 import (
     Condition,
     EvaluationStatus,
+    FactsStatus,
     FineTuneJobStatus,
     LedgerEntry,
     ProgressStatus,
@@ -284,6 +285,16 @@ def test_a_terminal_gets_a_bar_with_phase_step_loss_speed_and_rest() -> None:
     assert re.search(r"Training .*step 3/30  loss 0\.5123  12,345 tokens/s  ETA 27s", text), text
 
 
+def test_notes_on_the_data_are_shown_once() -> None:
+    shown = io.StringIO()
+    facts = FactsStatus(training_rows=9, evaluation_rows=1, notes=["3 of 10 rows are cut [x]."])
+    with Display(Console(file=shown)) as display:
+        display.update(TRAINING)
+        for _ in range(3):
+            display.update(TRAINING.model_copy(update={"facts": facts}))
+    assert shown.getvalue().splitlines().count("Note: 3 of 10 rows are cut [x].") == 1
+
+
 @pytest.mark.parametrize("phase", LASTING)
 def test_a_terminal_keeps_the_sentence_of_an_attempt_that_ended_and_of_a_suspension(phase: Phase) -> None:
     shown = io.StringIO()
@@ -299,7 +310,14 @@ def test_a_terminal_keeps_the_sentence_of_an_attempt_that_ended_and_of_a_suspens
 def test_the_end_shows_metrics_before_and_after_and_the_places_of_the_models() -> None:
     shown = io.StringIO()
     result = ResultStatus(
-        path=RESULT.path, uri="", digest="", merged_path="m/[1]", trainable_parameters=1, parameters=2
+        path=RESULT.path,
+        uri="",
+        digest="",
+        merged_path="m/[1]",
+        step=2,
+        last_step=3,
+        trainable_parameters=1,
+        parameters=2,
     )
     evaluation = EvaluationStatus(base={"accuracy": 0.25}, final={"accuracy": 0.875, "f1": 0.5})
     complete = status(Phase.COMPLETE, evaluation=evaluation, result=result)
@@ -307,7 +325,8 @@ def test_the_end_shows_metrics_before_and_after_and_the_places_of_the_models() -
     lines = shown.getvalue().splitlines()
     assert re.findall(r"[\w.+]+", lines[3]) == ["accuracy", "0.2500", "0.8750", "+0.6250"]
     assert re.findall(r"[\w.+]+", lines[4]) == ["f1", "0.5000"]
-    assert lines[-2:] == [
+    assert lines[-3:] == [
+        "Note: of 3 steps, the model of step 2 is kept, which evaluated best.",
         f"Model: /srv/a folder with a long name/{RESULT.path}",
         "Merged: /srv/a folder with a long name/m/[1]",
     ]

@@ -21,6 +21,7 @@ from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.status import conditions
 from finetune_operator.core.status.health import NOT_TRAINING, Health
 from finetune_operator.core.status.ledger import described
+from finetune_operator.core.status.outcome import outcome
 from finetune_trainer.contract import Result
 
 
@@ -84,19 +85,12 @@ def as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry)
 def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
     """The newest run has a result, which is in the status."""
     assert status.result is not None, "a complete run has a result"
-    words = {"run": run.number, "path": status.result.path, "kept": _kept(status.result)}
+    words = {
+        "run": run.number,
+        "path": status.result.path,
+        "outcome": "".join(f"; {clause}" for clause in outcome(status.result)),
+    }
     return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, **words)
-
-
-def _kept(result: ResultStatus) -> str:
-    """Why the training ended, if it ended early, and which step's model is kept, if it is not the last one's."""
-    last = result.last_step or result.step
-    parts = []
-    if result.stopped_early:
-        parts.append(f"; it stopped early after step {last}, because evaluations no longer improved")
-    if result.last_step is not None:
-        parts.append(f"; of {last} steps, the model of step {result.step} is kept, which evaluated best")
-    return "".join(parts)
 
 
 def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:

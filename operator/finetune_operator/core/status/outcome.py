@@ -1,0 +1,16 @@
+"""How a training ended and which of its models is the result, in words."""
+
+from __future__ import annotations
+
+from finetune_operator.api.v1alpha1 import ResultStatus
+
+
+def outcome(result: ResultStatus) -> tuple[str, ...]:
+    """Clauses for a sentence; none if all steps were trained and the last model is the result."""
+    last = result.last_step or result.step
+    clauses = []
+    if result.stopped_early:
+        clauses.append(f"it stopped early after step {last}, because evaluations no longer improved")
+    if result.last_step is not None:
+        clauses.append(f"of {last} steps, the model of step {result.step} is kept, which evaluated best")
+    return tuple(clauses)
