@@ -100,7 +100,7 @@ def test_rows_without_supervised_tokens_change_nothing(worlds: Worlds, tmp_path:
     long_prompt = {"prompt": "w1 " * 40, "completion": " w2"}
     taught = {"prompt": "w3 w4", "completion": " w5 w6"}
     tiny.write_rows(trainings.rows, [long_prompt] * 7 + [taught])
-    recipe = {"global_batch_size": 2, "epochs": 1}
+    recipe = {"global_batch_size": 2, "epochs": 1, "max_bad_fraction": 1.0}
     alone = trainings.curve(Layout(1, 2), 0, **recipe)
     assert sum(math.isnan(loss) for loss in alone.losses) == 3
     assert sum(norm == 0 for norm in alone.grad_norms) == 3

@@ -185,6 +185,7 @@ def run_config(
     checkpoint: contract.Checkpointing | None = None,
     keep: Any = "Last",
     evaluate_every_steps: int | None = None,
+    max_bad_fraction: float | None = None,
     **training: Any,
 ) -> RunConfig:
     """A run on CPU ranks; `training` changes the recipe. Most tests want to know the last step's model."""
@@ -218,6 +219,7 @@ def run_config(
             columns=columns or DATA[task][1],
             evaluation_fraction=None if evaluation else 0.2,
             evaluation_source=contract.Source(uri=f"file://{evaluation}") if evaluation else None,
+            max_bad_fraction=max_bad_fraction,
         ),
         lora=lora,
         training=contract.Training(**{**recipe, **training}),

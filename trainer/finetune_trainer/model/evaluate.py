@@ -11,7 +11,7 @@ from torch import nn
 
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.data.sampler import MicroBatch, evaluation_batches
-from finetune_trainer.errors import DivergedError
+from finetune_trainer.errors import DivergedError, InvalidError, TrainingError
 from finetune_trainer.model.prepare import Prepared
 from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks import Batch, Task, task_of
@@ -69,8 +69,19 @@ def evaluate(
 def load_batch(
     rows: Any, micro_batch: MicroBatch, task: Task, prepared: Prepared, device: torch.device, config: RunConfig
 ) -> Batch:
-    """The rows of a micro-batch on the device; floating-point features in the run's precision."""
-    batch = task.collate(rows[list(micro_batch.rows)], micro_batch.weights, prepared.settings)
+    """The rows of a micro-batch on the device; floating-point features in the run's precision.
+
+    Raises InvalidError, which names the rows, when no batch can be made of them."""
+    columns = rows[list(micro_batch.rows)]
+    try:
+        batch = task.collate(columns, micro_batch.weights, prepared.settings)
+    except (TrainingError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a processor raises for a row that is unlike all others
+        raise InvalidError(
+            f"dataset.columns: no batch can be made of the rows {', '.join(columns['id'][:8])} "
+            f"({type(error).__name__}); correct or remove the one that is unlike the others"
+        ) from error
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     features = {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)

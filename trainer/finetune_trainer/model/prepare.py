@@ -31,6 +31,8 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.model.export import START_FOLDER, share
 from finetune_trainer.model.facts import facts_of
 from finetune_trainer.model.labels import are_generic, carry_over, head_parameters, in_base_order, labels_of, rows_of
+from finetune_trainer.model.refusal import as_refusal, first_line
+from finetune_trainer.model.trial import try_rows
 from finetune_trainer.model.trust import CODE_KEY, check_model, has_safetensors
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.tasks import Settings, Task, task_of
@@ -130,22 +132,25 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     model_config = _base_config(config, task, base)
     processor = _processor(config, task, base)
     base_labels = labels_of(model_config)
-    rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
-    task.adapt_processor(processor)
-    settings = Settings(processor, model_config, config.training.sequence_length)
-    train, evaluation = task.encode(rows.train, settings), task.encode(rows.evaluation, settings)
-    facts = facts_of(config, rows, train, evaluation, task.effective_length(settings))
-    train.save_to_disk(str(folder / "train"))
-    evaluation.save_to_disk(str(folder / "evaluation"))
+    with as_refusal("dataset.uri", "check the rows, or choose another model", quote=False):
+        rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
+        task.adapt_processor(processor)
+        settings = Settings(processor, model_config, config.training.sequence_length)
+        train, evaluation = task.encode(rows.train, settings), task.encode(rows.evaluation, settings)
+        facts = facts_of(config, rows, train, evaluation, task.effective_length(settings))
+        train.save_to_disk(str(folder / "train"))
+        evaluation.save_to_disk(str(folder / "evaluation"))
 
     base = _base_folder(config.model, paths, weights=True)
     check_model(config, base)  # again: only now it can be seen in which form the weights are
-    model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
-    if not task.can_learn(model):
-        raise _misfit(config, model_config)
-    task.adapt(model, processor)
-    model.save_pretrained(start)
-    processor.save_pretrained(start)
+    with as_refusal("model.uri", "choose another model, or save this one again", quote=True):
+        model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
+        if not task.can_learn(model):
+            raise _misfit(config, model_config)
+        task.adapt(model, processor)
+        try_rows(config, train, model, Settings(processor, model.config, config.training.sequence_length))
+        model.save_pretrained(start)
+        processor.save_pretrained(start)
     share(start)
     found = {
         "labels": rows.labels,
@@ -321,6 +326,5 @@ def _with_known_labels(
 
 
 def _complaint(error: Exception, base: Path, uri: str) -> str:
-    """The first line of what a library says, with the user's name for the folder."""
-    line = (str(error).strip() or repr(error)).splitlines()[0]
-    return line.replace(str(base), uri.rstrip("/")).rstrip(".")[:300]
+    """What a library says, with the user's name for the folder."""
+    return first_line(error).replace(str(base), uri.rstrip("/"))

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.task import Batch, Classification, Settings
 
 
@@ -56,11 +57,28 @@ class ImageClassification(Classification):
         )
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
-        """Resized and normalised as the image processor says. All that it returns reaches the model."""
+        """Resized and normalised as the image processor says. All that it returns reaches the model.
+
+        Raises InvalidError when the processor makes pictures of different sizes."""
         mode = "L" if getattr(settings.model, "num_channels", 3) == 1 else "RGB"
         pictures = [opaque(picture).convert(mode) for picture in rows["image"]]
-        features = settings.processor(images=pictures, return_tensors="pt")
+        try:
+            features = settings.processor(images=pictures, return_tensors="pt")
+        except ValueError:
+            if len(sizes := _sizes(settings.processor, pictures)) > 1:
+                raise InvalidError(
+                    f"model.uri: the image processor makes pictures of different sizes ({' and '.join(sizes[:2])} "
+                    "pixels), and a model reads one size; set do_resize and do_center_crop in its "
+                    "preprocessor_config.json"
+                ) from None
+            raise
         return Batch(dict(features), self.labels(rows["label"], weights))
+
+
+def _sizes(processor: BaseImageProcessor, pictures: list[Image.Image]) -> list[str]:
+    """Heights and widths of the pictures as the processor makes them one by one."""
+    made = (processor(images=[picture], return_tensors="pt")["pixel_values"].shape[-2:] for picture in pictures)
+    return sorted({f"{height}x{width}" for height, width in made})
 
 
 def opaque(picture: Image.Image) -> Image.Image:

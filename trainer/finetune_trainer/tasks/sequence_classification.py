@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ class SequenceClassification(Classification):
                 "cut": [place in cut for place in range(len(ids))],
             }
 
-        return rows.map(encoded, batched=True, remove_columns=["text"], load_from_cache_file=False)
+        encoded_rows = rows.map(encoded, batched=True, remove_columns=["text"], load_from_cache_file=False)
+        if settings.model.is_encoder_decoder:
+            _refuse_unequal_ends(encoded_rows, settings.model.model_type, tokenizer)
+        return encoded_rows
 
     def effective_length(self, settings: Settings) -> int:
         """Tokens of the longest row."""
@@ -77,3 +81,17 @@ class SequenceClassification(Classification):
             "attention_mask": attention_mask(ids),
         }
         return Batch(features, self.labels(rows["label"], weights))
+
+
+def _refuse_unequal_ends(rows: datasets.Dataset, model_type: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Encoder-decoders answer at the end of the text, and find it only if all rows have equally many such tokens."""
+    end = tokenizer.eos_token_id
+    counts = [tokens.count(end) for tokens in rows["input_ids"]]
+    usual = Counter(counts).most_common(1)[0][0] if counts else 0
+    unequal = [place for place, count in enumerate(counts) if count != usual]
+    if unequal:
+        raise InvalidError(
+            f"dataset.columns.text: {len(unequal)} of {len(rows)} rows have another number of the token "
+            f"{tokenizer.eos_token} than the usual {usual}, the first one at {rows[unequal[0]]['id']}; models of type "
+            f"{model_type} need equally many in all rows, so remove it from the text"
+        )

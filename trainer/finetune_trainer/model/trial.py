@@ -1,0 +1,121 @@
+"""One forward pass of a few rows on the CPU, before any accelerator is asked for anything.
+
+What does not fit together (an image processor and its model, a special token in a text and an encoder-decoder) fails
+here with one sentence, instead of on every rank after the model was distributed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetune_trainer.contract import TASKS, RunConfig
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.model.refusal import first_line
+from finetune_trainer.tasks import Batch, Settings, Task, task_of
+
+ROWS = 6
+"""At most so many rows are tried."""
+LARGE = 300_000_000
+"""Of a model with more parameters, two layers are tried first: all of them would take minutes on a CPU."""
+LAYERS_OF_LARGE = 2
+NEEDS_ACCELERATOR = ("not implemented for", "triton", "cuda", "expected all tensors to be on")
+"""Parts of messages that say only that an operation does not exist on a CPU, in lower case."""
+
+
+def try_rows(config: RunConfig, rows: datasets.Dataset, model: PreTrainedModel, settings: Settings) -> None:
+    """Make a batch of telling rows and give it to the start model, which is on the CPU in evaluation mode.
+
+    Raises InvalidError when the processor cannot make the batch, or the model cannot read it."""
+    task = task_of(config.task)
+    chosen = telling_rows(rows)
+    those = f"{', '.join(rows[chosen]['id'][:3])} and others"
+    try:
+        batch = task.collate(rows[chosen], [1] * len(chosen), settings)
+    except InvalidError:
+        raise
+    except Exception as error:
+        processor = "image processor" if TASKS[config.task].reads == "pictures" else "tokenizer"
+        raise InvalidError(
+            f"model.uri: the {processor} of {config.model.uri} cannot make one batch of {those} ({_named(error)}); "
+            "correct it or choose another model"
+        ) from None
+    failure = _failure(task, model, batch)
+    if failure is not None and not _only_lacks_accelerator(failure):
+        shapes = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in batch.features.items())
+        raise InvalidError(
+            f"model.uri: {config.model.uri}, of type {settings.model.model_type}, cannot read what is made of {those} "
+            f"({_named(failure)}; it was given {shapes}); correct its processor or choose another model"
+        )
+
+
+def telling_rows(rows: datasets.Dataset) -> list[int]:
+    """Places of the rows that are most likely to show that something does not fit: the shortest and longest in tokens,
+    or the smallest and largest files of pictures, and some between them."""
+    sizes = np.asarray(rows["length"])
+    if "image" in rows.column_names:
+        stored = rows.with_format("arrow")[:]["image"].combine_chunks()
+        sizes = pc.binary_length(stored.field("bytes")).to_numpy(zero_copy_only=False)
+    order = np.argsort(sizes, kind="stable")
+    between = np.linspace(0, len(order) - 1, num=min(ROWS, len(order))).round().astype(int)
+    return sorted({int(order[place]) for place in between})
+
+
+def _failure(task: Task, model: PreTrainedModel, batch: Batch) -> Exception | None:
+    """What the model raises, the whole model having the last say; None if it answers."""
+    if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+        with _few_layers(model):
+            if _raised(task, model, batch) is None:
+                return None
+    return _raised(task, model, batch)
+
+
+@torch.no_grad()
+def _raised(task: Task, model: PreTrainedModel, batch: Batch) -> Exception | None:
+    features = {
+        name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in batch.features.items()
+    }
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(**features, **task.arguments).logits
+        task.loss_sum(*task.aligned(logits, batch.labels))
+    except Exception as error:
+        return error
+    finally:
+        model.train(was_training)
+    return None
+
+
+@contextmanager
+def _few_layers(model: nn.Module) -> Iterator[None]:
+    """The model with the first layers of each stack alone; it is whole again afterwards."""
+    stacks: list[tuple[nn.Module, str, nn.ModuleList]] = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) > LAYERS_OF_LARGE
+    ]
+    for parent, name, stack in stacks:
+        setattr(parent, name, stack[:LAYERS_OF_LARGE])
+    try:
+        yield
+    finally:
+        for parent, name, stack in stacks:
+            setattr(parent, name, stack)
+
+
+def _only_lacks_accelerator(error: Exception) -> bool:
+    return any(part in str(error).lower() for part in NEEDS_ACCELERATOR)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
