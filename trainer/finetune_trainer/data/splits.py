@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 KEYWORDS: Mapping[str, str] = {
@@ -113,9 +113,14 @@ def _place(split: str) -> tuple[int, str]:
 
 def _common_ends(names: Sequence[str]) -> tuple[str, str]:
     """The names' common beginning and common end, which do not overlap and cut no number in two."""
-    start = commonprefix(names).rstrip("0123456789")
-    end = commonprefix([name[len(start) :][::-1] for name in names])[::-1].lstrip("0123456789")
+    start = _common_beginning(names).rstrip("0123456789")
+    end = _common_beginning([name[len(start) :][::-1] for name in names])[::-1].lstrip("0123456789")
     return start, end
+
+
+def _common_beginning(names: Sequence[str]) -> str:
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in same)
 
 
 @lru_cache(maxsize=10_000)
