@@ -19,7 +19,7 @@ from finetune_trainer.data.hub import Side, read_hub
 from finetune_trainer.data.image_folder import METADATA_STEM, PICTURE_SUFFIXES, read_pictures, with_pictures
 from finetune_trainer.data.raw_row import BadRow, RawRow
 from finetune_trainer.data.splits import splits_of
-from finetune_trainer.data.text_files import read_csv, read_json, read_json_lines, unreadable
+from finetune_trainer.data.text_files import read_csv, read_json, read_json_lines
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.pod.paths import Paths
 
@@ -63,7 +63,9 @@ def read(source: Source, field: str, side: Side, paths: Paths) -> Reading:
         if path.exists():
             return Reading(_read_file(path, path.name, field, source.uri))
     except OSError as error:  # a name that is too long, or a folder above it that may not be entered
-        raise unreadable(field, source.uri, error) from None
+        raise InvalidError(
+            f"{field}: {source.uri} cannot be read ({error.strerror}); correct the URI or the permissions"
+        ) from None
     if "*" in path.name:
         return _read_matches(path, field, source.uri)
     raise InvalidError(f"{field}: {source.uri} does not exist{_hint(path, source.uri)}")
@@ -96,9 +98,10 @@ def _read_folder(folder: Path, field: str, uri: str) -> Reading:
             "put the data there or correct the URI"
         )
     _refuse_splits(pictures if about_pictures else data_files, about_pictures, field, base)
-    notes = (
-        (f"{field}: in folder {uri} these are not read: {left_out}; save them as a type that is",) if left_out else ()
+    note = (
+        f"{field}: folder {uri} also holds {left_out}, which are not read; save them as another type if they are data"
     )
+    notes = (note,) if left_out else ()
     if about_pictures and not data_files:
         return Reading(read_pictures(pictures, folder, base), notes)
     rows = _read_files(folder, data_files, field, uri)

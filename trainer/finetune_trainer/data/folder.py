@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 
 from finetune_trainer.data.text_files import unreadable
@@ -38,6 +39,7 @@ BOOKKEEPING = (
     "thumbs.db",
 )
 """Names, in lower case, of files that are about the data or about the tool."""
+IS_BOOKKEEPING = re.compile("|".join(map(translate, BOOKKEEPING))).match
 HIDDEN = (".", "__")
 """How the names of files and folders begin that their owners hide, as .git and __MACOSX."""
 
@@ -60,7 +62,7 @@ def files_below(folder: Path, field: str, uri: str) -> list[str]:
 
 def may_be_data(name: str) -> bool:
     """Whether the file or folder of that name is neither hidden nor a bookkeeping file."""
-    return not name.startswith(HIDDEN) and not any(fnmatchcase(name.lower(), pattern) for pattern in BOOKKEEPING)
+    return not name.startswith(HIDDEN) and not IS_BOOKKEEPING(name.lower())
 
 
 class BrokenLinkError(Exception):

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
-from pathlib import PurePosixPath
 
 KEYWORDS: Mapping[str, str] = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -29,6 +28,9 @@ ENDINGS = ("set", "data", "split")
 WORD = re.compile(r"[^\W\d_]+")
 CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
+Parts = tuple[str, ...]
+"""The parts of a path."""
+
 
 def splits_of(files: Iterable[str], pictures: bool) -> dict[str, tuple[str, ...]]:
     """The splits that a folder holds; empty if it holds fewer than two, because then nothing has to be chosen.
@@ -38,43 +40,42 @@ def splits_of(files: Iterable[str], pictures: bool) -> dict[str, tuple[str, ...]
     are the names of the splits. The values are paths relative to the folder: each names a folder, a file or, with `*`,
     several files of one folder, and together they name all of the split.
     """
-    paths = sorted({PurePosixPath(file) for file in files})
-    return _in_one_folder(paths, PurePosixPath(), pictures) or _in_many_folders(paths, pictures)
+    paths = sorted({tuple(file.split("/")) for file in files})
+    return _in_one_folder(paths, (), pictures) or _in_many_folders(paths, pictures)
 
 
-def _in_one_folder(paths: Sequence[PurePosixPath], folder: PurePosixPath, pictures: bool) -> dict[str, tuple[str, ...]]:
+def _in_one_folder(paths: Sequence[Parts], folder: Parts, pictures: bool) -> dict[str, tuple[str, ...]]:
     """The splits among the entries of `folder` or, if there are none, of the first folder below it that has some."""
-    depth = len(folder.parts)
-    below: dict[PurePosixPath, list[PurePosixPath]] = {}
+    below: dict[Parts, list[Parts]] = {}
     for path in paths:
-        below.setdefault(folder / path.parts[depth], []).append(path)
-    named = {entry: split for entry in below if (split := _split_in(entry.name))}
+        below.setdefault(path[: len(folder) + 1], []).append(path)
+    named = {entry: split for entry in below if (split := _split_in(entry[-1]))}
     if len(set(named.values())) > 1:
         needed = len(below) if pictures else len(below) / 2
         # What single pictures are called says nothing, unless all of them are called so.
         telling = {entry: split for entry, split in named.items() if not pictures or below[entry] != [entry]}
         if len(named) >= needed or _are_alike(telling, pictures):
-            return _grouped(named, {path for path in paths if path.parent == folder})
+            return _grouped(named, {path for path in paths if path[:-1] == folder})
     for entry, files in below.items():
         if files != [entry] and (found := _in_one_folder(files, entry, pictures)):
             return found
     return {}
 
 
-def _in_many_folders(paths: Sequence[PurePosixPath], pictures: bool) -> dict[str, tuple[str, ...]]:
+def _in_many_folders(paths: Sequence[Parts], pictures: bool) -> dict[str, tuple[str, ...]]:
     """The splits that lie in different folders, as a/train.csv and b/test.csv do."""
     named = {}
-    for path in paths:
-        for part in (*reversed(path.parents), *(() if pictures else (path,))):
-            if split := _split_in(part.name):
-                named[part] = split
+    for path in dict.fromkeys(path[:-1] for path in paths) if pictures else paths:
+        for place, name in enumerate(path, 1):
+            if split := _split_in(name):
+                named[path[:place]] = split
                 break
     if len(set(named.values())) < 2 or not _are_alike(named, pictures):
         return {}
     return _grouped(named, set(paths))
 
 
-def _are_alike(named: Mapping[PurePosixPath, str], pictures: bool) -> bool:
+def _are_alike(named: Mapping[Parts, str], pictures: bool) -> bool:
     """Whether two names of different splits are the same but for the split, as x_train and x_test are.
 
     A data file that is named by its split alone, as test.csv is, may also stand beside any other name of a split. A
@@ -82,28 +83,25 @@ def _are_alike(named: Mapping[PurePosixPath, str], pictures: bool) -> bool:
     """
     by_rest: dict[tuple[str, ...], set[str]] = {}
     for entry, split in named.items():
-        by_rest.setdefault(_rest(entry.name), set()).add(split)
+        by_rest.setdefault(_rest(entry[-1]), set()).add(split)
     return any(len(splits) > 1 for splits in by_rest.values()) or (not pictures and () in by_rest)
 
 
-def _grouped(named: Mapping[PurePosixPath, str], files: set[PurePosixPath]) -> dict[str, tuple[str, ...]]:
+def _grouped(named: Mapping[Parts, str], files: set[Parts]) -> dict[str, tuple[str, ...]]:
     """The paths of each split. Several files of one folder become one path with `*` if that matches no other file."""
-    groups: dict[tuple[str, PurePosixPath], list[PurePosixPath]] = {}
+    groups: dict[tuple[str, Parts], list[Parts]] = {}
     for entry, split in named.items():
-        groups.setdefault((split, entry.parent if entry in files else entry), []).append(entry)
+        groups.setdefault((split, entry[:-1] if entry in files else entry), []).append(entry)
     splits: dict[str, list[str]] = {}
     for (split, folder), entries in groups.items():
-        names = [entry.name for entry in entries]
+        names = [entry[-1] for entry in entries]
         if len(names) > 1:
             start, end = _common_ends(names)
-            matched = [
-                file.name
-                for file in files
-                if file.parent == folder and file.name.startswith(start) and file.name.endswith(end)
-            ]
+            beside = [file[-1] for file in files if file[:-1] == folder]
+            matched = [name for name in beside if name.startswith(start) and name.endswith(end)]
             if len(matched) == len(names):
                 names = [f"{start}*{end}"]
-        splits.setdefault(split, []).extend(str(entries[0].parent / name) for name in names)
+        splits.setdefault(split, []).extend("/".join((*entries[0][:-1], name)) for name in names)
     return {split: tuple(sorted(splits[split])) for split in sorted(splits, key=_place)}
 
 
