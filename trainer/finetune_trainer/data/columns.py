@@ -19,8 +19,8 @@ LONGEST_NAME = 40
 """Characters of a column's name. What is longer is likely somebody's text in the wrong place."""
 REMEMBERED = 1000
 """Different names that are counted. Objects in JSON may have a new one in each row."""
-ALIKE = 0.7
-"""The ratio of difflib from which on a name is taken for a misspelt one."""
+ALIKE = 0.8
+"""The ratio of difflib from which on a name is taken for a misspelt one, as lable is for label; test is none for text."""
 
 
 class SeenColumns:

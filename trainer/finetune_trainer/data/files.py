@@ -98,9 +98,7 @@ def _read_folder(folder: Path, field: str, uri: str) -> Reading:
             "put the data there or correct the URI"
         )
     _refuse_splits(pictures if about_pictures else data_files, about_pictures, field, base)
-    note = (
-        f"{field}: folder {uri} also holds {left_out}, which are not read; save them as another type if they are data"
-    )
+    note = f"{field}: folder {uri} also holds {left_out}, which are not read; save them as another type if they matter"
     notes = (note,) if left_out else ()
     if about_pictures and not data_files:
         return Reading(read_pictures(pictures, folder, base), notes)
