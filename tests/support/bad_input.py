@@ -322,7 +322,7 @@ THE_DATA = (
     Case(
         "a file of no known type",
         "dataset.uri: workspace://data/rows.txt has type .txt, which is not known; "
-        "give jsonl, json, csv, parquet or arrow, or a folder of them or of pictures",
+        "give jsonl, json, csv, tsv, parquet or arrow, or a folder of them or of pictures",
         {"spec.dataset.uri": "workspace://data/rows.txt"},
         make=rows("rent", "rows.txt"),
     ),
@@ -349,8 +349,8 @@ THE_DATA = (
     ),
     Case(
         "an evaluation label that training has not",
-        f"dataset.evaluation.uri: label 'fourth' at eval.jsonl:1 occurs in no training row; add such rows to {ROWS} "
-        "or remove it here",
+        f"dataset.evaluation.uri: label of 6 characters at eval.jsonl:1 occurs in no training row; add such rows to "
+        f"{ROWS} or remove it here",
         {"spec.dataset.evaluation": {"uri": "workspace://data/eval.jsonl"}},
         make=rows('{"text": "a", "label": "fourth"}', "eval.jsonl"),
     ),

@@ -134,20 +134,20 @@ CASES = [
         "a type that is not known",
         text("t.xlsx", "PK"),
         "dataset.uri: workspace://t.xlsx has type .xlsx, which is not known; "
-        "give jsonl, json, csv, parquet or arrow, or a folder of them or of pictures",
+        "give jsonl, json, csv, tsv, parquet or arrow, or a folder of them or of pictures",
         uri="workspace://t.xlsx",
     ),
     Case(
         "a file without a suffix",
         text("data", "{}"),
         "dataset.uri: workspace://data has no suffix, so its type is not known; "
-        "give jsonl, json, csv, parquet or arrow, or a folder of them or of pictures",
+        "give jsonl, json, csv, tsv, parquet or arrow, or a folder of them or of pictures",
         uri="workspace://data",
     ),
     Case(
         "a folder without data",
         text("d/notes.md", "x"),
-        "dataset.uri: folder workspace://d holds no jsonl, json, csv, parquet or arrow file and no picture; "
+        "dataset.uri: folder workspace://d holds no jsonl, json, csv, tsv, parquet or arrow file and no picture; "
         "put the data there or correct the URI",
         uri="workspace://d",
     ),
@@ -160,8 +160,8 @@ CASES = [
     Case(
         "a folder of splits",
         all_of(good("d/train.jsonl"), good("d/test.jsonl")),
-        "dataset.uri: folder workspace://d holds the splits test.jsonl, train.jsonl; name one of them, as in "
-        "workspace://d/train.jsonl, and another one in dataset.evaluation.uri",
+        "dataset.uri: folder workspace://d holds the splits train.jsonl, test.jsonl; name one of them as dataset.uri, "
+        "as in workspace://d/train.jsonl, and another one as dataset.evaluation.uri, as in workspace://d/test.jsonl",
         uri="workspace://d",
     ),
     # malformed
@@ -309,13 +309,15 @@ CASES = [
     Case(
         "a table without header",
         text("t.csv", f"{NOTE},rent\n{NOTE},term\n"),
-        "dataset.columns.text: workspace://t.csv has no column 'clause'; its columns are rent, one of 60 characters",
+        "dataset.columns.text: workspace://t.csv has no column 'clause'; it seems to have no header, for no cell of "
+        "its first line is like a name in dataset.columns; put the names of the columns above the rows or correct "
+        "dataset.columns",
         uri="workspace://t.csv",
     ),
     Case(
         "texts named as labels",
         all_of(good("t.jsonl"), lambda folder: write_jsonl(folder / "e.jsonl", [{"clause": "x", "type": NOTE}])),
-        "dataset.evaluation.uri: label one of 60 characters at e.jsonl:1 occurs in no training row; "
+        "dataset.evaluation.uri: label of 60 characters at e.jsonl:1 occurs in no training row; "
         "add such rows to workspace://t.jsonl or remove it here",
         evaluation="workspace://e.jsonl",
     ),
@@ -343,7 +345,7 @@ CASES = [
             good("t.jsonl"),
             lambda folder: write_jsonl(folder / "e.jsonl", [CLAUSES[0], {"clause": "x", "type": "fee"}]),
         ),
-        "dataset.evaluation.uri: label 'fee' at e.jsonl:2 occurs in no training row; "
+        "dataset.evaluation.uri: label of 3 characters at e.jsonl:2 occurs in no training row; "
         "add such rows to workspace://t.jsonl or remove it here",
         evaluation="workspace://e.jsonl",
     ),
@@ -415,7 +417,7 @@ CASES = [
     Case(
         "a picture that is not there",
         lambda folder: write_jsonl(folder / "t.jsonl", [{"image": "p/1.png", "label": "cup"}]),
-        "dataset.columns.image: picture t.jsonl:1 (p/1.png) cannot be read (No such file or directory); "
+        "dataset.columns.image: picture t.jsonl:1 cannot be read (No such file or directory); "
         "paths are relative to the file that names them",
         columns=PICTURES,
         task="ImageClassification",

@@ -7,6 +7,7 @@ user knows.
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def _unreadable(field: str, uri: str, spec: FineTuneJobSpec, folders: Folders) -
         if claim not in folders:
             return f"spec.{field}: '{uri}' has no folder on this machine; add --claim {claim}=DIR"
         path = folders[claim] / below
-    if path.exists():
+    if path.exists() or any(path.parent.glob(glob.escape(path.name).replace("[*]", "*"))):
         return None
     there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=1)

@@ -5,12 +5,11 @@ No sentence quotes a row's text: errors end up in the status of the FineTuneJob,
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ from PIL import Image
 
 from finetune_trainer import contract
 from finetune_trainer.contract import TASKS, Task
-from finetune_trainer.data.files import RawRow
+from finetune_trainer.data.bad_rows import BadRows
+from finetune_trainer.data.columns import SeenColumns, listed
+from finetune_trainer.data.image_folder import PICTURE_SUFFIXES
+from finetune_trainer.data.raw_row import BadRow, RawRow
 from finetune_trainer.errors import InvalidError
 
 FEATURES = {
@@ -31,10 +33,8 @@ FEATURES = {
     "image": datasets.Image(),
 }
 ROLES = ("system", "user", "assistant", "tool")
-SHOWN = 8
-"""Names in a list that a sentence gives before it says how many more there are."""
-LONGEST_NAME = 40
-"""Characters of a label, a role or a column's name. What is longer is likely somebody's text in the wrong place."""
+KNOWN_ROLES = {"ai", "bot", "chatbot", "developer", "function", "gpt", "human", "instruction", "model", "observation"}
+"""Roles in other formats of chats."""
 DEEP_MODES = ("I", "F")
 """Of Pillow, for channels of 16 or 32 bits: its conversion to 8 bits does not scale but cuts, mostly to plain white."""
 
@@ -66,26 +66,31 @@ class RowCheck:
             "image": self._image,
         }
 
-    def rows(self, raw_rows: Iterator[RawRow], field: str, uri: str) -> Iterator[Row]:
-        first = True
+    def rows(self, raw_rows: Iterable[RawRow | BadRow], field: str, uri: str) -> Iterator[Row]:
+        """The rows in their order, up to the first one that is wrong. `field` and `uri` name their source.
+
+        Raises InvalidError, when all have been read, with one message on all rows that are wrong; at once, if a file
+        as a whole is.
+        """
+        columns, bad, first = SeenColumns(self.wanted), BadRows(), True
         for raw in raw_rows:
-            if first:
-                self._refuse_absent_columns(raw, uri)
-                first = False
-            yield self._row(raw)
+            first = False
+            if isinstance(raw, BadRow):
+                bad.add(raw.id, raw.sentence)
+                continue
+            columns.add(raw)
+            try:
+                row = self._row(raw)
+            except InvalidError as error:
+                bad.add(raw.id, str(error))
+                continue
+            if not bad.count:
+                yield row
         if first:
             raise InvalidError(f"{field}: {uri} is empty; put at least two rows there or correct the URI")
-
-    def _refuse_absent_columns(self, raw: RawRow, uri: str) -> None:
-        for name, column in self.wanted.items():
-            if column not in raw.values:
-                nearest = sorted(
-                    map(str, raw.values),
-                    key=lambda there: -difflib.SequenceMatcher(None, column.lower(), there.lower()).ratio(),
-                )
-                raise InvalidError(
-                    f"dataset.columns.{name}: {uri} has no column {column!r}; its columns are {_listed(nearest)}"
-                )
+        columns.refuse_absent(uri)
+        if bad.count:
+            raise InvalidError(bad.message())
 
     def _row(self, raw: RawRow) -> Row:
         content, key = hashlib.sha256(), hashlib.sha256()
@@ -144,39 +149,49 @@ class RowCheck:
             ) from None
 
     def _image(self, name: str, value: Any, raw: RawRow) -> tuple[dict[str, Any], bytes]:
+        """The picture's bytes or, if the row names a file, its path, and what is in the file."""
         at = self._at(name, raw)
-        if isinstance(value, (bytes, bytearray)):
-            value = {"bytes": bytes(value), "path": None}
-        elif isinstance(value, str) and value:
-            value = {"bytes": None, "path": value}
-        if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-            what = "is empty" if value in (None, "", {}) else f"holds {_kind(value)}"
-            raise InvalidError(f"{at} {what}; give the path or the bytes of a picture")
-        content: bytes = value.get("bytes") or b""
-        path = None if content else str((raw.folder or Path()) / value["path"])
-        shown = raw.id if content or value["path"].endswith(raw.id) else f"{raw.id} ({value['path']})"
-        if path is not None:
-            try:
-                content = Path(path).read_bytes()
-            except OSError as error:
-                raise InvalidError(
-                    f"dataset.columns.{name}: picture {shown} cannot be read ({error.strerror}); "
-                    "paths are relative to the file that names them"
-                ) from None
+        if not isinstance(value, dict):
+            value = {"bytes" if isinstance(value, (bytes, bytearray)) else "path": value}
+        content, path = value.get("bytes"), value.get("path")
+        if not (content or path):
+            raise InvalidError(f"{at} is empty; give the path or the bytes of a picture")
+        if (content and not isinstance(content, (bytes, bytearray))) or (not content and not isinstance(path, str)):
+            raise InvalidError(f"{at} holds {_kind(content or path)}; give the path or the bytes of a picture")
+        path = None if content else str((raw.folder or Path()) / path)
+        content = bytes(content) if path is None else self._file(name, path, value["path"], raw)
         try:
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()
                 mode = picture.mode
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        except Exception:  # Pillow's decoders raise whatever they stumble over
             raise InvalidError(
-                f"dataset.columns.{name}: picture {shown} cannot be decoded; replace or remove it"
+                f"dataset.columns.{name}: picture {raw.id} cannot be decoded; replace or remove it"
             ) from None
         if mode.startswith(DEEP_MODES):
             raise InvalidError(
-                f"dataset.columns.image: picture {shown} has more than 8 bits per channel, which models cannot read; "
+                f"dataset.columns.image: picture {raw.id} has more than 8 bits per channel, which models cannot read; "
                 "scale it to 8 bits"
             )
         return {"bytes": None if path else content, "path": path}, content
+
+    def _file(self, name: str, path: str, given: str, raw: RawRow) -> bytes:
+        """The bytes of a file. `given` is what the row says: often a path, but maybe somebody's text."""
+        try:
+            return Path(path).read_bytes()
+        except ValueError:
+            complaint = "not a path"
+        except OSError as error:
+            complaint = error.strerror or "not a path"
+        if Path(given).suffix.lower() not in PICTURE_SUFFIXES:
+            raise InvalidError(
+                f"{self._at(name, raw)} holds text of {len(given)} characters, which is not the path of a picture; "
+                "give the path or the bytes of a picture"
+            )
+        raise InvalidError(
+            f"dataset.columns.{name}: picture {raw.id} cannot be read ({complaint}); "
+            "paths are relative to the file that names them"
+        )
 
     def _label(self, raw: RawRow) -> str:
         value = raw.values.get(self.wanted["label"])
@@ -203,8 +218,21 @@ def _wanted_columns(columns: contract.Columns, task: Task) -> dict[str, str]:
     entry = TASKS[task]
     for names in entry.columns:
         if all(name in named for name in names):
-            return {name: named[name] for name in names}
+            wanted = {name: named[name] for name in names}
+            _refuse_one_column_for_two(wanted)
+            return wanted
     raise InvalidError(f"dataset.columns: {task} needs {entry.columns_needed}; name the columns")
+
+
+def _refuse_one_column_for_two(wanted: dict[str, str]) -> None:
+    first: dict[str, str] = {}
+    for name, column in wanted.items():
+        if column in first:
+            raise InvalidError(
+                f"dataset.columns.{name}: {column!r} is also the column of dataset.columns.{first[column]}; "
+                "name another column"
+            )
+        first[column] = name
 
 
 def _kind(value: Any) -> str:
@@ -227,10 +255,10 @@ def _kind(value: Any) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name if len(name) <= LONGEST_NAME else quoted(name) for name in names[:SHOWN]) + more
+    return listed(names)
 
 
 def quoted(name: str) -> str:
-    """A name as a sentence gives it; of one that is too long to be a name, the length alone."""
-    return repr(name) if len(name) <= LONGEST_NAME else f"one of {len(name)} characters"
+    """A role as a sentence gives it: in full if other formats of chats know it; of any other, which may be somebody's
+    name or text, the length alone."""
+    return repr(name) if name.lower() in KNOWN_ROLES else f"one of {len(name)} characters"

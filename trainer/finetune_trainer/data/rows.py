@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from array import array
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -25,11 +24,14 @@ from datasets.arrow_writer import ArrowWriter
 
 from finetune_trainer import contract
 from finetune_trainer.contract import Task
-from finetune_trainer.data.files import Side, read
-from finetune_trainer.data.row_check import FEATURES, Row, RowCheck, quoted
+from finetune_trainer.data.files import read
+from finetune_trainer.data.hub import Side
+from finetune_trainer.data.label_check import LabelCounts, refuse_no_classes, shown, variants
+from finetune_trainer.data.row_check import FEATURES, Row, RowCheck
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.pod.paths import Paths
 
+LABEL_FEATURES = datasets.Features({"label": datasets.Value("int64")})
 MAX_LEAK_FRACTION = 0.01
 """Part of the evaluation rows that may also be training rows, unless the user says otherwise: short texts repeat."""
 
@@ -48,6 +50,8 @@ class Rows:
     digest: str
     leaked: int
     """Evaluation rows that are also training rows, but for case and blanks."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what is not wrong but should be known, without any text of the rows."""
 
 
 def load_rows(
@@ -64,18 +68,25 @@ def load_rows(
     fraction = None if dataset.evaluation_source is not None else dataset.evaluation_fraction
     if dataset.evaluation_source is None and fraction is None:
         raise InvalidError("dataset.evaluation: gives neither fraction nor uri; set one of them")
+    source = read(dataset.source, "dataset.uri", "train", paths)
+    notes = list(source.notes)
     with sides["train"] as train, sides["evaluation"] as evaluation:
-        for row in check.rows(read(dataset.source, "dataset.uri", "train", paths), "dataset.uri", dataset.source.uri):
+        for row in check.rows(source.rows, "dataset.uri", dataset.source.uri):
             (evaluation if fraction is not None and _is_held_out(row.key, fraction) else train).write(row)
         if dataset.evaluation_source is not None:
             field, uri = "dataset.evaluation.uri", dataset.evaluation_source.uri
-            for row in check.rows(read(dataset.evaluation_source, field, "evaluation", paths), field, uri):
+            source = read(dataset.evaluation_source, field, "evaluation", paths)
+            notes += source.notes
+            for row in check.rows(source.rows, field, uri):
                 evaluation.write(row)
     _refuse_empty_side(train, evaluation, fraction)
-    labels = arranged(_labels(train, evaluation, dataset)) if "label" in check.wanted else None
+    labels = None
+    if "label" in check.wanted:
+        labels = arranged(_labels(train.labels, evaluation.labels, dataset))
+        notes += variants(train.labels.joined(evaluation.labels))
     leaked = _leaked(train, evaluation, dataset)
     digest = hashlib.sha256(json.dumps([train.digest, evaluation.digest, labels], ensure_ascii=False).encode())
-    return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest(), leaked)
+    return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest(), leaked, tuple(notes))
 
 
 def _is_held_out(key: bytes, fraction: float) -> bool:
@@ -114,25 +125,27 @@ def _leaked(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Datas
 # ---- labels ---------------------------------------------------------------------------------------------------------
 
 
-def _labels(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Dataset) -> tuple[str, ...]:
+def _labels(train: LabelCounts, evaluation: LabelCounts, dataset: contract.Dataset) -> tuple[str, ...]:
     """Sorted names of the classes. By fraction they are those of the whole dataset: which side a rare class falls on
     is chance."""
-    column = dataset.columns.label
-    if len(train.first_with) == 1:
-        (only,) = train.first_with
+    column = dataset.columns.label or ""
+    if len(train.counts) == 1:
+        (only,) = train.counts
+        name = f"the label {shown(only, train.rows)}" if train.rows > 1 else "the same label"
         raise InvalidError(
-            f"dataset.columns.label: all {train.count} training rows have the label {quoted(only)} in "
+            f"dataset.columns.label: all {train.rows} training rows have {name} in "
             f"column {column!r}; give rows of at least two classes or name another column"
         )
-    unknown = sorted(evaluation.first_with.keys() - train.first_with.keys())
+    both = train.joined(evaluation)
+    refuse_no_classes(both if dataset.evaluation_source is None else train, column)
+    unknown = sorted(evaluation.first.keys() - train.first.keys())
     if unknown and dataset.evaluation_source is not None:
-        row = evaluation.first_with[unknown[0]]
+        name = f"label {shown(unknown[0], evaluation.counts[unknown[0]])}"
         raise InvalidError(
-            f"dataset.evaluation.uri: label {quoted(unknown[0])} at {row} occurs in no training row; "
+            f"dataset.evaluation.uri: {name} at {evaluation.first[unknown[0]]} occurs in no training row; "
             f"add such rows to {dataset.source.uri} or remove it here"
         )
-    labels = train.first_with.keys() | evaluation.first_with.keys()
-    return tuple(sorted(labels, key=_label_order(labels)))
+    return tuple(sorted(both.counts, key=_label_order(both.counts.keys())))
 
 
 def _label_order(labels: Set[str]) -> Callable[[str], Any]:
@@ -149,7 +162,10 @@ def _label_order(labels: Set[str]) -> Callable[[str], Any]:
 
 
 class _SideWriter:
-    """Writes the rows of one side to an Arrow file and keeps their labels, which become numbers at the end."""
+    """Writes the rows of one side to an Arrow file, and their labels to another one.
+
+    A label is written as the number of labels that were found before it, because its class is known at the end only.
+    """
 
     def __init__(self, side: Side, inputs: Sequence[str], paths: Paths) -> None:
         folder = paths.scratch / "rows"
@@ -157,13 +173,14 @@ class _SideWriter:
         self._path = folder / f"{side}.arrow"
         features = {"id": datasets.Value("string"), **{name: FEATURES[name] for name in inputs}}
         self._writer = ArrowWriter(path=str(self._path), features=datasets.Features(features))
+        self._label_path = folder / f"{side}-labels.arrow"
+        self._label_writer = ArrowWriter(path=str(self._label_path), features=LABEL_FEATURES)
         self._digest = hashlib.sha256()
-        self._labels: list[str] = []
+        self._found: dict[str, int] = {}
         self.keys = array("Q")
-        """Of each row, the first eight bytes of its key."""
+        """The first eight bytes of the key of each row."""
         self.count = 0
-        self.first_with: dict[str, str] = {}
-        """Label -> id of the first row that has it."""
+        self.labels = LabelCounts()
 
     def __enter__(self) -> _SideWriter:
         return self
@@ -171,7 +188,10 @@ class _SideWriter:
     def __exit__(self, exception: type[BaseException] | None, *_: object) -> None:
         if exception is None and self.count:
             self._writer.finalize()
+            if self.labels.rows:
+                self._label_writer.finalize()
         self._writer.close()
+        self._label_writer.close()
 
     @property
     def digest(self) -> str:
@@ -183,8 +203,8 @@ class _SideWriter:
         self.keys.append(int.from_bytes(row.key[:8], "big"))
         self.count += 1
         if row.label is not None:
-            self.first_with.setdefault(row.label, row.id)
-            self._labels.append(sys.intern(row.label))
+            self.labels.add(row.id, row.label, row.values.get("text"))
+            self._label_writer.write({"label": self._found.setdefault(row.label, len(self._found))})
             label = row.label.encode()
             self._digest.update(len(label).to_bytes(8, "big") + label)
 
@@ -197,5 +217,14 @@ class _SideWriter:
         rows = datasets.Dataset.from_file(str(self._path))
         if labels is None:
             return rows
-        index = {label: number for number, label in enumerate(labels)}
-        return rows.add_column("label", [index[label] for label in self._labels])
+        number = {label: number for number, label in enumerate(labels)}
+        classes = [number[label] for label in self._found]
+        found = datasets.Dataset.from_file(str(self._label_path))
+        in_order = found.map(
+            lambda column: {"label": [classes[label] for label in column]},
+            input_columns="label",
+            batched=True,
+            cache_file_name=str(self._label_path.with_suffix(".ordered.arrow")),
+            load_from_cache_file=False,
+        )
+        return datasets.concatenate_datasets([rows, in_order], axis=1)

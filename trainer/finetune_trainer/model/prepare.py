@@ -137,7 +137,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         task.adapt_processor(processor)
         settings = Settings(processor, model_config, config.training.sequence_length)
         train, evaluation = task.encode(rows.train, settings), task.encode(rows.evaluation, settings)
-        facts = facts_of(config, rows, train, evaluation, task.effective_length(settings))
+        facts = facts_of(config, rows, train, evaluation, task.effective_length(settings), rows.notes)
         train.save_to_disk(str(folder / "train"))
         evaluation.save_to_disk(str(folder / "evaluation"))
 

@@ -80,7 +80,8 @@ class Dataset(Model):
     """The rows to learn from."""
 
     uri: Uri = Field(
-        description="A jsonl, csv, parquet or arrow file, a folder of them, an image folder, or a hub dataset."
+        description="A jsonl, csv, tsv, parquet or arrow file, several in one folder as in data/train-*.parquet, a "
+        "folder of them, an image folder, or a hub dataset. A folder that holds several splits is refused: name one."
     )
     revision: Text | None = Field(None, description="Branch, tag or commit of a hub repository. Default: main.")
     evaluation: Evaluation = Field(Evaluation(fraction=0.1), description="Rows that are measured, never learned.")
