@@ -90,6 +90,8 @@ def test_ports_are_found_by_their_name(objects: list[Object]) -> None:
     (port,) = container(objects)["ports"]
     assert container(objects)["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
     assert container(objects)["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+    assert container(objects)["startupProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+    assert pod(objects)["spec"]["shareProcessNamespace"] is True, "PID 1 would not hear a signal while Python starts"
     for service in of_kind(objects, "Service"):
         assert service["spec"]["ports"] == [
             {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]}

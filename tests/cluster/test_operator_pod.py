@@ -5,6 +5,7 @@ FINETUNE_OPERATOR_IMAGE names an image that the nodes have; test-images.sh makes
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from trainer import tiny
 
 pytestmark = pytest.mark.timeout(600)
 JOB = "tiny"
+SECONDS_TO_END = 15.0
+"""Half of the pod's grace period: an operator that heard no signal would take all of it."""
 
 
 @pytest.fixture
@@ -36,6 +39,19 @@ def job(kubectl: Kubectl, workspace: Path) -> dict[str, Any]:
             "spec.resources": {"gpusPerNode": 0, "cpu": "1", "memory": "3Gi", "sharedMemory": "64Mi"},
         },
     )
+
+
+def test_an_operator_that_is_deleted_while_it_starts_ends_in_seconds(
+    releases: Releases, kubectl: Kubectl, crd_of_kubectl: None
+) -> None:
+    releases.install("early", operator_values(TEST_IMAGE), *FROM_KUBECTL)
+    selector = ("-l", "app.kubernetes.io/instance=early")
+    kubectl.run("wait", "pods", *selector, "--for=create", "--timeout=60s")
+    kubectl.run("wait", "pods", *selector, "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
+    (pod,) = kubectl.get("pods", *selector)
+    began = time.monotonic()
+    kubectl.run("delete", "pod", pod["metadata"]["name"], "--timeout=60s")
+    assert time.monotonic() - began < SECONDS_TO_END
 
 
 def test_a_job_outlives_every_change_of_the_release_that_it_trained_under(
