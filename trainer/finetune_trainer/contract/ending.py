@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from finetune_trainer.contract.environment import MAX_TERMINATION_MESSAGE_BYTES
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import Answer, ImageContract, Message
 from finetune_trainer.contract.pod_status import CheckpointReport
 
 
-class Result(Message):
+class Result(Answer):
     """The saved model. `metrics` are those of the saved, reloaded files."""
 
     path: str
@@ -41,7 +41,7 @@ class RankExit(Message):
     """Of rank 0, when done."""
 
 
-class TerminationMessage(Message):
+class TerminationMessage(Answer):
     """What a pod leaves behind, at most 4 KiB; `fit` cuts the log to that."""
 
     pod_uid: str
@@ -63,6 +63,7 @@ class TerminationMessage(Message):
     """The newest one that this attempt knows of: written by it, or resumed from."""
     result: Result | None = None
     log: tuple[str, ...] = ()
+    contract: ImageContract = 1
 
     def fit(self, limit: int = MAX_TERMINATION_MESSAGE_BYTES) -> str:
         """JSON of at most `limit` bytes: the oldest log lines are left out first, then the error is cut."""

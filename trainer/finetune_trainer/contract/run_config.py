@@ -1,4 +1,8 @@
-"""run.json: all that an attempt needs to know. The operator writes it; every rank attests its digest."""
+"""run.json: all that an attempt needs to know. The operator writes it; every rank attests its digest.
+
+The operator and a pod's image may be of different releases. A field that is not of contract 1 is declared with `added`:
+run.json holds it only when the job uses it, and then says in `contract` which version it takes to read it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,14 @@ import hashlib
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import CONTRACT_VERSION, Message, version_needed
+
+NEWER_CONTRACT = "newer_contract"
+"""The type of the validation error of a run.json that takes a newer trainer."""
+_CONTRACT = "contract"
 
 Task = Literal["CausalLM", "SequenceClassification", "ImageClassification"]
 Metric = Literal["accuracy", "f1", "perplexity"]
@@ -138,9 +147,29 @@ class RunConfig(Message):
     allow_pickle_weights: bool = False
     """Whether weights that are not safetensors may be read: unpickling them runs what is in them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_newer_contract(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or _CONTRACT not in fields:
+            return fields
+        written = fields[_CONTRACT]
+        if type(written) is not int or written > CONTRACT_VERSION:
+            sentence = "this trainer reads contract {read}, but the operator wrote {written}; use a newer image"
+            raise PydanticCustomError(NEWER_CONTRACT, sentence, {"read": CONTRACT_VERSION, "written": str(written)})
+        return {name: value for name, value in fields.items() if name != _CONTRACT}
+
+    def json_fields(self) -> dict[str, Any]:
+        """The fields, and in `contract` the oldest version that can read them; absent means 1."""
+        needed = version_needed(self)
+        return super().json_fields() | ({_CONTRACT: needed} if needed > 1 else {})
+
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON, in hex: what every rank attests."""
+        """sha256 of the canonical JSON, in hex: what every rank attests.
+
+        The operator computes it before it writes run.json, a rank after it has read run.json. Both find the same, also
+        in code of different releases, because neither writes a field that the other does not know.
+        """
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
