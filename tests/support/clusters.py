@@ -15,7 +15,6 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import Admit, LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, ConflictError, Object, Resource
 from finetune_operator.runtime.app import Options
 from finetune_operator.runtime.run_locally import run_locally
@@ -28,6 +27,7 @@ from finetune_trainer.contract import (
     TerminationMessage,
 )
 from support.manifests import changed
+from support.scripted import ScriptedDriver
 
 SETTINGS = Settings(
     image="trainer:test", starting_interval=0.01, progress_interval=0.01, peers_interval=0.01, settle=0.2

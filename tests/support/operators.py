@@ -17,7 +17,6 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import FINETUNEJOBS, LEASES, PODS, ApiError, Object, Resource
 from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.health import Health
@@ -27,6 +26,7 @@ from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.watch import inform
 from finetune_trainer.contract import Phase, PodStatus, Progress, RankStatus
+from support.scripted import ScriptedDriver
 
 T = TypeVar("T")
 SETTINGS = Settings(image="trainer:test", starting_interval=0.5, progress_interval=0.5, peers_interval=5)

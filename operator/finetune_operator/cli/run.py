@@ -102,5 +102,4 @@ async def _stop(cluster: LocalCluster, namespace: str, name: str) -> None:
     """Delete the job, and wait for its processes: they have the grace period to end."""
     with suppress(NotFoundError):
         await cluster.delete(FINETUNEJOBS, namespace, name)
-    while await cluster.list(PODS, namespace):
-        await asyncio.sleep(0.1)
+    await cluster.idle()

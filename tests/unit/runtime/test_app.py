@@ -12,10 +12,10 @@ from support.clusters import SETTINGS
 from support.jobs import config_map
 from support.manifests import manifest
 from support.operators import Scene, in_virtual_time, silent_about_leases
+from support.scripted import ScriptedDriver
 
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import (
     CONFIGMAPS,
     FINETUNEJOBS,

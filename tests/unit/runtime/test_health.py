@@ -17,12 +17,12 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from support.clusters import SETTINGS, operated
 from support.http import get
+from support.scripted import ScriptedDriver
 
 from finetune_operator.cli.exit_codes import INVALID
 from finetune_operator.cli.main import main
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.ports import free_port
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import ForbiddenError, Object, Resource
 from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.health import STUCK_AFTER, Health, application

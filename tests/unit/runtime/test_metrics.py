@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.clusters import SETTINGS, last_words, operated, run_of
 from support.manifests import manifest
+from support.scripted import ScriptedDriver
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry
 from finetune_operator.constants import ConditionType, Phase
@@ -19,7 +20,6 @@ from finetune_operator.core.status.conditions import set_condition
 from finetune_operator.core.times import from_text
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import (
     FINETUNEJOBS,
     ApiError,

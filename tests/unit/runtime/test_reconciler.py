@@ -12,12 +12,12 @@ from typing import Any
 from support.clusters import NOW, World, condition, run_of
 from support.jobs import job
 from support.manifests import manifest
+from support.scripted import ScriptedDriver
 
 from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, ForbiddenError, Object, Resource
 from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.reconciler import Reconciler
