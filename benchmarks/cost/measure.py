@@ -187,7 +187,7 @@ def _first_step(side: Side, folder: Path) -> float:
     for path in (job.workspace, job.steps):
         path.mkdir(parents=True)
     workload.make(job.data, is_spoilt=False)
-    command = side.command(job, Attempt(1, free_port(), world=1), 0)
+    command = side.command(job, Attempt(1, world=1), 0)
     hook: dict[str, Any] = {"PYTHONPATH": HOOK, "FAULT_FOLDER": job.folder, "FAULT_ATTEMPT": 1, "FAULT_ACT": ""}
     hook |= {"FAULT_STEP": 0, "FAULT_MEMORY_LIMIT_ROWS": 0, "FAULT_FULL_SECONDS": 0}
     environment = command.environment | {name: str(value) for name, value in hook.items()}

@@ -41,9 +41,6 @@ EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 CORE_EVENTS = Resource("", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
-_ALL = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS, CLAIMS, NETWORKPOLICIES, EVENTS)
-BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in _ALL}
-
 
 class ApiError(Exception):
     """The API server said no, or was not reached (status 0)."""

@@ -28,7 +28,7 @@ from support.recordings import write
 from finetune_operator.core.settings import Settings
 from finetune_operator.kube.client import KubeCluster
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, Object
-from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.handlers import inform
 
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
@@ -83,7 +83,7 @@ async def watched(namespace: str) -> AsyncIterator[Watched]:
 async def operated(jobs: Watched) -> AsyncIterator[None]:
     """An operator for the namespace that looks more often than others, so that no phase is too short to be seen."""
     informing = partial(inform, namespaces=[jobs.namespace], take_signals=lambda: None)
-    operator = asyncio.create_task(operate(jobs.cluster, FREQUENT, informing, [jobs.namespace]))
+    operator = asyncio.create_task(operate(jobs.cluster, FREQUENT, informing, Options(namespaces=[jobs.namespace])))
     try:
         yield
     finally:

@@ -13,7 +13,8 @@ from fuzz.from_schema import JSON, values_of
 from hypothesis import strategies as st
 from support.manifests import manifest
 
-Object = dict[str, Any]
+from finetune_operator.protocol import Object
+
 Place = tuple[Any, Any]
 """A dictionary or list, and a key or index of it."""
 

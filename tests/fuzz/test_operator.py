@@ -21,10 +21,9 @@ from finetune_operator.core.observed.views import JobView, PodView
 from finetune_operator.core.run.resolve import refusals
 from finetune_operator.core.settings import Settings
 from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.intake import Intake, Key
+from finetune_operator.runtime.intake import Intake
+from finetune_operator.runtime.job_memory import JobMemories, Key
 from finetune_operator.runtime.queue import Queue
-from finetune_operator.runtime.recollection import Recollection
 
 BATCH = 50
 HEALTHY = "healthy"
@@ -153,12 +152,12 @@ def test_no_pod_and_no_job_raises_out_of_an_event(told: tuple[bool, list[Object]
 
     async def see() -> None:
         queue: Queue[Key] = Queue(never)
-        intake = Intake(queue, evidence := Evidence(), Recollection())
+        intake = Intake(queue, memories := JobMemories())
         for state in states:
             intake.saw(PODS if is_pod else JOBS, state)
             view: Any = PodView.of(state) if is_pod else JobView.of(state)
             assert view == type(view).of(state)
-        evidence.merged("job", (PodView.of(state) for state in states), Key("default", "clauses"))
+        memories.merged("job", (PodView.of(state) for state in states), Key("default", "clauses"))
         assert queue.depth <= len(states)
 
     asyncio.run(see())

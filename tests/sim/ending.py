@@ -16,8 +16,7 @@ from finetune_operator.constants import LABEL_JOB
 from finetune_operator.core.observed.views import PodView
 from finetune_operator.local import pods
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES, Object
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.intake import Key
+from finetune_operator.runtime.job_memory import JobMemories, Key
 
 if TYPE_CHECKING:
     from sim.schedule import Schedule
@@ -62,10 +61,10 @@ async def settled(schedule: Schedule) -> None:
     before = state()
     await asyncio.sleep(2 * LOOK)
     _compare(schedule, before, state(), "the operator wrote, though nothing had changed")
-    evidence = Evidence()
+    memories = JobMemories()
     for pod in schedule.cluster.store.list(PODS, "default"):  # as an operator is told of when it starts
-        evidence.record(PodView.of(pod), Key("default", pod["metadata"]["labels"][LABEL_JOB]))
-    other = schedule.reconciler(schedule.cluster, schedule.settings, evidence)
+        memories.record(PodView.of(pod), Key("default", pod["metadata"]["labels"][LABEL_JOB]))
+    other = schedule.reconciler(schedule.cluster, schedule.settings, memories)
     for job in _jobs(schedule):
         await other.reconcile(Key("default", job["metadata"]["name"]))
     _compare(schedule, before, state(), "another look at every job wrote something")

@@ -16,10 +16,10 @@ from sim.fates import Failure, Fate
 from sim.history import History
 from sim.weather import Trace
 from support.clusters import RESULT, index_of
+from support.scripted import ScriptedDriver
 
 from finetune_operator.constants import LABEL_JOB_NAME, RUN_CONFIG_KEY
 from finetune_operator.local import pods
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import CONFIGMAPS, SERVICES, Object
 from finetune_trainer.contract import (
     CheckpointReport,

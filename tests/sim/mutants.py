@@ -24,9 +24,9 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.core.status import ledger
 from finetune_operator.core.times import from_text
 from finetune_operator.protocol import FINETUNEJOBS, Object
-from finetune_operator.runtime import app, observer, recollection, reconciler
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.recollection import Look
+from finetune_operator.runtime import app, job_memory, observer, reconciler
+from finetune_operator.runtime.job_memory import JobMemories, Key
+from finetune_operator.runtime.look import Look
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_trainer.contract import FailureClass
 
@@ -192,10 +192,10 @@ def symptoms_are_taken_for_the_cause() -> Any:
 
 
 def evidence_is_dropped() -> Any:
-    def merged(self: Evidence, owner_uid: str, listed: Iterable[PodView], job: Any = None) -> tuple[PodView, ...]:
+    def merged(self: JobMemories, owner_uid: str, listed: Iterable[PodView], key: Key) -> tuple[PodView, ...]:
         return tuple(pod for pod in listed if pod.owner_uid == owner_uid)
 
-    return patch.object(Evidence, "merged", merged)
+    return patch.object(JobMemories, "merged", merged)
 
 
 def deletions_of_pods_are_not_seen() -> Any:
@@ -289,7 +289,7 @@ def lost_events_are_never_made_up_for() -> Any:
 
 
 def what_was_seen_once_is_never_looked_at_again() -> Any:
-    return patch.object(recollection, "within", lambda elapsed, seconds: True)
+    return patch.object(job_memory, "within", lambda elapsed, seconds: True)
 
 
 MUTANTS: tuple[Callable[[], Any], ...] = (

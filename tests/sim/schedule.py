@@ -29,7 +29,7 @@ from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.store import Event
 from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, ForbiddenError, Object, Resource
-from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.reconciler import Reconciler
 
 SETTINGS = Settings(
@@ -133,7 +133,7 @@ class Schedule:
 
     async def _operate(self, name: str, connection: Connection, informer: Informer) -> None:
         try:
-            await operate(connection, self.settings, informer.inform, make_reconciler=self.reconciler)
+            await operate(connection, self.settings, informer.inform, Options(make_reconciler=self.reconciler))
         except Exception as error:
             self.violated(f"{name} ended: {error!r}")
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from finetune_operator import constants
@@ -16,12 +15,9 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import Admit, LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, ConflictError, Object, Resource
-from finetune_operator.runtime.app import operate
-from finetune_operator.runtime.health import Health
-from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.watch import inform
+from finetune_operator.runtime.app import Options
+from finetune_operator.runtime.run_locally import run_locally
 from finetune_trainer.contract import Phase as RankPhase
 from finetune_trainer.contract import (
     PodStatus,
@@ -31,6 +27,7 @@ from finetune_trainer.contract import (
     TerminationMessage,
 )
 from support.manifests import changed
+from support.scripted import ScriptedDriver
 
 SETTINGS = Settings(
     image="trainer:test", starting_interval=0.01, progress_interval=0.01, peers_interval=0.01, settle=0.2
@@ -160,26 +157,16 @@ def last_words(pod: Object, run: RunStatus, exit_code: int = 0, **changes: Any) 
 async def operated(
     settings: Settings = SETTINGS,
     automatic: bool = True,
-    metrics: Metrics | None = None,
-    health: Health | None = None,
+    options: Options | None = None,
     admission: Admit | None = admit,
 ) -> AsyncIterator[World]:
     """A cluster with an operator; both end with the block. Without `admission` any FineTuneJob gets in."""
     answers: dict[str, bytes] = {}
     driver = ScriptedDriver(automatic=automatic, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
-    cluster = LocalCluster(driver, admit=admission)
-    cluster.add_namespace("default")
-    await cluster.start()
-    informing = partial(inform, cluster)
-    operator = asyncio.create_task(operate(cluster, settings, informing, metrics=metrics, health=health))
-    try:
+    async with run_locally(driver, settings, "default", options, admission) as (cluster, operator):
         yield World(cluster, driver, answers)
         if operator.done():
             operator.result()
-    finally:
-        operator.cancel()
-        await asyncio.gather(operator, return_exceptions=True)
-        await cluster.close()
 
 
 def run_of(status: FineTuneJobStatus) -> RunStatus:

@@ -29,7 +29,6 @@ from finetune_operator.kube.transport import Transport
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.processes import ProcessDriver
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import (
     JOBS,
     PODS,
@@ -42,6 +41,7 @@ from finetune_operator.protocol import (
     Resource,
 )
 from support.jobs import job
+from support.scripted import ScriptedDriver
 
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", "localhost/trainer-test:dev")

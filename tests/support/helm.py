@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+
+from finetune_operator.protocol import Object
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "finetune-operator"
@@ -19,8 +20,6 @@ CRD = CHART / "files" / "crds" / "finetunejobs.yaml"
 
 VERSION = str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 """Of the package, and so of the chart and the images."""
-
-Object = dict[str, Any]
 
 
 class HelmError(Exception):

@@ -17,9 +17,8 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import FINETUNEJOBS, LEASES, PODS, ApiError, Object, Resource
-from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.health import Health
 from finetune_operator.runtime.intake import Intake
 from finetune_operator.runtime.leader import Candidate
@@ -27,6 +26,7 @@ from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.watch import inform
 from finetune_trainer.contract import Phase, PodStatus, Progress, RankStatus
+from support.scripted import ScriptedDriver
 
 T = TypeVar("T")
 SETTINGS = Settings(image="trainer:test", starting_interval=0.5, progress_interval=0.5, peers_interval=5)
@@ -81,9 +81,7 @@ class Operator:
     name: str
     connection: Connection
     task: asyncio.Task[None]
-    stop: asyncio.Event
-    health: Health
-    metrics: Metrics
+    options: Options
     parts: list[Any]
     """The intake, its queue, and the reconciler."""
 
@@ -96,9 +94,17 @@ class Operator:
         """It ends as on SIGTERM; returns after how many seconds."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self.stop.set()
+        self.options.stop.set()
         await asyncio.wait_for(self.task, 60)
         return loop.time() - began
+
+    @property
+    def health(self) -> Health:
+        return self.options.health
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.options.metrics
 
     @property
     def leads(self) -> bool:
@@ -125,7 +131,7 @@ class Scene:
         resync: float = 600,
     ) -> Operator:
         """Another operator, with a clock that shows what `clock` says."""
-        connection, stop, health, metrics = Connection(self, name), asyncio.Event(), Health(), Metrics()
+        connection = Connection(self, name)
         parts: list[Any] = []
 
         async def informed(intake: Intake) -> None:
@@ -137,18 +143,14 @@ class Scene:
             return parts[-1]
 
         candidate = Candidate("ops", lease, name, clock or self.loop.time, self.clock.utc)
+        options = Options(candidate=candidate, resync=resync, make_reconciler=made)
         work = operate(
             connection,  # type: ignore[arg-type]  # it has all verbs
             SETTINGS,
             informed,
-            resync=resync,
-            metrics=metrics,
-            health=health,
-            candidate=candidate,
-            stop=stop,
-            make_reconciler=made,
+            options,
         )
-        operator = Operator(name, connection, self.loop.create_task(work), stop, health, metrics, parts)
+        operator = Operator(name, connection, self.loop.create_task(work), options, parts)
         self.operators.append(operator)
         return operator
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import datasets
 from PIL import Image
+from support import run_configs
 
 from finetune_trainer import contract
-from finetune_trainer.contract import Columns, RunConfig, Source, World
+from finetune_trainer.contract import Columns, RunConfig, Source
 from finetune_trainer.pod.paths import Paths
 
 CLAUSES = [
@@ -70,33 +71,4 @@ def dataset(
 
 def run_config(**changes: Any) -> RunConfig:
     """A run of one rank; `changes` are fields of RunConfig."""
-    config = RunConfig(
-        namespace="legal",
-        job="clauses",
-        uid="0f9a",
-        run=1,
-        attempt=1,
-        nonce="n",
-        folder="legal/clauses/runs/1-0f9a",
-        task="SequenceClassification",
-        model=Source(uri="workspace://models/base"),
-        dataset=dataset("workspace://contracts/train.jsonl"),
-        training=contract.Training(
-            epochs=1,
-            global_batch_size=8,
-            micro_batch_size=4,
-            sequence_length=32,
-            learning_rate=1e-3,
-            schedule="linear",
-            warmup_fraction=0.1,
-            weight_decay=0.01,
-            max_grad_norm=1.0,
-            precision="fp32",
-            seed=17,
-        ),
-        zero_stage=0,
-        world=World(nodes=1, processes_per_node=1, device="cpu"),
-        metrics=("accuracy", "f1"),
-        checkpoint=contract.Checkpointing(every_seconds=3600, keep=3),
-    )
-    return config.model_copy(update=changes)
+    return run_configs.run_config(dataset=dataset("workspace://contracts/train.jsonl")).model_copy(update=changes)

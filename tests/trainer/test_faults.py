@@ -15,7 +15,6 @@ from fault_scoreboard.pods import Pod, gang_end
 from fault_scoreboard.run import run_fault
 from fault_scoreboard.side import GRACE_SECONDS, Attempt, Job
 
-from finetune_operator.local.ports import free_port
 from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, Phase, RankStatus
 
@@ -86,9 +85,9 @@ def test_a_pod_that_is_asked_to_stop_in_any_phase_takes_all_along_and_the_next_a
             one.workspace.mkdir()
             workload.make(one.data, is_spoilt=False)
     if not (whole.folder / "attempt-1").exists():
-        with launched(whole, Attempt(1, free_port())) as pods:
+        with launched(whole, Attempt(1)) as pods:
             assert ended(pods) == [0, 0]
-    with launched(job, Attempt(1, free_port())) as pods:
+    with launched(job, Attempt(1)) as pods:
         wait_for(phase, job, pods)
         began = time.monotonic()
         pods[-1].terminate()
@@ -96,7 +95,7 @@ def test_a_pod_that_is_asked_to_stop_in_any_phase_takes_all_along_and_the_next_a
         assert time.monotonic() - began < GRACE_SECONDS
     assert set(codes) <= {ExitCode.PREEMPTED, *([0] if phase in (Phase.EXPORT, Phase.CHECK) else [])}
     if set(codes) != {0}:
-        with launched(job, Attempt(2, free_port())) as pods:
+        with launched(job, Attempt(2)) as pods:
             assert ended(pods) == [0, 0]
     models = [workload.measured(*Ours().result(one), workload.evaluation_of(one.data)) for one in (whole, job)]
     assert models[0] is not None

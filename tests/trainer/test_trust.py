@@ -16,7 +16,7 @@ from trainer import tiny
 from transformers import dynamic_module_utils
 
 import finetune_trainer
-from finetune_operator.local.ports import free_port
+from finetune_operator.local.ports import free_ports
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.errors import InvalidError
@@ -297,6 +297,7 @@ def test_a_model_trained_with_its_own_code_loads_in_another_process(tmp_path: Pa
     )
     run_file, last_words = tmp_path / "run.json", tmp_path / "termination-log"
     run_file.write_text(config.to_json())
+    rendezvous_port, agent_port = free_ports(2)
     environment = {
         **os.environ,
         contract.ENV_RUN_CONFIG: str(run_file),
@@ -304,8 +305,8 @@ def test_a_model_trained_with_its_own_code_loads_in_another_process(tmp_path: Pa
         contract.ENV_CLAIMS: str(paths.claims),
         contract.ENV_SCRATCH: str(paths.scratch),
         contract.ENV_TERMINATION_LOG: str(last_words),
-        contract.ENV_RENDEZVOUS: f"127.0.0.1:{free_port()}",
-        contract.ENV_AGENT_PORT: str(free_port()),
+        contract.ENV_RENDEZVOUS: f"127.0.0.1:{rendezvous_port}",
+        contract.ENV_AGENT_PORT: str(agent_port),
         contract.ENV_POD_UID: "uid",
         contract.ENV_POD_INDEX: "0",
     }

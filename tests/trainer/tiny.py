@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from support import run_configs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -189,28 +190,9 @@ def run_config(
     **training: Any,
 ) -> RunConfig:
     """A run on CPU ranks; `training` changes the recipe. Most tests want to know the last step's model."""
-    recipe = {
-        "max_steps": 20,
-        "global_batch_size": 8,
-        "micro_batch_size": 4,
-        "sequence_length": 32,
-        "learning_rate": 1e-3,
-        "schedule": "linear",
-        "warmup_fraction": 0.2,
-        "weight_decay": 0.01,
-        "max_grad_norm": 1.0,
-        "precision": "fp32",
-        "seed": 17,
-    }
-    if "epochs" in training:
-        recipe["max_steps"] = None
-    return RunConfig(
-        namespace="tests",
-        job="tiny",
-        uid="abcdef12",
-        run=1,
-        attempt=1,
-        nonce="nonce",
+    length = {} if "epochs" in training else {"max_steps": 20}
+    return run_configs.run_config(
+        {"warmup_fraction": 0.2, **length, **training},
         folder=folder,
         task=task,
         model=contract.Source(uri=f"file://{model}"),
@@ -222,15 +204,14 @@ def run_config(
             max_bad_fraction=max_bad_fraction,
         ),
         lora=lora,
-        training=contract.Training(**{**recipe, **training}),
         zero_stage=stage,
         deepspeed=deepspeed or {},
         world=contract.World(nodes=1, processes_per_node=world, device="cpu"),
-        checkpoint=checkpoint or contract.Checkpointing(every_seconds=3600, keep=3),
         metrics=METRICS[task],
         keep=keep,
         evaluate_every_steps=evaluate_every_steps,
         merge=merge,
+        **({"checkpoint": checkpoint} if checkpoint else {}),
     )
 
 

@@ -25,7 +25,7 @@ class HuggingFace(Side):
         launcher = [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nnodes", str(attempt.world), "--node-rank", str(index), "--nproc-per-node", "1"),
-            *("--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(attempt.port)),
+            *("--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(attempt.ports[0])),
             *("--max-restarts", "0", "--shutdown-timeout", str(int(GRACE_SECONDS - 5))),
         ]
         script = [

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from fault_scoreboard import workload
 from fault_scoreboard.side import GRACE_SECONDS, PATIENCE_SECONDS, Attempt, Command, Job, Next, Side, base_environment
-from finetune_operator.local.ports import free_port
 from finetune_trainer import contract
 from finetune_trainer.contract import ExitCode, RunConfig, TerminationMessage
 
@@ -40,8 +39,8 @@ class Ours(Side):
                 contract.ENV_CLAIMS: str(job.folder / "claims"),
                 contract.ENV_SCRATCH: str(pod / "scratch"),
                 contract.ENV_TERMINATION_LOG: str(pod / "termination-log"),
-                contract.ENV_RENDEZVOUS: f"127.0.0.1:{attempt.port}",
-                contract.ENV_AGENT_PORT: str(free_port()),
+                contract.ENV_RENDEZVOUS: f"127.0.0.1:{attempt.ports[0]}",
+                contract.ENV_AGENT_PORT: str(attempt.ports[1 + index]),
                 contract.ENV_GRACE: str(GRACE_SECONDS),
                 contract.ENV_CPUS: "1",
                 contract.ENV_POD_UID: f"uid-{attempt.number}-{index}",

@@ -26,7 +26,6 @@ from fault_scoreboard.outcome import Ending, Equality, Model, Outcome, compare, 
 from fault_scoreboard.pods import Pod, gang_end
 from fault_scoreboard.side import MAX_RESTARTS, Attempt, Command, Job, Side
 from fault_scoreboard.steps import read_steps, steps_lost, training_again
-from finetune_operator.local.ports import free_port
 
 HOOK = Path(__file__).parents[1] / "rank_hook"
 STILL_SECONDS = 100.0
@@ -106,7 +105,7 @@ def _train(side: Side, job: Job) -> Course:
     workload.make(job.data, is_spoilt=job.fault is not None and job.fault.act is Act.SPOIL_ROW)
     injector = Injector(side, job)
     course = Course()
-    attempt = Attempt(1, free_port())
+    attempt = Attempt(1)
     while True:
         course.attempts.append(attempt)
         codes, moved = _run_attempt(side, job, attempt, injector)
@@ -122,7 +121,7 @@ def _train(side: Side, job: Job) -> Course:
             course.ending = _ending(moved, following.again)
             return course
         world = job.fault.world_after if job.fault else WORLD
-        attempt = Attempt(attempt.number + 1, free_port(), world, following.micro_batch)
+        attempt = Attempt(attempt.number + 1, world, following.micro_batch)
 
 
 def _ending(moved: bool, again: bool) -> Ending:

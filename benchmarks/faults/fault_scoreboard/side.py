@@ -6,11 +6,12 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fault_scoreboard.faults import WORLD, Fault
 from fault_scoreboard.workload import MICRO_BATCH
+from finetune_operator.local.ports import free_ports
 
 GRACE_SECONDS = 20.0
 """Between SIGTERM and SIGKILL, for both sides."""
@@ -24,10 +25,10 @@ class Attempt:
     """One launch of all pods; each has one rank."""
 
     number: int
-    port: int
-    """Of the rendezvous, on this machine."""
     world: int = WORLD
     micro_batch: int = MICRO_BATCH
+    ports: tuple[int, ...] = field(default_factory=lambda: tuple(free_ports(1 + WORLD)))
+    """Of this machine: the rendezvous's, then one for each pod."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.cli.machine import operator_settings
 from finetune_operator.constants import DEFAULT_CLAIM
 from finetune_operator.local.cluster import LocalCluster
-from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS
-from finetune_operator.runtime.app import operate
-from finetune_operator.runtime.watch import inform
+from finetune_operator.runtime.run_locally import run_locally
 from gpu_day.models import Family
 
 NAMESPACE = "default"
@@ -75,15 +71,6 @@ class LocalOperator:
 @asynccontextmanager
 async def local_operator(workspace: Path, logs: Path) -> AsyncIterator[LocalOperator]:
     """Runs an operator as long as the block does. All pods end with it."""
-    settings = operator_settings()
-    cluster = LocalCluster(ProcessDriver({DEFAULT_CLAIM: workspace}, logs), admit=admit)
-    cluster.add_namespace(NAMESPACE)
-    await cluster.start()
-    operator = asyncio.create_task(operate(cluster, settings, partial(inform, cluster)))
-    try:
+    driver = ProcessDriver({DEFAULT_CLAIM: workspace}, logs)
+    async with run_locally(driver, operator_settings(), NAMESPACE) as (cluster, _):
         yield LocalOperator(cluster, workspace, logs)
-    finally:
-        operator.cancel()
-        with suppress(asyncio.CancelledError):
-            await operator
-        await cluster.close()

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from finetune_operator.kube.client import KubeCluster
 from finetune_operator.kube.transport import Transport
 from finetune_operator.protocol import (
-    BY_KIND,
+    CLAIMS,
     FINETUNEJOBS,
     JOBS,
     PODS,
+    SERVICES,
     ApiError,
     ConflictError,
     NotFoundError,
@@ -30,6 +31,8 @@ AT_ONCE = 32
 """Requests under way."""
 PATIENCE = 300.0
 """Seconds until a wait for anything is given up."""
+KINDS = {resource.kind: resource for resource in (FINETUNEJOBS, JOBS, SERVICES)}
+"""What the load consists of."""
 GRACE = ("gracePeriodSeconds", "0")
 
 T = TypeVar("T")
@@ -71,7 +74,7 @@ class Generator:
 
         async def create(parts: list[Object]) -> tuple[str, float]:
             for part in parts:
-                made = await self.cluster.create(BY_KIND[part["kind"]], part)
+                made = await self.cluster.create(KINDS[part["kind"]], part)
             return _job_of(made), time.monotonic()
 
         return dict(await self._at_once(create, manifests))
@@ -150,11 +153,11 @@ class Generator:
         await self._transport.request("POST", "/api/v1/namespaces", body=namespace)
         volume, claim = objects.storage(self.namespace)
         await self._transport.request("POST", "/api/v1/persistentvolumes", body=volume)
-        made = await self.cluster.create(BY_KIND[claim["kind"]], claim)
+        made = await self.cluster.create(CLAIMS, claim)
         async with asyncio.timeout(PATIENCE):
             while made["status"].get("phase") != "Bound":
                 await asyncio.sleep(0.1)
-                made = await self.cluster.get(BY_KIND[claim["kind"]], self.namespace, claim["metadata"]["name"])
+                made = await self.cluster.get(CLAIMS, self.namespace, claim["metadata"]["name"])
 
     async def _delete_namespace(self) -> None:
         await self._transport.request("DELETE", f"/api/v1/namespaces/{self.namespace}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from finetune_operator import constants
 from finetune_operator.api.parse import parse
@@ -18,10 +18,10 @@ from finetune_operator.core.status import written as status
 from finetune_operator.core.times import to_text
 from finetune_operator.manifests.children import child_metadata, service
 from finetune_operator.manifests.job import job_manifest
+from finetune_operator.protocol import Object
 from finetune_trainer.contract import Result
 from operator_benchmark.process import IMAGE
 
-Object = dict[str, Any]
 Names = Literal["all pods", "rank 0"]
 
 PODS = 4

@@ -17,7 +17,7 @@ from finetune_operator.cli.configuration import lease_name, read_settings
 from finetune_operator.cli.errors import UsageError
 from finetune_operator.core.settings import Settings
 from finetune_operator.kube.client import AgentAccess, ConfigurationError, KubeCluster
-from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.handlers import inform
 from finetune_operator.runtime.health import Health, application, serve
 from finetune_operator.runtime.leader import Candidate
@@ -71,12 +71,14 @@ async def _operate(options: argparse.Namespace, settings: Settings, lease: str, 
             cluster,
             settings,
             partial(inform, namespaces=options.namespace, take_signals=take_signals),
-            options.namespace,
-            metrics=metrics,
-            health=health,
-            candidate=Candidate(cluster.namespace, lease, _identity()),
-            leases=leases,
-            stop=stop,
+            Options(
+                namespaces=options.namespace,
+                candidate=Candidate(cluster.namespace, lease, _identity()),
+                leases=leases,
+                stop=stop,
+                metrics=metrics,
+                health=health,
+            ),
         )
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -27,11 +26,9 @@ from finetune_operator.core.run.resolve import refusals, storage_claim
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
-from finetune_operator.local.finetunejobs import admit
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import FINETUNEJOBS, PODS, NotFoundError
-from finetune_operator.runtime.app import operate
-from finetune_operator.runtime.watch import inform
+from finetune_operator.runtime.run_locally import run_locally
 
 
 def main(options: argparse.Namespace) -> int:
@@ -51,18 +48,12 @@ def main(options: argparse.Namespace) -> int:
 
 async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Folders) -> int:
     namespace, name = job.metadata.namespace, job.metadata.name
-    settings = machine.operator_settings()
-    driver = ProcessDriver(folders)
-    cluster = LocalCluster(driver, admit=admit)
-    cluster.add_namespace(namespace)
-    await _add_token(cluster, job)
-    await cluster.start()
-    operator = asyncio.create_task(operate(cluster, settings, partial(inform, cluster)))
     interrupted = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupted.set)
     console = Console(highlight=False)
-    try:
+    async with run_locally(ProcessDriver(folders), machine.operator_settings(), namespace) as (cluster, operator):
+        await _add_token(cluster, job)
         await cluster.create(FINETUNEJOBS, {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}})
         with Display(console) as display:
             following = asyncio.create_task(follow(cluster, namespace, name, display))
@@ -86,11 +77,6 @@ async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Fold
         else:
             show_failure(Console(stderr=True, highlight=False), status)
         return code
-    finally:
-        operator.cancel()
-        with suppress(asyncio.CancelledError):
-            await operator
-        await cluster.close()
 
 
 async def _add_token(cluster: LocalCluster, job: FineTuneJob) -> None:
@@ -116,5 +102,4 @@ async def _stop(cluster: LocalCluster, namespace: str, name: str) -> None:
     """Delete the job, and wait for its processes: they have the grace period to end."""
     with suppress(NotFoundError):
         await cluster.delete(FINETUNEJOBS, namespace, name)
-    while await cluster.list(PODS, namespace):
-        await asyncio.sleep(0.1)
+    await cluster.idle()

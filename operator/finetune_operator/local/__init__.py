@@ -1,1 +1,1 @@
-"""The client protocol in memory, with pods as local processes or scripted by a test."""
+"""The client protocol in memory, with pods as processes of this machine."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from finetune_operator.local import admission, pods
 from finetune_operator.local.clock import Clock, SystemClock, timestamp
-from finetune_operator.local.driver import SECRETS, PodDriver
+from finetune_operator.local.driver import PodDriver
 from finetune_operator.local.garbage import GarbageCollector
 from finetune_operator.local.jobs import JobController
 from finetune_operator.local.store import Store, clone
@@ -141,11 +141,6 @@ class LocalCluster:
     def add_namespace(self, name: str) -> None:
         """Objects can be created in it from now on."""
         self._namespaces.add(name)
-
-    def add_secret(self, namespace: str, name: str, data: Mapping[str, str]) -> None:
-        """For pods to read; the values are plain text."""
-        metadata = {"name": name, "namespace": namespace}
-        self.insert(SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": dict(data)})
 
     async def idle(self) -> None:
         """Return when no pod is left."""

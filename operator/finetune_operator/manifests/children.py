@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.run.naming import child_name, labels
@@ -12,9 +10,7 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.manifests.job import job_manifest
 from finetune_operator.manifests.network_policy import network_policy
 from finetune_operator.manifests.owner import owner_of
-from finetune_operator.protocol import CONFIGMAPS, JOBS, NETWORKPOLICIES, SERVICES, Resource
-
-Object = dict[str, Any]
+from finetune_operator.protocol import CONFIGMAPS, JOBS, NETWORKPOLICIES, SERVICES, Object, Resource
 
 
 def children(job: FineTuneJob, run: RunStatus, settings: Settings) -> list[tuple[Resource, Object]]:

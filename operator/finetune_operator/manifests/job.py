@@ -6,17 +6,14 @@ restricted Pod Security Standard: no privilege, no service-account token, a read
 
 from __future__ import annotations
 
-from typing import Any
-
 from finetune_operator import constants
 from finetune_operator.api.quantity import parse_quantity
 from finetune_operator.api.v1alpha1 import FineTuneJobSpec, RunStatus
 from finetune_operator.core.run.naming import rendezvous_host
 from finetune_operator.core.run.resolve import claims_of
 from finetune_operator.core.settings import Settings
+from finetune_operator.protocol import Object
 from finetune_trainer import contract
-
-Object = dict[str, Any]
 
 USER = 65532
 """Neither root nor anybody's: works with any image and any namespace that enforces restricted."""

@@ -8,20 +8,20 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
 
 from finetune_operator.core.settings import Settings
 from finetune_operator.kube.errors import sentence_of
 from finetune_operator.protocol import FINETUNEJOBS, ApiError, Cluster
-from finetune_operator.runtime.evidence import Evidence
 from finetune_operator.runtime.fence import Fence
 from finetune_operator.runtime.health import Health
-from finetune_operator.runtime.intake import Intake, Key
+from finetune_operator.runtime.intake import Intake
+from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.leader import Candidate, Leader
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.queue import Queue
-from finetune_operator.runtime.recollection import Recollection
 from finetune_operator.runtime.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
@@ -39,29 +39,40 @@ DRAIN = 5.0
 """Seconds in which what is under way may be finished when the operator ends."""
 
 
-async def operate(
-    cluster: Cluster,
-    settings: Settings,
-    inform: Callable[[Intake], Awaitable[None]],
-    namespaces: list[str] | None = None,
-    resync: float = RESYNC,
-    metrics: Metrics | None = None,
-    health: Health | None = None,
-    pauses: Sequence[float] = PAUSES,
-    candidate: Candidate | None = None,
-    leases: Cluster | None = None,
-    stop: asyncio.Event | None = None,
-    make_reconciler: Callable[..., Reconciler] = Reconciler,
-) -> None:
-    """Reconcile the FineTuneJobs of some or all namespaces until `stop` is set or the informer ends: then what is under
-    way is finished, for a few seconds, and the lease given back. Who is cancelled does neither, as if it were killed.
+@dataclass(frozen=True)
+class Options:
+    """How an operator works and with whom, besides its configuration. The defaults are those of `finetune run`."""
 
-    With a `candidate` it works as long as it holds the lease, and is informed all the time; `leases` is a connection of
-    the lease's own, which waits for no other request. What stands in the way (no such kind, no right, no API server) is
-    told to the log and `health` in a sentence, and tried again after `pauses` (seconds, the last one for ever)."""
+    namespaces: list[str] | None = None
+    """Where FineTuneJobs are looked for; None: in all namespaces."""
+    candidate: Candidate | None = None
+    """Which Lease the operator must hold to work; None: it works from the start."""
+    leases: Cluster | None = None
+    """A connection of the Lease's own, which waits for no other request; None: the one for everything else."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set from outside, it ends the operator in order."""
+    metrics: Metrics = field(default_factory=Metrics)
+    health: Health = field(default_factory=Health)
+    memories: JobMemories = field(default_factory=JobMemories)
+    resync: float = RESYNC
+    """Seconds between two looks at all jobs."""
+    pauses: Sequence[float] = PAUSES
+    """Seconds between two tries to begin; the last one is repeated for ever."""
+    make_reconciler: Callable[..., Reconciler] = Reconciler
+
+
+async def operate(
+    cluster: Cluster, settings: Settings, inform: Callable[[Intake], Awaitable[None]], options: Options | None = None
+) -> None:
+    """Reconcile FineTuneJobs until `options.stop` is set or the informer ends: then what is under way is finished, for
+    a few seconds, and the lease is given back. An operator that is cancelled does neither, as if it were killed.
+
+    With a candidate it works as long as it holds the lease, and is informed all the time. What stands in the way (no
+    such kind, no right, no API server) is one sentence in the log and in the health, and is tried again."""
     sys.setrecursionlimit(max(DEEP, sys.getrecursionlimit()))
-    metrics, health, stop = metrics or Metrics(), health or Health(), stop or asyncio.Event()
-    evidence, recollection, listed, took_over = Evidence(), Recollection(), asyncio.Event(), asyncio.Event()
+    options = options or Options()
+    metrics, health, memories, candidate = options.metrics, options.health, options.memories, options.candidate
+    listed, took_over = asyncio.Event(), asyncio.Event()
 
     def begin() -> None:
         metrics.leads = True
@@ -71,30 +82,29 @@ async def operate(
     def end() -> None:
         metrics.leads = False
         queue.pause()
-        for key in metrics.jobs:
-            reconciler.forget(key)
+        for key in memories.keys:
+            memories.forget(key, Because.LEAD_LOST)
 
-    leader = Leader(leases or cluster, candidate, health, begin, end) if candidate else None
+    leader = Leader(options.leases or cluster, candidate, health, begin, end) if candidate else None
     fenced = Fence(cluster, leader.may_act) if leader else cluster
-    reconciler = make_reconciler(fenced, settings, evidence, recollection=recollection, metrics=metrics)
+    reconciler = options.make_reconciler(fenced, settings, memories, metrics=metrics)
     queue: Queue[Key] = Queue(reconciler.reconcile, waited=metrics.waited, told=ApiError, paused=leader is not None)
-    intake = Intake(queue, evidence, recollection)
     metrics.leads = leader is None
     metrics.measure_depth(lambda: queue.depth)
+    metrics.measure_phases(memories.in_phase)
     health.longest = lambda: queue.longest
+    informer = partial(inform, Intake(queue, memories))
     async with asyncio.TaskGroup() as group:
         # These come first: what kopf finds among its own tasks when it ends, it cancels.
-        work = [group.create_task(queue.run())]
-        resyncing = _resync(cluster, queue, evidence, recollection, metrics, namespaces, resync, took_over)
-        work += [group.create_task(resyncing)]
+        work = [group.create_task(queue.run()), group.create_task(_resync(cluster, queue, options, took_over))]
         leading = group.create_task(_lead(leader, listed)) if leader else None
-        stopping = group.create_task(stop.wait())
+        stopping = group.create_task(options.stop.wait())
         await asyncio.sleep(0)  # lets the queue start its workers
-        informing = group.create_task(_inform(cluster, partial(inform, intake), namespaces, health, pauses, listed))
+        informing = group.create_task(_inform(cluster, informer, options, listed))
         try:
             await asyncio.wait((informing, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            health.not_ready = "the operator is ending" if stop.is_set() else "the informer has ended"
+            health.not_ready = "the operator is ending" if options.stop.is_set() else "the informer has ended"
         await queue.drain(DRAIN)
         if leader and leading:
             leading.cancel()
@@ -111,21 +121,17 @@ async def _lead(leader: Leader, listed: asyncio.Event) -> None:
 
 
 async def _inform(
-    cluster: Cluster,
-    inform: Callable[[], Awaitable[None]],
-    namespaces: list[str] | None,
-    health: Health,
-    pauses: Sequence[float],
-    listed: asyncio.Event,
+    cluster: Cluster, inform: Callable[[], Awaitable[None]], options: Options, listed: asyncio.Event
 ) -> None:
     """Until the informer ends without an error. It starts when FineTuneJobs can be listed: kopf waits in silence where
     the kind is not known yet, or may not be read."""
     loop = asyncio.get_running_loop()
+    health, pauses = options.health, options.pauses
     waits = chain(pauses, repeat(pauses[-1]))
     while True:
         began = loop.time()
         try:
-            await _keys(cluster, namespaces)
+            await _keys(cluster, options.namespaces)
             health.not_ready = None
             listed.set()
             return await inform()
@@ -136,39 +142,30 @@ async def _inform(
         await asyncio.sleep(next(waits))
 
 
-async def _resync(
-    cluster: Cluster,
-    queue: Queue[Key],
-    evidence: Evidence,
-    recollection: Recollection,
-    metrics: Metrics,
-    namespaces: list[str] | None,
-    interval: float,
-    took_over: asyncio.Event,
-) -> None:
-    """Of the jobs that are there, and of those that were: their deletion may have been missed. Who waits to lead lets
-    go of what is no more; in case it came again in that moment, all are looked at when it takes over."""
+async def _resync(cluster: Cluster, queue: Queue[Key], options: Options, took_over: asyncio.Event) -> None:
+    """Look at the jobs that are there, and at those that were: their deletion may have been missed. An operator that
+    waits to lead forgets jobs that are gone; in case one came again in that moment, all are looked at when it leads."""
+    memories, interval = options.memories, options.resync
     pause = interval
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause * (0.9 + 0.2 * random.random())):
                 await took_over.wait()
         took_over.clear()
-        known = queue.known | evidence.jobs
+        known = queue.known | memories.keys
         try:
-            there = set(await _keys(cluster, namespaces))
+            there = set(await _keys(cluster, options.namespaces))
         except ApiError as error:
             logger.warning("not all jobs could be looked at: %s", error)
             pause = min(interval, PAUSES[-1])
             continue
         pause = interval
-        for key in sorted(there | metrics.jobs | known if metrics.leads else there, key=str):
+        for key in sorted(there | memories.seen | known if options.metrics.leads else there, key=str):
             queue.add(key)
-        if not metrics.leads:
+        if not options.metrics.leads:
             for key in known - there:
                 queue.discard(key)
-                evidence.forget(key)
-                recollection.forget(key)
+                memories.forget(key, Because.DELETED)
 
 
 async def _keys(cluster: Cluster, namespaces: list[str] | None) -> list[Key]:

@@ -1,4 +1,4 @@
-"""Where watched events come in, from kopf or from the in-memory cluster: keep evidence, wake the job's key.
+"""Where watched events come in, from kopf or from the in-memory cluster: remember pods, wake the job's key.
 
 Nothing is decided here: an event only says that something has changed. What ends or asks for an attempt wakes the key
 at once, and so does the last pod of a gang that starts. What changes nothing that cannot wait for the next look (the
@@ -9,37 +9,25 @@ attempt has replaced) wakes nobody. A job that has lost a pod, and holds nodes f
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from finetune_operator import constants
 from finetune_operator.core.observed.foreign import Fields, controller_uid, fields, text
 from finetune_operator.core.observed.views import JobView, PodView
 from finetune_operator.protocol import JOBS, PODS, Resource
-from finetune_operator.runtime.evidence import CAPACITY, Evidence
+from finetune_operator.runtime.job_memory import CAPACITY, Because, JobMemories, Key
 from finetune_operator.runtime.queue import Queue
-from finetune_operator.runtime.recollection import Recollection
 
 SOON = 0.5
 """Seconds in which the pods of a gang mostly are told to wait."""
 
 
-class Key(NamedTuple):
-    """A FineTuneJob, by name."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
 class Intake:
     """One method, called for every event of FineTuneJobs and of their Jobs and Pods."""
 
-    def __init__(self, queue: Queue[Key], evidence: Evidence, recollection: Recollection) -> None:
+    def __init__(self, queue: Queue[Key], memories: JobMemories) -> None:
         self._queue = queue
-        self._evidence = evidence
-        self._recollection = recollection
+        self._memories = memories
         self._seen: dict[str, Any] = {}
         """By UID: what of a FineTuneJob or a Job is decided on, as it was told last."""
 
@@ -52,24 +40,24 @@ class Intake:
         if not (name and namespace and uid):
             return
         key = Key(namespace, name)
-        if self._evidence.is_outdated(controller_uid(metadata) if resource is PODS else uid, key):
+        if (controller_uid(metadata) if resource is PODS else uid) in self._memories.find(key).followed:
             self._seen.pop(uid, None)
             return
         if resource is PODS:
             self._saw_pod(key, PodView.of(body), gone)
         elif self._is_news(uid, JobView.of(body) if resource is JOBS else _of(metadata), gone):
-            self._recollection.forget(key)
+            self._memories.forget(key, Because.CHANGED)
             self._queue.add(key)
         elif own:
-            self._recollection.saw(key, text(metadata.get("resourceVersion")) or "")
+            self._memories.of(key).recall.version = text(metadata.get("resourceVersion")) or ""
 
     def _saw_pod(self, key: Key, pod: PodView, gone: bool) -> None:
-        earlier = self._evidence.known(pod.uid)
-        now = self._evidence.record(replace(pod, present=not gone), key)
+        earlier = self._memories.pod(pod.uid)
+        now = self._memories.record(replace(pod, present=not gone), key)
         ends = gone or now.ending != (earlier.ending if earlier else None)
         starts = now.running and not (earlier and earlier.running)
         if ends:
-            self._recollection.forget(key)
+            self._memories.forget(key, Because.CHANGED)
             self._queue.add(key, first=True)
         elif starts and self._is_last_to_start(key, now):
             self._queue.add(key)
@@ -80,7 +68,7 @@ class Intake:
         """Of its Job's pods; True if the Job has not been seen yet."""
         owner = pod.owner_uid or ""
         job = self._seen.get(owner)
-        return not isinstance(job, JobView) or self._evidence.running(owner, key) >= job.parallelism
+        return not isinstance(job, JobView) or self._memories.running(owner, key) >= job.parallelism
 
     def _is_news(self, uid: str, seen: Any, gone: bool) -> bool:
         if gone:

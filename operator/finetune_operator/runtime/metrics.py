@@ -29,7 +29,6 @@ from finetune_operator.core.status.conditions import is_true
 from finetune_operator.core.status.ledger import SUCCESS
 from finetune_operator.core.times import from_text
 from finetune_operator.protocol import ConflictError, NotFoundError
-from finetune_operator.runtime.intake import Key
 from finetune_trainer.contract import FailureClass
 
 Outcome = Literal["success", "error", "conflict"]
@@ -46,7 +45,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        self._phases: dict[Key, str] = {}
+        self._in_phase: Callable[[str], int] = lambda phase: 0
         self._reconciles = Counter(
             "finetune_reconcile_total", "Reconciles, by how they ended.", ["result"], registry=registry
         )
@@ -87,7 +86,7 @@ class Metrics:
         for ended in (SUCCESS, *FailureClass):
             self._attempts.labels(ended)
         for phase in Phase:
-            self._jobs.labels(phase).set_function(partial(self._in_phase, phase))
+            self._jobs.labels(phase).set_function(partial(self._count, phase))
 
     # ---- the queue --------------------------------------------------------------------------------------------------
 
@@ -128,21 +127,12 @@ class Metrics:
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
-    @property
-    def jobs(self) -> frozenset[Key]:
-        """Those that were seen and not yet known to be gone."""
-        return frozenset(self._phases)
+    def measure_phases(self, in_phase: Callable[[str], int]) -> None:
+        """Whom to ask how many jobs are in a phase."""
+        self._in_phase = in_phase
 
-    def saw(self, job: Key, phase: str | None) -> None:
-        """A job is there; one that has no phase yet counts as Pending."""
-        self._phases[job] = phase or Phase.PENDING
-
-    def forget(self, job: Key) -> None:
-        """A job was deleted."""
-        self._phases.pop(job, None)
-
-    def _in_phase(self, phase: Phase) -> float:
-        return sum(seen == phase for seen in self._phases.values())
+    def _count(self, phase: Phase) -> float:
+        return self._in_phase(phase)
 
 
 def _outcome(error: Exception) -> Outcome:

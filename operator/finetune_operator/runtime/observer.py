@@ -1,4 +1,4 @@
-"""Observing: all that one decision needs, read live from the API server and merged with the evidence of what is gone.
+"""Observing: all that one decision needs, read live from the API server, with what is remembered of pods that are gone.
 
 A list or an index that a watch keeps would be late; decisions are made on what the API server says now. Only how an
 attempt goes on may be told from what is known (`again`).
@@ -39,8 +39,7 @@ from finetune_operator.protocol import (
     Object,
 )
 from finetune_operator.runtime.agents import ask
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.intake import Key
+from finetune_operator.runtime.job_memory import Asked, Because, JobMemories, Key
 from finetune_trainer.contract import PodStatus
 
 REFUSED_AFTER = 5.0
@@ -53,37 +52,22 @@ def utc_now() -> datetime:
 
 
 @dataclass
-class _Asked:
-    """When the agents of a job were last asked: rank 0's, and the others."""
-
-    first: datetime
-    others: datetime
-
-
-@dataclass
 class Observer:
     """Reads; writes nothing. Its calls raise ApiError."""
 
     cluster: Cluster
     settings: Settings
-    evidence: Evidence
+    memories: JobMemories
     now: Callable[[], datetime] = utc_now
     nonce: Callable[[], str] = lambda: secrets.token_hex(8)
     jitter: Callable[[], float] = random.random
-
-    def __post_init__(self) -> None:
-        self._asked: dict[Key, _Asked] = {}
-
-    def forget(self, key: Key) -> None:
-        """The job is gone, or at rest, or others look after it."""
-        self._asked.pop(key, None)
 
     async def again(self, key: Key, before: Observed) -> Observed:
         """The same attempt, with what events have told of its pods and what the agents say now."""
         job, child, run = before.job, before.child, before.job.status.run
         assert run is not None
         assert child is not None
-        pods = self.evidence.told(child.uid, key)
+        pods = self.memories.told(child.uid, key)
         return replace(
             before,
             now=self.now(),
@@ -98,8 +82,7 @@ class Observer:
         """What is there now."""
         run = job.status.run
         if run is None or run.completion_time:
-            self.forget(key)
-            self.evidence.forget(key)
+            self.memories.forget(key, Because.AT_REST)
             return await self._at_rest(job, run)
         edited = is_edited(job, run)
         own = await self._with_own_spec(job, run) if edited else job
@@ -131,7 +114,7 @@ class Observer:
     async def _without_child(self, key: Key, job: FineTuneJob, run: RunStatus, edited: bool) -> Observed:
         """The attempt has not started, or its Job was deleted."""
         if run.job_uid is not None:
-            gone = self.evidence.merged(run.job_uid, (), key)
+            gone = self.memories.merged(run.job_uid, (), key)
             return Observed(job, self.now(), self.nonce(), pods=gone, edited=edited, jitter=self.jitter())
         remaining = () if (run.number, run.attempt) == (1, 1) else await self._remaining(job)
         held = remaining and not job.spec.suspend
@@ -151,8 +134,8 @@ class Observer:
         self, key: Key, job: FineTuneJob, run: RunStatus, child: JobView, name: str, edited: bool
     ) -> Observed:
         listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB_NAME: name})
-        self.evidence.forget(key, but=child.uid)
-        pods = self.evidence.merged(child.uid, map(PodView.of, listed), key)
+        self.memories.keep_only(child.uid, key)
+        pods = self.memories.merged(child.uid, map(PodView.of, listed), key)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
         alive = ours and not has_failed(child, pods)
         return Observed(
@@ -203,7 +186,7 @@ class Observer:
     async def _previous(self, key: Key, job: FineTuneJob, run: RunStatus) -> JobView | None:
         """The Job of the attempt before, unless it stops by itself."""
         previous = await self._job(job, run.number, run.attempt - 1)
-        return None if previous and stops_by_itself(self.evidence.told(previous.uid, key)) else previous
+        return None if previous and stops_by_itself(self.memories.told(previous.uid, key)) else previous
 
     async def _with_own_spec(self, job: FineTuneJob, run: RunStatus) -> FineTuneJob | None:
         """With the spec that the run began with, from the ConfigMap of its newest attempt that has one. None if all
@@ -228,11 +211,12 @@ class Observer:
         now = self.now()
         running = [pod for pod in pods if pod.present and pod.running and pod.ip]
         first, others = ([pod for pod in running if (pod.index == 0) is is_first] for is_first in (True, False))
-        asked = self._asked.get(key) if is_true(job.status.conditions, constants.ConditionType.WORLD_READY) else None
+        ready = is_true(job.status.conditions, constants.ConditionType.WORLD_READY)
+        asked = self.memories.find(key).asked if ready else None
         if asked and within(now - asked.first, self.settings.progress_interval):
             return {}
         recently = asked.others if asked and within(now - asked.others, self.settings.peers_interval) else None
-        self._asked[key] = _Asked(now, recently or now)
+        self.memories.of(key).asked = Asked(now, recently or now)
         port, namespace = self.settings.agent_port, job.metadata.namespace
         answers = await ask(self.cluster, run, namespace, first, port, asked_for(job.spec, job.status))
         if not recently and (asked or attested(run, answers.values())):

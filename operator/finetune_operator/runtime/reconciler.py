@@ -13,6 +13,7 @@ from datetime import datetime
 from finetune_operator import constants
 from finetune_operator.api.parse import InvalidManifestError, parse, read_status
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
+from finetune_operator.constants import Phase
 from finetune_operator.core.decide import Decision, decide, decide_invalid, stall
 from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
@@ -38,11 +39,10 @@ from finetune_operator.protocol import (
     Object,
     Resource,
 )
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.intake import Key
+from finetune_operator.runtime.job_memory import Because, JobMemories, Key
+from finetune_operator.runtime.look import Look
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observer import Observer, is_of, utc_now
-from finetune_operator.runtime.recollection import Look, Recollection
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +53,14 @@ class Reconciler:
 
     cluster: Cluster
     settings: Settings
-    evidence: Evidence
+    memories: JobMemories
     now: Callable[[], datetime] = utc_now
     nonce: Callable[[], str] = lambda: secrets.token_hex(8)
     jitter: Callable[[], float] = random.random
     metrics: Metrics = field(default_factory=Metrics)
-    recollection: Recollection = field(default_factory=Recollection)
 
     def __post_init__(self) -> None:
-        self._observer = Observer(self.cluster, self.settings, self.evidence, self.now, self.nonce, self.jitter)
-        self._written: dict[Key, datetime] = {}
-        """When the status of a job was last written."""
+        self._observer = Observer(self.cluster, self.settings, self.memories, self.now, self.nonce, self.jitter)
 
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, execute. Raises ApiError when the API server cannot be reached or stumbles."""
@@ -71,44 +68,33 @@ class Reconciler:
             with self.metrics.reconcile():
                 return await self._step(key)
         except ConflictError:
-            self.recollection.forget(key)
+            self.memories.forget(key, Because.CHANGED)
             return 0  # somebody wrote in between: look and decide again
         except NotFoundError:
-            self._gone(key)
+            self.memories.forget(key, Because.DELETED)
             return None  # the job, or its namespace, went in between: nothing is left to do
         except ApiError:
-            self.recollection.forget(key)
+            self.memories.forget(key, Because.CHANGED)
             raise
 
-    def _gone(self, key: Key) -> None:
-        self.forget(key)
-        self.evidence.forget(key)
-
-    def forget(self, key: Key) -> None:
-        """The job is gone, or others look after it."""
-        self._observer.forget(key)
-        self.recollection.forget(key)
-        self._written.pop(key, None)
-        self.metrics.forget(key)
-
     async def _step(self, key: Key) -> float | None:
-        if look := self.recollection.of(key, self.now()):
+        if look := self.memories.last_look(key, self.now()):
             look = replace(look, observed=await self._observer.again(key, look.observed))
             decision = decide(look.observed, self.settings)
             if decision.is_report:
                 return await self._report(key, look, decision)
-        began = self.recollection.begin(key, self.now())
+        began = self.memories.begin_look(key, self.now())
         manifest = await self.cluster.get(FINETUNEJOBS, key.namespace, key.name)
         if "deletionTimestamp" in manifest["metadata"]:
-            self._gone(key)
+            self.memories.forget(key, Because.DELETED)
             return None
         try:
             job = parse(manifest)
         except InvalidManifestError as error:
             status, _ = read_status(manifest.get("status"))
-            self.metrics.saw(key, status.phase)
+            self.memories.of(key).phase = status.phase or Phase.PENDING
             return await self._tell(manifest, decide_invalid(status, _generation(manifest), error, self.now()))
-        self.metrics.saw(key, job.status.phase)
+        self.memories.of(key).phase = job.status.phase or Phase.PENDING
         try:
             look = Look(began, manifest, await self._observer.observe(key, job))
             decision = decide(look.observed, self.settings)
@@ -121,7 +107,7 @@ class Reconciler:
     async def _report(self, key: Key, look: Look, decision: Decision) -> float | None:
         assert decision.status is not None
         manifest, wait = await self._write(look.manifest, decision.status)
-        self.recollection.keep(key, look if wait else look.after_write(manifest, decision.status))
+        self.memories.keep_look(key, look if wait else look.after_write(manifest, decision.status))
         if decision.delete_job:
             await self._delete(JOBS, look.observed.job, decision.delete_job)
         return _sooner(wait, decision.look_again)
@@ -155,14 +141,14 @@ class Reconciler:
         if fields == old.model_dump(mode="json", by_alias=True, exclude_none=True):
             return manifest, 0
         key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        interval, last = self.settings.progress_interval, self._written.get(key)
+        interval, last = self.settings.progress_interval, self.memories.find(key).written
         if last and within(since := self.now() - last, interval) and not is_transition(old, status):
             return manifest, interval - since.total_seconds()
         # What cannot be read stays, for a person to look at, unless it is written anew.
         unread = {name: manifest["status"][name] for name, _ in faults if name in manifest["status"]}
         written = await self.cluster.put_status(FINETUNEJOBS, {**manifest, "status": {**unread, **fields}})
-        self._written[key] = self.now()
-        self.metrics.saw(key, status.phase)
+        memory = self.memories.of(key)
+        memory.written, memory.phase = self.now(), status.phase or Phase.PENDING
         self.metrics.wrote(old, status)
         for note in notes(old, status):
             logger.info("%s: %s: %s", key, note.reason, note.message)
@@ -196,9 +182,9 @@ class Reconciler:
                     await self._delete(JOBS, job, self._name(job, run, run.attempt - 1))
                 return await self._refused(look.manifest, f"create {resource.kind} {child['metadata']['name']}", error)
         if look.observed.child:
-            self.evidence.outdate(look.observed.child.uid, key)
+            self.memories.of(key).followed.add(look.observed.child.uid)
         if made:  # the last child is the Job
-            self.recollection.keep(key, look.of_new_attempt(made))
+            self.memories.keep_look(key, look.of_new_attempt(made))
         if run.attempt > 2:
             await self._delete_attempt(job, run, run.attempt - 2)
         return decision.look_again

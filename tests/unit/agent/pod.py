@@ -15,19 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune_operator.local.ports import free_port
+from support import run_configs
+
+from finetune_operator.local.ports import free_ports
 from finetune_trainer import contract
-from finetune_trainer.contract import (
-    Checkpointing,
-    Columns,
-    Dataset,
-    PodStatus,
-    RunConfig,
-    Source,
-    TerminationMessage,
-    Training,
-    World,
-)
+from finetune_trainer.contract import PodStatus, RunConfig, TerminationMessage, World
 
 HERE = Path(__file__).parent
 FAKE_STORE = "fake_store"
@@ -57,35 +49,9 @@ def wait_until(condition: Callable[[], Found], seconds: float = DEADLINE_SECONDS
 
 
 def run_config(nodes: int = 1, processes_per_node: int = 1) -> RunConfig:
-    return RunConfig(
-        namespace="legal",
-        job="clauses",
-        uid="0123",
-        run=1,
-        attempt=3,
-        nonce="n0",
-        folder="legal/clauses/runs/1-01234567",
-        task="SequenceClassification",
-        model=Source(uri="workspace://model"),
-        dataset=Dataset(source=Source(uri="workspace://rows.jsonl"), columns=Columns(text="text", label="label")),
-        training=Training(
-            epochs=1,
-            global_batch_size=8,
-            micro_batch_size=8,
-            sequence_length=32,
-            learning_rate=1e-3,
-            schedule="linear",
-            warmup_fraction=0.0,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            precision="fp32",
-            seed=17,
-        ),
-        zero_stage=2,
-        world=World(nodes=nodes, processes_per_node=processes_per_node, device="cpu"),
-        metrics=("f1",),
-        checkpoint=Checkpointing(every_seconds=900, keep=3),
-    )
+    """The third attempt of a run on CPUs."""
+    world = World(nodes=nodes, processes_per_node=processes_per_node, device="cpu")
+    return run_configs.run_config(attempt=3, nonce="n0", zero_stage=2, world=world)
 
 
 class Pod:
@@ -98,10 +64,11 @@ class Pod:
         config: RunConfig,
         index: int = 0,
         store: str = FAKE_STORE,
-        rendezvous_port: int | None = None,
+        ports: tuple[int, int] | None = None,
         grace: float = 60.0,
         environment: dict[str, str] | None = None,
     ) -> None:
+        """`ports` are those of the agent and of the rendezvous; drawn when absent."""
         self.config = config
         self.index = index
         self.folder = folder / f"pod-{index}"
@@ -116,7 +83,7 @@ class Pod:
         (self.cgroup / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
         (self.folder / "rank_of_test.py").write_text("from fake_rank import *\n" + textwrap.dedent(rank_source))
         self.run_json.write_text(config.to_json())
-        self.port = free_port()
+        self.port, rendezvous_port = ports or free_ports(2)
         self._store = store
         self._environment = os.environ | {
             "PYTHONPATH": f"{self.folder}:{HERE}",
@@ -125,7 +92,7 @@ class Pod:
             contract.ENV_CLAIMS: str(folder / "claims"),
             contract.ENV_SCRATCH: str(self.scratch),
             contract.ENV_TERMINATION_LOG: str(self.termination_log),
-            contract.ENV_RENDEZVOUS: f"127.0.0.1:{rendezvous_port or free_port()}",
+            contract.ENV_RENDEZVOUS: f"127.0.0.1:{rendezvous_port}",
             contract.ENV_AGENT_PORT: str(self.port),
             contract.ENV_GRACE: str(grace),
             contract.ENV_POD_UID: f"uid-{index}",

@@ -13,7 +13,7 @@ import pytest
 from unit.agent.conftest import MakePod
 from unit.agent.pod import wait_until
 
-from finetune_trainer.contract import MAX_TERMINATION_MESSAGE_BYTES, ExitCode, Patience
+from finetune_trainer.contract import CONTRACT_VERSION, MAX_TERMINATION_MESSAGE_BYTES, ExitCode, Patience
 
 
 def is_gone(pid: int) -> bool:
@@ -329,6 +329,18 @@ def test_an_unreadable_configuration_is_refused_with_one_sentence(
     assert code == message.exit_code == ExitCode.INVALID
     assert said in (message.error or "")
     assert str(pod.run_json) in (message.error or "")
+    assert "Traceback" not in pod.output("stderr")
+
+
+def test_a_run_json_of_a_newer_operator_ends_the_pod_with_a_sentence_that_names_the_remedy(make_pod: MakePod) -> None:
+    pod = make_pod("done()")
+    pod.run_json.write_text('{"contract":99,"whatever":"comes"}')
+    code, message = pod.run()
+    assert code == message.exit_code == ExitCode.INVALID
+    assert message.error == (
+        f"image: this trainer reads contract {CONTRACT_VERSION}, but the operator wrote 99; use a newer image."
+    )
+    assert message.contract == CONTRACT_VERSION
     assert "Traceback" not in pod.output("stderr")
 
 

@@ -8,7 +8,7 @@ import pytest
 from unit.agent.conftest import MakePod
 from unit.agent.pod import wait_until
 
-from finetune_operator.local.ports import free_port
+from finetune_operator.local.ports import free_port, free_ports
 from finetune_trainer.agent import launch
 from finetune_trainer.contract import ExitCode
 from finetune_trainer.ranks import rendezvous
@@ -57,9 +57,12 @@ def test_a_port_that_answers_ends_the_wait_without_a_word(capsys: pytest.Capture
 
 def test_two_pods_meet_and_both_succeed(make_pod: MakePod) -> None:
     pytest.importorskip("torch", reason="needs the extra `trainer`: make setup")
-    port = free_port()
+    port, *agent_ports = free_ports(3)
     source = MEETS + "sum_ = torch.ones(1)\ndist.all_reduce(sum_)\nprint(int(sum_))\ndone()"
-    pods = [make_pod(source, nodes=2, index=i, store=launch.STORE_MODULE, rendezvous_port=port) for i in (0, 1)]
+    pods = [
+        make_pod(source, nodes=2, index=index, store=launch.STORE_MODULE, ports=(agent_port, port))
+        for index, agent_port in enumerate(agent_ports)
+    ]
     pods[1].start()
     wait_until(pods[1].status)
     pods[0].start()
@@ -82,7 +85,7 @@ def test_a_port_that_is_taken_is_said(make_pod: MakePod) -> None:
     pytest.importorskip("torch", reason="needs the extra `trainer`: make setup")
     with socket.create_server(("0.0.0.0", 0)) as other:
         port = other.getsockname()[1]
-        pod = make_pod("live(); wait_for('never')", nodes=2, store=launch.STORE_MODULE, rendezvous_port=port)
+        pod = make_pod("live(); wait_for('never')", nodes=2, store=launch.STORE_MODULE, ports=(free_port(), port))
         code, message = pod.run()
     assert code == message.exit_code == 1
     assert (message.error or "").startswith(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune_trainer import contract
 from finetune_trainer.agent.startup import Settings, check_workspace, read_run_config
-from finetune_trainer.contract import RunConfig
+from finetune_trainer.contract import RunConfig, run_config
 from finetune_trainer.errors import InvalidError
 
 ENVIRONMENT = {
@@ -64,8 +66,45 @@ def test_an_unknown_key_of_the_configuration_is_named(tmp_path: Path, config: Ru
     path.write_text(config.to_json())
     assert read_run_config(path) == config
     path.write_text(config.to_json().replace('"attempt"', '"atempt"'))
-    with pytest.raises(InvalidError, match="is not valid at a"):
+    with pytest.raises(InvalidError) as refused:
         read_run_config(path)
+    assert str(refused.value) == (
+        "image: this trainer does not know atempt, which the operator wrote to run.json; use a newer image."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"contract": 2, "later": True},
+            "image: this trainer reads contract 1, but the operator wrote 2; use a newer image.",
+        ),
+        (
+            {"contract": "two"},
+            "image: this trainer reads contract 1, but the operator wrote two; use a newer image.",
+        ),
+        (
+            {"checkpoint": {"everySeconds": 9.0, "keep": 3, "later": 1}},
+            "image: this trainer does not know checkpoint.later, which the operator wrote to run.json; use a newer "
+            "image.",
+        ),
+        (
+            {"zeroStage": 4},
+            "image: this trainer does not know the zeroStage that the operator wrote to run.json (Input should be 0, "
+            "1, 2 or 3); use a newer image.",
+        ),
+    ],
+)
+def test_what_only_a_newer_image_can_read_is_refused_with_the_remedy(
+    tmp_path: Path, config: RunConfig, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_config, "CONTRACT_VERSION", 1)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(json.loads(config.to_json()) | changes))
+    with pytest.raises(InvalidError) as refused:
+        read_run_config(path)
+    assert str(refused.value) == said
 
 
 def test_checking_a_workspace_leaves_nothing_in_it(tmp_path: Path) -> None:

@@ -36,20 +36,20 @@ def job(tmp_path: Path) -> Job:
     ],
 )
 def test_our_next_attempt_is_what_the_operator_would_start(job: Job, codes: list[int], following: Next) -> None:
-    assert Ours().after(job, Attempt(1, 1, micro_batch=4), codes) == following
+    assert Ours().after(job, Attempt(1, micro_batch=4), codes) == following
 
 
 def test_the_other_side_starts_again_whatever_happened(job: Job) -> None:
-    assert HuggingFace().after(job, Attempt(1, 1, micro_batch=4), [76, 1]) == Next(True, 4)
+    assert HuggingFace().after(job, Attempt(1, micro_batch=4), [76, 1]) == Next(True, 4)
 
 
 def test_each_attempt_has_a_configuration_of_its_own_but_one_folder(job: Job) -> None:
-    first, second = (run_config(job, Attempt(number, 1, world=3 - number)) for number in (1, 2))
+    first, second = (run_config(job, Attempt(number, world=3 - number)) for number in (1, 2))
     assert first.nonce != second.nonce
     assert (first.folder, first.world.size, second.world.size) == (second.folder, 2, 1)
     assert first.lora is not None
     assert first.lora.dropout > 0
-    without = run_config(Job(job.folder, None, has_dropout=False), Attempt(1, 1)).lora
+    without = run_config(Job(job.folder, None, has_dropout=False), Attempt(1)).lora
     assert without is not None
     assert without.dropout == 0
 
@@ -78,7 +78,7 @@ def test_our_last_words_are_those_of_the_first_failure(job: Job) -> None:
         pod = job.folder / "attempt-1" / f"pod-{index}"
         pod.mkdir(parents=True)
         (pod / "termination-log").write_text(message.to_json())
-    assert Ours().last_words(job, Attempt(1, 1), []) == "137: cause"
+    assert Ours().last_words(job, Attempt(1), []) == "137: cause"
 
 
 def test_their_last_words_are_the_first_error_of_each_pod(job: Job) -> None:
@@ -88,7 +88,7 @@ def test_their_last_words_are_the_first_error_of_each_pod(job: Job) -> None:
     ]
     for index, text in enumerate(logs):
         job.log(1, index).write_text(text)
-    words = HuggingFace().last_words(job, Attempt(1, 1), [])
+    words = HuggingFace().last_words(job, Attempt(1), [])
     assert words == "pod 0: RuntimeError: closed; pod 1: its rank ended with -9"
 
 

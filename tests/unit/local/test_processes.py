@@ -16,6 +16,7 @@ from support.jobs import config_map, headless_service, job
 
 from finetune_operator.constants import LABEL_INDEX, LABEL_JOB_NAME
 from finetune_operator.local.cluster import LocalCluster
+from finetune_operator.local.driver import SECRETS
 from finetune_operator.local.processes import ProcessDriver
 from finetune_operator.protocol import CONFIGMAPS, JOBS, PODS, SERVICES, Object
 
@@ -202,7 +203,8 @@ async def test_a_pod_without_its_secret_waits_and_starts_when_the_secret_comes(l
     await laptop.run(script, container={"env": [{"name": "TOKEN", "valueFrom": reference}]})
     pods = await laptop.until(waiting)
     assert waiting(pods) == {"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}
-    laptop.cluster.add_secret("lab", "hub", {"HF_TOKEN": "hf_secret"})
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub", "namespace": "lab"}}
+    await laptop.cluster.create(SECRETS, {**secret, "stringData": {"HF_TOKEN": "hf_secret"}})
     (pod,) = await laptop.ended()
     assert laptop.log(pod) == "hf_secret\n"
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.jobs import config_map, job, owned_by
+from support.scripted import ScriptedDriver
 
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.jobs import index_ranges
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import CONFIGMAPS, JOBS, PODS, Event, Object
 
 

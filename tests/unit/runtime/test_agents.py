@@ -166,11 +166,17 @@ async def test_a_loss_below_zero_is_a_loss() -> None:
     "body",
     [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 16_000, b'{"a":' * 3000, b"\0" * 100,
      json.dumps(answer(0))[:-1].encode(),
-     json.dumps(answer(0, extra=1)).encode(), json.dumps(answer(0, ranks=[rank(0, phase="\x1b[2J")])).encode(),
+     json.dumps(answer(0, ranks=[rank(0, phase="\x1b[2J")])).encode(),
      json.dumps(answer(0)).replace("uid-0", "\\ud800").encode(), b"<html>"],
 )  # fmt: skip
 async def test_nonsense_is_no_answer(body: bytes) -> None:
     assert await heard(body) == {}
+
+
+async def test_what_only_a_newer_image_says_is_left_out_and_the_rest_is_heard() -> None:
+    said = answer(0, ranks=[rank(0, phase="publish", temperature=70)], contract=9, weather={"wind": 3})
+    (told,) = (await heard(said)).values()
+    assert (told.contract, told.ranks[0].phase, told.ranks[0].rank) == (9, "other", 0)
 
 
 async def test_what_a_pod_says_does_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,10 +12,10 @@ from support.clusters import SETTINGS
 from support.jobs import config_map
 from support.manifests import manifest
 from support.operators import Scene, in_virtual_time, silent_about_leases
+from support.scripted import ScriptedDriver
 
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import (
     CONFIGMAPS,
     FINETUNEJOBS,
@@ -27,9 +27,10 @@ from finetune_operator.protocol import (
     Object,
     Resource,
 )
-from finetune_operator.runtime.app import DRAIN, operate
+from finetune_operator.runtime.app import DRAIN, Options, operate
 from finetune_operator.runtime.health import Health
-from finetune_operator.runtime.intake import Intake, Key
+from finetune_operator.runtime.intake import Intake
+from finetune_operator.runtime.job_memory import Key
 from finetune_operator.runtime.leader import RELEASE_FOR
 
 
@@ -59,7 +60,7 @@ async def test_an_api_server_that_is_away_when_everything_is_looked_at_does_not_
     async def sees_nothing(intake: Intake) -> None:
         await asyncio.Event().wait()
 
-    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_nothing, resync=0.01))
+    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_nothing, Options(resync=0.01)))
     try:
         async with asyncio.timeout(10):
             while not (await cluster.get(FINETUNEJOBS, "default", "clauses"))["status"].get("run"):
@@ -101,7 +102,7 @@ async def test_what_stands_in_the_way_is_told_in_one_sentence_and_tried_again(
 
     cluster = Stumbling(fails)
     async with asyncio.timeout(10):
-        await operate(cluster, SETTINGS, inform, health=health, pauses=(0.0, 0.001))
+        await operate(cluster, SETTINGS, inform, Options(health=health, pauses=(0.0, 0.001)))
     await cluster.close()
     assert told[1:] == [sentence] * 4 + [None]
     assert [record.getMessage() for record in caplog.records] == [sentence], "once, not at every try"
@@ -118,7 +119,7 @@ async def test_an_informer_whose_watches_end_is_started_again() -> None:
             raise ApiError(0, "WatchesEnded", "the watches have ended: 404")
 
     cluster = Stumbling(lambda count: None)
-    await operate(cluster, SETTINGS, inform, health=health, pauses=(0.0,))
+    await operate(cluster, SETTINGS, inform, Options(health=health, pauses=(0.0,)))
     await cluster.close()
     assert started == [None, None, None], "ready again each time"
 
@@ -252,7 +253,7 @@ async def test_the_informer_ends_last() -> None:
 
     cluster = Stumbling(lambda count: None)
     operator = asyncio.create_task(
-        operate(cluster, SETTINGS, inform, stop=stop, make_reconciler=Noting)  # type: ignore[arg-type]  # all that is used
+        operate(cluster, SETTINGS, inform, Options(stop=stop, make_reconciler=Noting))  # type: ignore[arg-type]  # all that is used
     )
     await asyncio.wait_for(begun.wait(), 5)
     stop.set()

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 from support.jobs import config_map
+from support.scripted import ScriptedDriver
 
 from finetune_operator.core.leadership import ACT_FOR, RENEW_EVERY
 from finetune_operator.local.cluster import LocalCluster
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import CONFIGMAPS, ApiError, Cluster, NotFoundError, Object
 from finetune_operator.runtime.fence import Fence
 from finetune_operator.runtime.health import Health

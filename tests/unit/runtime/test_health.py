@@ -17,14 +17,14 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from support.clusters import SETTINGS, operated
 from support.http import get
+from support.scripted import ScriptedDriver
 
 from finetune_operator.cli.exit_codes import INVALID
 from finetune_operator.cli.main import main
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.ports import free_port
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import ForbiddenError, Object, Resource
-from finetune_operator.runtime.app import operate
+from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.health import STUCK_AFTER, Health, application
 from finetune_operator.runtime.intake import Intake
 from finetune_operator.runtime.metrics import Metrics
@@ -90,7 +90,7 @@ async def test_the_operator_is_ready_once_it_can_list_jobs_and_its_informer_has_
     health = Health()
     async with asking(health) as client:
         assert await answer(client, "/readyz") == (503, "FineTuneJobs have not been listed yet")
-        async with operated(health=health), asyncio.timeout(5):
+        async with operated(options=Options(health=health)), asyncio.timeout(5):
             while await answer(client, "/readyz") != (200, "ok"):
                 await asyncio.sleep(0.005)
         assert await answer(client, "/readyz") == (503, "the informer has ended")
@@ -107,7 +107,7 @@ async def test_why_the_operator_is_not_ready_is_told() -> None:
         pytest.fail("without a list there is nothing to inform of")
 
     cluster, health = Forbidding(ScriptedDriver()), Health()
-    operator = asyncio.create_task(operate(cluster, SETTINGS, inform, health=health))
+    operator = asyncio.create_task(operate(cluster, SETTINGS, inform, Options(health=health)))
     async with asking(health) as client, asyncio.timeout(5):
         while await answer(client, "/readyz") != (503, "finetune-operator cannot list finetunejobs"):
             await asyncio.sleep(0.005)

@@ -9,9 +9,8 @@ from support.jobs import job
 
 from finetune_operator.local import pods
 from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Object
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.intake import SOON, Intake, Key
-from finetune_operator.runtime.recollection import Recollection
+from finetune_operator.runtime.intake import SOON, Intake
+from finetune_operator.runtime.job_memory import JobMemories, Key
 
 KEY = Key("default", "clauses")
 
@@ -34,7 +33,7 @@ class Woken:
 def woken(resource: Any, *bodies: Object, gone: bool = False, job: Object | None = None) -> list[float]:
     """What the last of several events did; the Job was seen before."""
     queue = Woken()
-    intake = Intake(queue, Evidence(), Recollection())  # type: ignore[arg-type]
+    intake = Intake(queue, JobMemories())  # type: ignore[arg-type]
     if job:
         intake.saw(JOBS, job)
     for body in bodies[:-1]:
@@ -125,10 +124,10 @@ def test_an_edit_a_failed_job_and_a_deletion_wake_at_once() -> None:
 
 
 def test_how_an_attempt_ends_that_another_has_followed_wakes_nobody() -> None:
-    queue, evidence = Woken(), Evidence()
-    intake = Intake(queue, evidence, Recollection())  # type: ignore[arg-type]
-    evidence.outdate("j", KEY)
+    queue, memories = Woken(), JobMemories()
+    intake = Intake(queue, memories)  # type: ignore[arg-type]
+    memories.of(KEY).followed.add("j")
     intake.saw(PODS, a_pod(of_the_job("u0"), scheduled, lambda pod: pods.set_finished(pod, 1, "", 2.0)))
     intake.saw(JOBS, a_job(), gone=True)
     assert queue.calls == []
-    assert len(evidence) == 0
+    assert memories.pod("u0") is None

@@ -56,7 +56,7 @@ def test_a_leader_keeps_nothing_of_jobs_that_are_gone() -> None:
         await scene.cluster.create(FINETUNEJOBS, manifest("job-0"))
         await scene.until(lambda: scene.status("job-0").phase == "Training")
         places = " ".join(kept(operator))
-        assert all(name in places for name in ("_pods", "_phases", "_asked", "_seen")), f"the walk sees {places}"
+        assert all(name in places for name in ("_jobs", "_job_of", "_seen")), f"the walk sees {places}"
         await scene.cluster.delete(FINETUNEJOBS, "default", "job-0")
         await asyncio.sleep(3)
         await many_jobs_come_and_go(scene)
@@ -91,7 +91,9 @@ def test_who_leads_no_more_counts_no_jobs_and_keeps_no_notes_of_them() -> None:
         await scene.cluster.put(LEASES, lease)
         await scene.until(lambda: not leader.leads, 6)
         await asyncio.sleep(1)
-        assert leader.metrics.jobs == frozenset()
-        assert not any("_asked" in place or "_written" in place for place in kept(leader))
+        assert leader.options.memories.seen == frozenset()
+        (memory,) = (leader.options.memories.find(key) for key in leader.options.memories.keys)
+        assert (memory.asked, memory.written, memory.phase) == (None, None, None)
+        assert memory.pods, "how they end is told to everyone"
 
     in_virtual_time(scene)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.clusters import SETTINGS, last_words, operated, run_of
 from support.manifests import manifest
+from support.scripted import ScriptedDriver
 
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, LedgerEntry
 from finetune_operator.constants import ConditionType, Phase
@@ -19,7 +20,6 @@ from finetune_operator.core.status.conditions import set_condition
 from finetune_operator.core.times import from_text
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import (
     FINETUNEJOBS,
     ApiError,
@@ -28,10 +28,10 @@ from finetune_operator.protocol import (
     Object,
     Resource,
 )
-from finetune_operator.runtime.app import operate
-from finetune_operator.runtime.evidence import Evidence
+from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.health import Health
-from finetune_operator.runtime.intake import Intake, Key
+from finetune_operator.runtime.intake import Intake
+from finetune_operator.runtime.job_memory import JobMemories, Key
 from finetune_operator.runtime.metrics import Metrics, ended_attempt, seconds_to_recovery, seconds_to_world_ready
 from finetune_operator.runtime.queue import Queue
 from finetune_operator.runtime.reconciler import Reconciler
@@ -58,7 +58,7 @@ async def until(what: Callable[[], bool]) -> None:
 
 async def test_a_job_that_completes_is_a_successful_attempt_and_a_world_that_was_ready() -> None:
     metrics = Metrics()
-    async with operated(metrics=metrics) as world:
+    async with operated(options=Options(metrics=metrics)) as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         (pod,) = await world.pods(1)
         run = run_of(await world.until(lambda s: s.phase == Phase.STARTING))
@@ -82,7 +82,7 @@ async def test_a_job_that_completes_is_a_successful_attempt_and_a_world_that_was
 
 async def test_an_attempt_that_fails_counts_by_its_class() -> None:
     metrics = Metrics()
-    async with operated(metrics=metrics) as world:
+    async with operated(options=Options(metrics=metrics)) as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         (pod,) = await world.pods(1)
         run = run_of(await world.until(lambda s: s.run and s.run.job_uid))
@@ -94,25 +94,25 @@ async def test_an_attempt_that_fails_counts_by_its_class() -> None:
 
 
 async def test_a_deleted_job_is_forgotten() -> None:
-    metrics = Metrics()
-    async with operated(metrics=metrics) as world:
+    options = Options()
+    async with operated(options=options) as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
-        await until(lambda: metrics.jobs == {KEY})
+        await until(lambda: options.memories.seen == {KEY})
         await world.cluster.delete(FINETUNEJOBS, "default", "clauses")
-        await until(lambda: not metrics.jobs)
-    assert [value(metrics, "finetune_jobs", phase=phase) for phase in Phase] == [0] * len(Phase)
+        await until(lambda: not options.memories.keys)
+    assert [value(options.metrics, "finetune_jobs", phase=phase) for phase in Phase] == [0] * len(Phase)
 
 
 async def test_a_job_whose_deletion_nobody_saw_is_forgotten_when_everything_is_looked_at() -> None:
     async def sees_nothing(intake: Intake) -> None:
         await asyncio.Event().wait()
 
-    metrics = Metrics()
-    metrics.saw(KEY, Phase.COMPLETE)
+    options = Options(resync=0.01)
+    options.memories.of(KEY).phase = Phase.COMPLETE
     cluster = LocalCluster(ScriptedDriver(), admit=admit)
     cluster.add_namespace("default")
-    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_nothing, resync=0.01, metrics=metrics))
-    await until(lambda: not metrics.jobs)
+    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_nothing, options))
+    await until(lambda: not options.memories.keys)
     operator.cancel()
     await asyncio.gather(operator, return_exceptions=True)
     await cluster.close()
@@ -154,7 +154,7 @@ class Refusing(LocalCluster):
 async def test_a_reconcile_counts_by_how_it_ends(refusal: dict[str, Any], result: str) -> None:
     cluster = Refusing(**refusal)
     await cluster.create(FINETUNEJOBS, manifest())
-    reconciler = Reconciler(cluster, SETTINGS, Evidence())
+    reconciler = Reconciler(cluster, SETTINGS, JobMemories())
     if result == "error":
         with pytest.raises(ApiError):
             await reconciler.reconcile(KEY)
@@ -168,7 +168,7 @@ async def test_a_reconcile_counts_by_how_it_ends(refusal: dict[str, Any], result
 
 async def test_a_reconcile_that_is_cancelled_does_not_count() -> None:
     cluster = Refusing(hangs=True)
-    reconciler = Reconciler(cluster, SETTINGS, Evidence())
+    reconciler = Reconciler(cluster, SETTINGS, JobMemories())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reconciler.reconcile(KEY), 0.01)
     await cluster.close()
@@ -185,7 +185,7 @@ async def test_what_waits_and_what_hangs_is_seen_from_outside() -> None:
 
     metrics, health = Metrics(), Health()
     cluster = Refusing(hangs=True)
-    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_many, metrics=metrics, health=health))
+    operator = asyncio.create_task(operate(cluster, SETTINGS, sees_many, Options(metrics=metrics, health=health)))
     await until(lambda: health.longest() is not None)
     hangs = health.longest()
     assert hangs is not None
@@ -354,7 +354,7 @@ def test_a_suspended_job_is_no_recovery() -> None:
 
 async def test_a_job_that_recovers_is_counted_once() -> None:
     metrics = Metrics()
-    async with operated(metrics=metrics) as world:
+    async with operated(options=Options(metrics=metrics)) as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         (pod,) = await world.pods(1)
         run = run_of(await world.until(lambda s: s.phase == Phase.STARTING))
@@ -375,7 +375,7 @@ async def test_a_job_that_recovers_is_counted_once() -> None:
 async def test_an_operator_without_a_lease_leads() -> None:
     metrics = Metrics()
     assert value(metrics, "finetune_leader") == 0
-    async with operated(metrics=metrics):
+    async with operated(options=Options(metrics=metrics)):
         await until(lambda: value(metrics, "finetune_leader") == 1)
 
 
@@ -384,18 +384,20 @@ async def test_an_operator_without_a_lease_leads() -> None:
 
 def test_two_operators_in_one_process_have_metrics_of_their_own() -> None:
     one, other = Metrics(), Metrics()
-    one.saw(KEY, Phase.TRAINING)
+    one.measure_phases(lambda phase: int(phase == Phase.TRAINING))
     assert value(one, "finetune_jobs", phase="Training") == 1
     assert value(other, "finetune_jobs", phase="Training") == 0
 
 
 def test_no_metric_is_labelled_by_job() -> None:
-    metrics = Metrics()
+    metrics, memories = Metrics(), JobMemories()
+    metrics.measure_phases(memories.in_phase)
     before = sum(len(family.samples) for family in metrics.registry.collect())
     for number in range(50):
-        metrics.saw(Key("default", f"job-{number}"), Phase.TRAINING)
+        memories.of(Key("default", f"job-{number}")).phase = Phase.TRAINING
         metrics.wrote(status(), status(ended=True))
     assert sum(len(family.samples) for family in metrics.registry.collect()) == before
+    assert value(metrics, "finetune_jobs", phase="Training") == 50
 
 
 def test_the_page_names_every_metric_with_its_type_and_labels() -> None:

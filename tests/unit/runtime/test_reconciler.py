@@ -12,15 +12,14 @@ from typing import Any
 from support.clusters import NOW, World, condition, run_of
 from support.jobs import job
 from support.manifests import manifest
+from support.scripted import ScriptedDriver
 
 from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.local.scripted import ScriptedDriver
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, ForbiddenError, Object, Resource
-from finetune_operator.runtime.evidence import Evidence
-from finetune_operator.runtime.intake import Key
+from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.reconciler import Reconciler
 
 KEY = Key("default", "clauses")
@@ -54,12 +53,12 @@ class Bench:
         self.world = world
         self.cluster = cluster
         self.now = NOW
-        self.reconciler = Reconciler(cluster, SETTINGS, Evidence(), now=lambda: self.now)
+        self.reconciler = Reconciler(cluster, SETTINGS, JobMemories(), now=lambda: self.now)
 
     async def reconcile_until(self, what: Any) -> None:
         async with asyncio.timeout(10):
             while not what(await self.world.status()):
-                self.reconciler.recollection.forget(KEY)  # as events do, which nobody brings here
+                self.reconciler.memories.forget(KEY, Because.CHANGED)  # as events do, which nobody brings here
                 await self.reconciler.reconcile(KEY)
                 await asyncio.sleep(0.001)
 

@@ -25,7 +25,7 @@ from finetune_trainer.agent.silence import Silence
 from finetune_trainer.agent.startup import Settings, check_workspace, read_run_config
 from finetune_trainer.agent.stop import Deadlines, StopRequest
 from finetune_trainer.agent.termination import End
-from finetune_trainer.contract import ExitCode, PodStatus, RunConfig, TerminationMessage
+from finetune_trainer.contract import CONTRACT_VERSION, ExitCode, PodStatus, RunConfig, TerminationMessage
 from finetune_trainer.errors import InvalidError, StoppedError, TrainingError
 from finetune_trainer.pod.scratch import Scratch, write_atomically
 
@@ -153,6 +153,7 @@ class Agent:
             progress=self.scratch.progress(),
             checkpoint=self.scratch.checkpoint(),
             facts=self.scratch.facts(),
+            contract=CONTRACT_VERSION,
         )
 
     def _request_checkpoint(self, request: str) -> None:
@@ -202,6 +203,7 @@ def refusal(settings: Settings, config: RunConfig | None, exit_code: int, error:
         exit_code=exit_code,
         error=error,
         error_time=time.time(),
+        contract=CONTRACT_VERSION,
     )
 
 

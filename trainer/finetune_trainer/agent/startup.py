@@ -20,6 +20,8 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.pod.paths import Paths
 
 DEFAULT_GRACE_SECONDS = 300.0
+_UNKNOWN_HERE = ("extra_forbidden", "literal_error")
+"""Types of validation errors that a newer operator explains."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,24 @@ def read_run_config(path: Path) -> RunConfig:
     except OSError as error:
         raise InvalidError(f"The run's configuration {path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InvalidError(f"The run's configuration {path} is not valid at {place}: {first['msg']}.") from error
+        raise InvalidError(_sentence(path, error)) from error
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    """What is wrong with a run.json. An operator that is newer than this image may write what the image cannot know."""
+    faults = error.errors(include_url=False)
+    first = next((fault for fault in faults if fault["type"] in _UNKNOWN_HERE), faults[0])
+    place = ".".join(map(str, first["loc"])) or "the file"
+    remedy = "use a newer image."
+    match first["type"]:
+        case contract.NEWER_CONTRACT:
+            return f"image: {first['msg']}."
+        case "extra_forbidden":
+            return f"image: this trainer does not know {place}, which the operator wrote to {path.name}; {remedy}"
+        case "literal_error":
+            said = f"the {place} that the operator wrote to {path.name}"
+            return f"image: this trainer does not know {said} ({first['msg']}); {remedy}"
+    return f"The run's configuration {path} is not valid at {place}: {first['msg']}."
 
 
 def check_workspace(path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from finetune_trainer.contract import (
     BEFORE_TRAINING,
     CLASS_OF_EXIT_CODE,
+    CONTRACT_VERSION,
     MAX_LOG_LINES,
     CheckpointReport,
     ExitCode,
@@ -190,6 +191,7 @@ def message(end: End, cause: Cause, pod_uid: str, log: tuple[str, ...]) -> Termi
         facts=end.facts,
         result=end.exits[0].result if cause.exit_code == ExitCode.DONE and end.index == 0 else None,
         log=log,
+        contract=CONTRACT_VERSION,
     )
 
 

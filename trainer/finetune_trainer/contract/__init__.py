@@ -1,7 +1,8 @@
 """What the operator and the trainer say to each other, and nothing else.
 
 The operator writes one `RunConfig` (run.json) per attempt; every rank attests its hash. The agent of each pod answers
-`GET /status` with a `PodStatus` and ends with a `TerminationMessage`. Only pydantic is imported here: the operator
+`GET /status` with a `PodStatus` and ends with a `TerminationMessage`. Operator and image may be of different releases:
+`message.py` has the rules by which the contract grows. Only pydantic is imported here: the operator
 imports this package, and the operator's image has no torch.
 
 Times are seconds since the epoch (float); sizes are bytes; JSON keys are camelCase.
@@ -31,7 +32,7 @@ from finetune_trainer.contract.environment import (
 )
 from finetune_trainer.contract.facts import MAX_NOTE_CHARACTERS, MAX_NOTES, Facts
 from finetune_trainer.contract.failures import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, class_of
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import CONTRACT_VERSION, Answer, Message, added, limited_to, version_needed
 from finetune_trainer.contract.methods import METHODS, MethodEntry
 from finetune_trainer.contract.pod_status import (
     BEFORE_TRAINING,
@@ -42,6 +43,7 @@ from finetune_trainer.contract.pod_status import (
     RankStatus,
 )
 from finetune_trainer.contract.run_config import (
+    NEWER_CONTRACT,
     Checkpointing,
     Columns,
     Dataset,
@@ -73,6 +75,7 @@ __all__ = [
     "CHECKPOINT_FILE",
     "CHECKPOINT_REQUEST_FILE",
     "CLASS_OF_EXIT_CODE",
+    "CONTRACT_VERSION",
     "ENV_AGENT_PORT",
     "ENV_CLAIMS",
     "ENV_CPUS",
@@ -93,12 +96,14 @@ __all__ = [
     "MAX_STATUS_BYTES",
     "MAX_TERMINATION_MESSAGE_BYTES",
     "METHODS",
+    "NEWER_CONTRACT",
     "NONCE_PARAMETER",
     "PROGRESS_FILE",
     "REQUEST_PARAMETER",
     "STATUS_PATH",
     "STOP_FILE",
     "TASKS",
+    "Answer",
     "CheckpointReport",
     "Checkpointing",
     "Columns",
@@ -126,8 +131,11 @@ __all__ = [
     "Training",
     "World",
     "ZeroStage",
+    "added",
     "class_of",
+    "limited_to",
     "rank_beat_file",
     "rank_exit_file",
     "rank_status_file",
+    "version_needed",
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from finetune_trainer.contract.environment import MAX_TERMINATION_MESSAGE_BYTES
 from finetune_trainer.contract.facts import Facts
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import Answer, ImageContract, Message
 from finetune_trainer.contract.pod_status import CheckpointReport
 
 
-class Result(Message):
+class Result(Answer):
     """The saved model. `metrics` are those of the saved, reloaded files."""
 
     path: str
@@ -47,7 +47,7 @@ class RankExit(Message):
     """Of rank 0, when done."""
 
 
-class TerminationMessage(Message):
+class TerminationMessage(Answer):
     """What a pod leaves behind, at most 4 KiB; `fit` cuts the log to that."""
 
     pod_uid: str
@@ -71,6 +71,7 @@ class TerminationMessage(Message):
     """What preparation has found in the data; of rank 0's pod."""
     result: Result | None = None
     log: tuple[str, ...] = ()
+    contract: ImageContract = 1
 
     def fit(self, limit: int = MAX_TERMINATION_MESSAGE_BYTES) -> str:
         """JSON of at most `limit` bytes: the oldest log lines are left out first, then the notes, then the error is

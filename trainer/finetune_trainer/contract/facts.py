@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import Answer
 
 MAX_NOTES = 5
 MAX_NOTE_CHARACTERS = 300
 
 
-class Facts(Message):
+class Facts(Answer):
     """Facts about the rows of both sides. No text of any row is in it."""
 
     training_rows: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from finetune_trainer.contract.facts import Facts
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import Answer, ImageContract
 
 
 class Phase(StrEnum):
@@ -20,13 +21,22 @@ class Phase(StrEnum):
     EXPORT = "export"
     CHECK = "check"
     """The saved result is loaded and measured."""
+    OTHER = "other"
+    """A phase that only a newer image has. No rank writes it; an unknown name is read as this."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Phase | None:
+        return cls.OTHER if isinstance(value, str) and _NAME.fullmatch(value) else None
+
+
+_NAME = re.compile(r"[a-z]{1,32}")
 
 
 BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
 """There is nothing to save yet, and no step in which all ranks would hear of a stop."""
 
 
-class RankStatus(Message):
+class RankStatus(Answer):
     """One rank's word about itself: what it attests, and that it lives."""
 
     rank: int
@@ -39,7 +49,7 @@ class RankStatus(Message):
     heartbeat: float
 
 
-class Progress(Message):
+class Progress(Answer):
     """How far the training is; told by rank 0."""
 
     step: int
@@ -66,7 +76,7 @@ class Progress(Message):
     """Its time in multiples of the median rank's."""
 
 
-class CheckpointReport(Message):
+class CheckpointReport(Answer):
     """The newest checkpoint that was written and verified; told by rank 0."""
 
     step: int
@@ -80,7 +90,7 @@ class CheckpointReport(Message):
     """Why one after it could not be written; a sentence that names the path. The training goes on."""
 
 
-class PodStatus(Message):
+class PodStatus(Answer):
     """The answer of a pod's agent."""
 
     pod_uid: str
@@ -91,3 +101,4 @@ class PodStatus(Message):
     progress: Progress | None = None
     checkpoint: CheckpointReport | None = None
     facts: Facts | None = None
+    contract: ImageContract = 1

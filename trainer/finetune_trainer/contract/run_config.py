@@ -1,4 +1,8 @@
-"""run.json: all that an attempt needs to know. The operator writes it; every rank attests its digest."""
+"""run.json: all that an attempt needs to know. The operator writes it; every rank attests its digest.
+
+The operator and a pod's image may be of different releases. A field that is not of contract 1 is declared with `added`:
+run.json holds it only when the job uses it, and then says in `contract` which version it takes to read it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,14 @@ import hashlib
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from finetune_trainer.contract.message import Message
+from finetune_trainer.contract.message import CONTRACT_VERSION, Message, added, version_needed
+
+NEWER_CONTRACT = "newer_contract"
+"""The type of the validation error of a run.json that takes a newer trainer."""
+_CONTRACT = "contract"
 
 Task = Literal["CausalLM", "SequenceClassification", "ImageClassification"]
 Metric = Literal["accuracy", "f1", "perplexity"]
@@ -41,9 +50,9 @@ class Dataset(Message):
     columns: Columns
     evaluation_fraction: float | None = None
     evaluation_source: Source | None = None
-    max_bad_fraction: float | None = None
+    max_bad_fraction: float | None = added(None, since=2)
     """Part of the rows that may have nothing to learn; absent: the trainer's default."""
-    max_leak_fraction: float | None = None
+    max_leak_fraction: float | None = added(None, since=2)
     """Part of the evaluation rows that may also be training rows; absent: the trainer's default."""
 
 
@@ -86,7 +95,7 @@ class Training(Message):
     seed: int
     activation_checkpointing: bool = False
     """Whether activations are computed again in the backward pass instead of being kept: memory for time."""
-    early_stopping: EarlyStopping | None = None
+    early_stopping: EarlyStopping | None = added(None, since=2)
 
 
 class Checkpointing(Message):
@@ -145,9 +154,9 @@ class RunConfig(Message):
     world: World
     metrics: tuple[Metric, ...]
     """The first one tells which model is the best."""
-    keep: Literal["Best", "Last"] = "Best"
+    keep: Literal["Best", "Last"] = added("Last", since=2)
     """Which model is the result: the best one of all evaluations, or that of the last step."""
-    evaluate_every_steps: int | None = None
+    evaluate_every_steps: int | None = added(None, since=2)
     """Optimizer steps between two evaluations; absent: one after each epoch."""
     checkpoint: Checkpointing
     patience: Patience = Patience()
@@ -157,9 +166,29 @@ class RunConfig(Message):
     allow_pickle_weights: bool = False
     """Whether weights that are not safetensors may be read: unpickling them runs what is in them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_newer_contract(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or _CONTRACT not in fields:
+            return fields
+        written = fields[_CONTRACT]
+        if type(written) is not int or written > CONTRACT_VERSION:
+            sentence = "this trainer reads contract {read}, but the operator wrote {written}; use a newer image"
+            raise PydanticCustomError(NEWER_CONTRACT, sentence, {"read": CONTRACT_VERSION, "written": str(written)})
+        return {name: value for name, value in fields.items() if name != _CONTRACT}
+
+    def json_fields(self) -> dict[str, Any]:
+        """The fields, and in `contract` the oldest version that can read them; absent means 1."""
+        needed = version_needed(self)
+        return super().json_fields() | ({_CONTRACT: needed} if needed > 1 else {})
+
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON, in hex: what every rank attests."""
+        """sha256 of the canonical JSON, in hex: what every rank attests.
+
+        The operator computes it before it writes run.json, a rank after it has read run.json. Both find the same, also
+        in code of different releases, because neither writes a field that the other does not know.
+        """
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property

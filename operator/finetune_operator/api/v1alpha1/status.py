@@ -48,6 +48,12 @@ class RunStatus(StatusModel):
 
     number: Number
     attempt: Number
+    contract: int = Field(
+        1,
+        ge=1,
+        description="Newest version of the contract with the image that this run's run.json may use: that of the "
+        "operator that started the run.",
+    )
     nonce: str = Field(description="Tells this attempt's pods from all others.")
     image: str | None = None
     image_id: str | None = Field(None, description="What the image was, by digest, where the first pod runs.")

@@ -12,7 +12,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStat
 from finetune_operator.core.run.naming import run_folder
 from finetune_operator.core.settings import Settings
 from finetune_trainer import contract
-from finetune_trainer.contract import METHODS, TASKS, Checkpointing, Patience, RunConfig, Source, World
+from finetune_trainer.contract import METHODS, TASKS, Checkpointing, Patience, RunConfig, Source, World, limited_to
 from finetune_trainer.deepspeed_config import refuse_planned
 from finetune_trainer.errors import InvalidError
 
@@ -21,17 +21,23 @@ MAX_MICRO_BATCH = 8
 DEFAULT_EPOCHS = 3
 DEFAULT_RANK = 16
 DEFAULT_SEQUENCE_LENGTH = 512
+BEST_IS_KEPT_SINCE = 2
+"""The contract version with which `evaluate.keep: Best` became the default."""
 
 
-def recipe_digest(spec: FineTuneJobSpec) -> str:
+def recipe_digest(spec: FineTuneJobSpec, version: int) -> str:
     """Digest of all that determines the model, defaults filled in. Two specs with the same one want the same model.
 
-    What changes it only in the last bits, where and how widely the work is spread, is not of it.
+    What changes it only in the last bits, where and how widely the work is spread, is not part of it. `version` is the
+    contract of the run that it is compared with: a default that came later than that run must not train it again.
     """
     recipe = {
         name: part.model_dump(mode="json", exclude_none=True) if isinstance(part, contract.Message) else part
         for name, part in _recipe(spec).items()
+        if part is not None
     }
+    if version < BEST_IS_KEPT_SINCE:
+        del recipe["keep"]
     for name in ("micro_batch_size", "activation_checkpointing"):
         del recipe["training"][name]
     # They say which data is accepted, and change nothing in what is learned from it.
@@ -102,7 +108,7 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
         "activation_checkpointing": run.activation_checkpointing,
     }
     recipe["training"] = recipe["training"].model_copy(update=memory)
-    return RunConfig(
+    config = RunConfig(
         namespace=metadata.namespace,
         job=metadata.name,
         uid=metadata.uid,
@@ -118,6 +124,7 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
         allow_pickle_weights=settings.allow_pickle_weights,
         **recipe,
     )
+    return limited_to(config, run.contract)
 
 
 def with_config_digest(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunStatus:

@@ -12,6 +12,7 @@ from finetune_operator.core.attempt.restart import Restart
 from finetune_operator.core.run.resolve import recipe_digest, storage_claim, with_config_digest, world_of
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.times import to_text
+from finetune_trainer.contract import CONTRACT_VERSION
 
 _AT_ONCE = ("suspend", "ttl_seconds_after_finished", "fault_tolerance", "checkpoint")
 """Fields of the spec that hold at once, also for a run that goes on; the others are the run's own to its end."""
@@ -19,8 +20,10 @@ _AT_ONCE = ("suspend", "ttl_seconds_after_finished", "fault_tolerance", "checkpo
 
 def wanted_digest(spec: FineTuneJobSpec) -> str:
     """Of all that asks for another run if the one before has failed: the whole spec but what holds at once."""
-    fields = spec.model_dump(mode="json", exclude=set(_AT_ONCE))
-    fields["retrain"].pop("while_running")
+    # Without defaults: a field that a later release adds must not look like an edit.
+    fields = spec.model_dump(mode="json", exclude=set(_AT_ONCE), exclude_defaults=True)
+    retrain = fields.pop("retrain", {})
+    fields["request"] = retrain.get("request", "")
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -35,7 +38,7 @@ def run_is_needed(job: FineTuneJob) -> bool:
         return True
     if run.generation == job.metadata.generation:
         return False
-    if run.recipe != recipe_digest(job.spec):
+    if run.recipe != recipe_digest(job.spec, run.contract):
         return True
     return job.status.result is None and run.wanted != wanted_digest(job.spec)
 
@@ -58,11 +61,12 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
     run = RunStatus(
         number=number,
         attempt=1,
+        contract=CONTRACT_VERSION,
         nonce=nonce,
         image=job.spec.image or settings.image,
         claim_name=storage_claim(job.spec, settings.claim),
         generation=job.metadata.generation,
-        recipe=recipe_digest(job.spec),
+        recipe=recipe_digest(job.spec, CONTRACT_VERSION),
         wanted=wanted_digest(job.spec),
         start_time=to_text(now),
         attempt_time=to_text(now),

@@ -52,6 +52,12 @@ def test_an_honest_word_is_believed() -> None:
     assert (word.error, word.log, word.failing_rank, word.result) == ("The data is bad.", ("one", "two"), 3, RESULT)
 
 
+def test_what_only_a_newer_image_says_is_left_out_and_the_rest_is_believed() -> None:
+    word = last_word(said(error="Why.", contract=7, later={"a": 1}, result=json.loads(RESULT.to_json()) | {"later": 1}))
+    assert word is not None
+    assert (word.error, word.contract, word.result) == ("Why.", 7, RESULT)
+
+
 def test_text_is_plain_and_bounded() -> None:
     word = last_word(said(error="\x1b[2J\u202eBad\n" + "x" * 5000, log=["\x1b[31m" + "y" * 5000] * 100))
     assert word is not None

@@ -9,6 +9,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJob
 from finetune_operator.core.run.resolve import micro_batch_size, recipe_digest, run_config, world_of
 from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
+from finetune_trainer.contract import CONTRACT_VERSION
 
 
 def job(**changes: Any) -> FineTuneJob:
@@ -77,10 +78,15 @@ def test_a_dropout_or_an_alpha_that_the_user_wrote_stays() -> None:
         ({"spec.dataset.uri": "workspace://b.jsonl"}, False),
         ({"spec.deepspeed.config": {"communication_data_type": "fp32"}}, False),
         ({"spec.output.merge": True}, False),
+        ({"spec.evaluate": {"keep": "Best"}}, True),
+        ({"spec.evaluate": {"keep": "Last"}}, False),
+        ({"spec.evaluate": {"everySteps": 50}}, False),
+        ({"spec.training.earlyStopping": {"patience": 2}}, False),
+        ({"spec.dataset.maxBadFraction": 0.5}, True),
     ],
 )
 def test_the_recipe_is_what_is_trained_and_not_where(changes: dict[str, Any], same: bool) -> None:
-    assert (recipe_digest(job().spec) == recipe_digest(job(**changes).spec)) is same
+    assert (recipe_digest(job().spec, CONTRACT_VERSION) == recipe_digest(job(**changes).spec, CONTRACT_VERSION)) is same
 
 
 def test_the_digest_of_a_configuration_is_the_same_wherever_it_is_made() -> None:
@@ -91,4 +97,20 @@ def test_the_digest_of_a_configuration_is_the_same_wherever_it_is_made() -> None
 
 def test_another_secret_for_the_same_model_is_the_same_recipe() -> None:
     first, second = (job(**{"spec.model": {"uri": "hf://a/b", "secretName": name}}) for name in ("old", "new"))
-    assert recipe_digest(first.spec) == recipe_digest(second.spec)
+    assert recipe_digest(first.spec, CONTRACT_VERSION) == recipe_digest(second.spec, CONTRACT_VERSION)
+
+
+def test_a_run_that_an_older_operator_started_goes_on_as_its_image_knows_it() -> None:
+    settings = Settings(image="i")
+    run = next_run(job(), 1, settings, "nonce", NOW)
+    new, old = (run_config(job(), run.model_copy(update={"contract": version}), settings) for version in (2, 1))
+    assert (new.keep, old.keep) == ("Best", "Last")
+    assert '"contract":2' in new.to_json()
+    assert "contract" not in old.to_json()
+    assert "keep" not in old.to_json()
+
+
+def test_a_default_that_came_with_an_upgrade_is_no_other_recipe() -> None:
+    """Of a run from before, the digest knows nothing of which model is kept."""
+    assert recipe_digest(job().spec, 1) == recipe_digest(job(**{"spec.evaluate": {"keep": "Last"}}).spec, 1)
+    assert recipe_digest(job().spec, 1) != recipe_digest(job(**{"spec.evaluate": {"everySteps": 5}}).spec, 1)
