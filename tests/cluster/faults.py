@@ -29,7 +29,7 @@ from finetune_operator.local.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = "/workspace/.stand-in"
-OF_THE_AGENT = ("annotated_types", "pydantic", "pydantic_core", "typing_extensions.py", "typing_inspection")
+OF_THE_AGENT = ("annotated_types", "psutil", "pydantic", "pydantic_core", "typing_extensions.py", "typing_inspection")
 """What the agent imports and an image without packages lacks."""
 DEADLINE = 120.0
 """Seconds until what a test waits for has happened."""
