@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,16 +20,16 @@ from PIL import Image
 from finetune_trainer import contract
 from finetune_trainer.contract import TASKS, Task
 from finetune_trainer.data.files import RawRow
+from finetune_trainer.data.messages import SHAPE, conversation
 from finetune_trainer.errors import InvalidError
 
 FEATURES = {
     "text": datasets.Value("string"),
     "prompt": datasets.Value("string"),
     "completion": datasets.Value("string"),
-    "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
+    "messages": datasets.Value("string"),
     "image": datasets.Image(),
 }
-ROLES = ("system", "user", "assistant", "tool")
 SHOWN = 8
 """Names in a list that a sentence gives before it says how many more there are."""
 LONGEST_NAME = 40
@@ -107,27 +106,12 @@ class RowCheck:
             f"{self._at(name, raw)} holds {_kind(value)}, not text; write it as a string or name another column"
         )
 
-    def _messages(self, name: str, value: Any, raw: RawRow) -> tuple[list[dict[str, str]], bytes]:
+    def _messages(self, name: str, value: Any, raw: RawRow) -> tuple[str, bytes]:
         at = self._at(name, raw)
-        shape = "a list of {role, content} objects with strings"
         if not isinstance(value, list):
-            raise InvalidError(f"{at} holds {_kind(value)}; write {shape}")
-        messages = []
-        for number, message in enumerate(value, 1):
-            if not isinstance(message, dict) or not all(
-                isinstance(message.get(key), str) for key in ("role", "content")
-            ):
-                raise InvalidError(f"{at} has message {number} without role and content as strings; write {shape}")
-            if message["role"] not in ROLES:
-                raise InvalidError(
-                    f"{at} has role {quoted(message['role'])} in message {number}; the roles are {_listed(ROLES)}"
-                )
-            messages.append({"role": message["role"], "content": message["content"]})
-        if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-            raise InvalidError(
-                f"{at} has no assistant message with content, so nothing to learn; add one or remove the row"
-            )
-        return messages, self._encoded(name, json.dumps(messages, ensure_ascii=False), raw)
+            raise InvalidError(f"{at} holds {_kind(value)}; write {SHAPE}")
+        text, read_by_model = conversation(value, raw.values, raw.id, at)
+        return text, self._encoded(name, read_by_model, raw)
 
     def _encoded(self, name: str, text: str, raw: RawRow) -> bytes:
         try:

@@ -129,7 +129,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
     if not task.can_learn(model):
         raise _misfit(config, model_config)
-    task.adapt(model, processor)
+    task.adapt(model, processor, rows.train.column_names)
     model.save_pretrained(start)
     processor.save_pretrained(start)
     share(start)

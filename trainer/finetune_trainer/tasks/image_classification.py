@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class ImageClassification(Classification):
         pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
         return dict(processor(images=pictures, return_tensors="pt").to(model.dtype))
 
-    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor, columns: Collection[str]) -> None:
         """Nothing: pictures need no vocabulary."""
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -67,8 +67,9 @@ class Task(ABC):
         """Four inputs drawn at random, by which two copies of a model are compared."""
 
     @abstractmethod
-    def adapt(self, model: PreTrainedModel, processor: Any) -> None:
-        """Change the model and its processor to what the task needs, before the start checkpoint is written."""
+    def adapt(self, model: PreTrainedModel, processor: Any, columns: Collection[str]) -> None:
+        """Change the model and its processor to what the task needs, before the start checkpoint is written. `columns`
+        are those of the rows."""
 
     @abstractmethod
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
