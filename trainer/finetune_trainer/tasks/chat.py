@@ -77,7 +77,7 @@ class Chat:
             self._refuse_empty_answer(written.messages[number], turn, ids, row)
             learned[turn.begin : turn.end] = [True] * (turn.end - turn.begin)
         if written.marked is not None:
-            self._narrow(learned, list(turns.values()), self._marked_tokens(written, ids, encoding))
+            learned = _narrowed(list(turns.values()), self._marked_tokens(written, ids, encoding), len(ids))
         return Supervised(ids, learned)
 
     @property
@@ -119,26 +119,32 @@ class Chat:
 
     # ---- marks of the template --------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _narrow(learned: list[bool], turns: Sequence[Turn], marked: set[int]) -> None:
-        for turn in turns:
-            kept = [place in marked for place in range(turn.begin, turn.close)]
-            ended = [any(kept)] * (turn.end - turn.close)
-            learned[turn.begin : turn.end] = [*kept, *ended]
-
-    def _marked_tokens(self, written: Written, ids: Sequence[int], encoding: Encoding | None) -> set[int]:
+    def _marked_tokens(self, written: Written, ids: Sequence[int], encoding: Encoding | None) -> list[range]:
         """Places of the tokens that have a character in a marked range.
 
         transformers' own mask looks up the token of a range's first character. If the tokenizer drops that character,
         as many drop blanks, it finds none and leaves out this range and all that follow it.
         """
-        places: set[int] = set()
+        places = []
+        spans = encoding.offsets if encoding is not None else []
         for begin, end in written.marked or ():
             if encoding is None:  # a tokenizer that does not say which characters a token stands for
                 before, through = (self._turns.tokens(written.text[:place]) for place in (begin, end))
                 after = common(through, ids)
-                places.update(range(common(before, ids), after if after == len(through) else after + 1))
+                places.append(range(common(before, ids), after if after == len(through) else after + 1))
             else:
-                first = bisect_right(encoding.offsets, begin, key=lambda span: span[1])
-                places.update(range(first, bisect_left(encoding.offsets, end, key=lambda span: span[0])))
+                first = bisect_right(spans, begin, key=lambda span: span[1])
+                places.append(range(first, bisect_left(spans, end, key=lambda span: span[0])))
         return places
+
+
+def _narrowed(turns: Sequence[Turn], marked: Sequence[range], length: int) -> list[bool]:
+    """Which of the tokens are learned: those of the turns that are marked, and the ends of turns that have one."""
+    learned = [False] * length
+    for turn in turns:
+        for places in marked:
+            begin, end = max(turn.begin, places.start), min(turn.close, places.stop)
+            if begin < end:
+                learned[begin:end] = [True] * (end - begin)
+                learned[turn.close : turn.end] = [True] * (turn.end - turn.close)
+    return learned

@@ -2,7 +2,7 @@
 
 Comparing parts of a conversation (`turns`) holds for every template, but takes a rendering and a tokenisation for each
 turn. For conversations of a kind that was compared before, and for which this search found the same, it is enough that
-the opening occurs as often as the assistant speaks and that no message contains the text of the closing token.
+the opening occurs as often as the assistant speaks and that no message quotes the special tokens of both.
 """
 
 from __future__ import annotations
@@ -22,33 +22,35 @@ class TurnOpenings:
     """What it has learned of a template from conversations that were compared."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, special: frozenset[int], closing: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
         self._special = special
-        self._closing = next(iter(closing)) if len(closing) == 1 else None
-        self._closing_text = "" if self._closing is None else str(tokenizer.convert_ids_to_tokens(self._closing))
+        self._closing = next(iter(closing), None)
         self._opening: tuple[int, ...] = ()
         self._known: set[Kind] = set()
 
     def found(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
         """The turns of the messages with these numbers, or None when they have to be compared."""
-        if _kind(written) not in self._known or self._quotes_closing(written):
+        if _kind(written) not in self._known or self._is_quoted(written):
             return None
         return self._search(written, ids, numbers)
 
     def learn(self, written: Written, ids: Sequence[int], turns: Mapping[int, Turn]) -> None:
         """Take over the opening of turns that were compared, or note that the search finds them."""
-        if self._closing is None or not turns or self._quotes_closing(written):
+        if self._closing is None or not turns:
             return
         if not self._opening:
             self._opening = self._opening_of(written, ids, next(iter(turns.values())))
-        if self._search(written, ids, list(turns)) == dict(turns):
+        if self._opening and not self._is_quoted(written) and self._search(written, ids, list(turns)) == dict(turns):
             self._known.add(_kind(written))
 
-    def _quotes_closing(self, written: Written) -> bool:
-        return any(self._closing_text in text for text in texts_of(written.messages))
+    def _is_quoted(self, written: Written) -> bool:
+        """Whether a message contains what the template opens or closes a turn with."""
+        marks = [str(self._tokenizer.convert_ids_to_tokens(token)) for token in (self._opening[0], self._closing)]
+        return any(mark in text for text in texts_of(written.messages) for mark in marks)
 
     def _search(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
         answers = [number for number, message in enumerate(written.messages) if message["role"] == "assistant"]
-        begins = list(_after(self._opening, ids)) if self._opening else []
+        begins = list(_after(self._opening, ids))
         if len(begins) != len(answers):
             return None
         turns = {}
