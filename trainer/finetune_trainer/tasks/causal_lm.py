@@ -47,8 +47,8 @@ class CausalLM(Task):
     def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]) -> None:
         """Let the model stop where it learns to stop. No pad token is needed: padding is known by its place."""
         make_room(model, processor)
-        if "messages" in columns:
-            _stop_at(model, end_of_turn_tokens(processor))
+        ends = end_of_turn_tokens(processor) if "messages" in columns else (processor.eos_token_id,)
+        _stop_at(model, [end for end in ends if end is not None])
 
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, input_ids, labels, count, length. A row may have nothing to learn, but not all of them. Appends
