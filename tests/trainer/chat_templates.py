@@ -14,7 +14,7 @@ from finetune_trainer.tasks.chat import Chat
 SPECIAL = (
     "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]",
     "[/INST]", "[TOOL_CALLS]", "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|observation|>",
-    "<|end|>", "<|call|>",
+    "<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>", "<|message|>",
 )  # fmt: skip
 CORPUS = [
     "what is the weather in Vienna ? it is sunny and warm . good day hello again assistant user system tool model",
@@ -82,6 +82,13 @@ DEEPSEEK = (
     "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}" + PROMPT + "<|assistant|>{% endif %}"
 )
 """Concatenates the arguments, which must be a text."""
+GPT_OSS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.thinking and loop.last %}<|start|>assistant"
+    "<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>assistant<|channel|>final<|message|>"
+    "{{ m.content }}{{ '<|return|>' if loop.last else '<|end|>' }}{% else %}<|start|>{{ m.role }}<|message|>"
+    "{{ m.content }}<|end|>{% endif %}{% endfor %}" + PROMPT + "<|start|>assistant{% endif %}"
+)
+"""Ends the last turn in another way than those before, and thoughts as those before."""
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
     "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>{% endif %}"

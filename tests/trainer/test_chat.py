@@ -40,6 +40,10 @@ LEARNED = {
     "END_BY_TEXT": [" good day ##\n", " it is sunny ##\n</s>"],
     "QWEN3": ["good day<|im_end|>", "<think>\n\n</think>\n\nit is sunny<|im_end|>"],
     "DEEPSEEK": ["good day</s>", "it is sunny</s>"],
+    "GPT_OSS": [
+        "<|channel|>final<|message|>good day<|end|>",
+        "<|channel|>final<|message|>it is sunny<|return|>",
+    ],
     "MARKED": ["good day<|im_end|>", "it is sunny<|im_end|>"],
 }
 """Of CHAT, by template: the answers and what ends each, and nothing after that."""
@@ -106,6 +110,15 @@ def test_an_answer_without_an_end_is_refused_when_the_tokenizer_has_none() -> No
         answers(tokenizer(chat_templates.NO_END, eos_token=None), CHAT[:2])
 
 
+def test_thoughts_that_end_as_a_turn_does_are_learned_with_the_answer() -> None:
+    conversation = [*CHAT[:3], {**CHAT[3], "reasoning_content": "one two"}]
+    assert answers(tokenizer(chat_templates.GPT_OSS), conversation) == [
+        "<|channel|>final<|message|>good day<|end|>",
+        "<|channel|>analysis<|message|>one two<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>it is sunny<|return|>",
+    ]
+
+
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +171,12 @@ def test_a_tokenizer_without_a_fast_implementation_learns_the_same(text: str) ->
     made.chat_template = text
     assert not made.is_fast
     assert answers(made, CHAT) == LEARNED["CHATML"]
+
+
+def test_marks_that_leave_nothing_to_learn_are_refused() -> None:
+    unmarked = chat_templates.MARKED.replace("{{ m['content'] }}<|im_end|>{% endgeneration %}", "{% endgeneration %}x")
+    with pytest.raises(InvalidError, match=r"marks nothing .* in rows\.jsonl:1"):
+        answers(tokenizer(unmarked), CHAT)
 
 
 # ---- what the template is given -------------------------------------------------------------------------------------

@@ -247,6 +247,7 @@ def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ("GLM4", ["</s>", "<|user|>", "<|observation|>"]),
         ("NO_END", ["</s>"]),
         ("GEMMA", ["<end_of_turn>"]),
+        ("GPT_OSS", ["<|return|>"]),
     ],
 )
 @pytest.mark.parametrize("own", [7, [7, 8], None])

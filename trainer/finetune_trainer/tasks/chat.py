@@ -78,6 +78,11 @@ class Chat:
             learned[turn.begin : turn.end] = [True] * (turn.end - turn.begin)
         if written.marked is not None:
             learned = _narrowed(list(turns.values()), self._marked_tokens(written, ids, encoding), len(ids))
+            if not any(learned):
+                raise InvalidError(
+                    "dataset.columns.messages: the {% generation %} of the model's chat template marks nothing that "
+                    f"the assistant says in {row}; mark its content in the template, or use another model"
+                )
         return Supervised(ids, learned)
 
     @property

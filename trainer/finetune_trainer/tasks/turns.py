@@ -29,6 +29,7 @@ WITH_A_CALL: list[dict[str, Any]] = [
     {"role": "tool", "content": "noon", "name": "look", "tool_call_id": "call00001"},
     {"role": "assistant", "content": "It is noon."},
 ]
+WITH_THOUGHTS: list[dict[str, Any]] = [PLAIN[0], {**PLAIN[1], "reasoning_content": "I am greeted."}]
 """Conversations by which is tried how a template ends turns."""
 
 
@@ -170,11 +171,16 @@ class Turns:
 
 def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Ids of the tokens that end the assistant's turns in plain conversations and in those with a tool call: at each of
-    them a model that has learned such conversations stops. Raises InvalidError without a chat template."""
+    them a model that has learned such conversations stops. Raises InvalidError without a chat template.
+
+    A token that the template also writes within a turn is left out, as gpt-oss' <|end|> after thoughts: generation
+    would stop before the answer.
+    """
     template = ChatTemplate(tokenizer)
     turns = Turns(tokenizer, template)
     ends: dict[int, None] = {}
-    for messages in (PLAIN, PLAIN * 2, WITH_A_CALL):
+    within: set[int] = set()
+    for messages in (PLAIN, PLAIN * 2, WITH_A_CALL, WITH_THOUGHTS):
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         try:
             written = template.written(messages, {}, "a trial")
@@ -183,4 +189,5 @@ def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         except InvalidError:
             continue  # the template takes no such conversation
         ends.update((ids[turn.close], None) for turn in found if turn.close < turn.end)
-    return tuple(ends)
+        within.update(token for turn in found for token in ids[turn.begin : turn.close])
+    return tuple(end for end in ends if end in turns.closing or end not in within)
