@@ -89,6 +89,13 @@ GPT_OSS = (
     "{{ m.content }}<|end|>{% endif %}{% endfor %}" + PROMPT + "<|start|>assistant{% endif %}"
 )
 """Ends the last turn in another way than those before, and thoughts as those before."""
+IN_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    + PROMPT
+    + "<|im_start|>assistant\n{% endif %}"
+)
+"""As those of models that read pictures: writes nothing of a content that is a text."""
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
     "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>{% endif %}"

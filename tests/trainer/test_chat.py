@@ -44,6 +44,7 @@ LEARNED = {
         "<|channel|>final<|message|>good day<|end|>",
         "<|channel|>final<|message|>it is sunny<|return|>",
     ],
+    "IN_PARTS": ["good day<|im_end|>", "it is sunny<|im_end|>"],
     "MARKED": ["good day<|im_end|>", "it is sunny<|im_end|>"],
 }
 """Of CHAT, by template: the answers and what ends each, and nothing after that."""
@@ -280,6 +281,12 @@ def test_a_tool_call_that_would_be_learned_as_silence_is_refused(content: dict[s
         "dataset.columns.messages: rows.jsonl:1: the model's chat template does not write tool_calls; "
         "use a model whose template does, or remove the row"
     )
+
+
+def test_an_answer_of_which_nothing_is_written_is_refused() -> None:
+    mute = chat_templates.CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m['role'] == 'user' else '' }}")
+    with pytest.raises(InvalidError, match="does not write content"):
+        answers(tokenizer(mute), CHAT)
 
 
 def test_a_tool_call_that_is_not_learned_need_not_be_written() -> None:

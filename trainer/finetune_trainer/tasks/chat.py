@@ -68,13 +68,15 @@ class Chat:
             for number, message in enumerate(conversation["messages"])
             if message["role"] == "assistant" and message.get("weight") != 0
         ]
+        for number in answers:
+            self._refuse_unwritten(written.messages[number], row)
         turns = self._openings.found(written, ids, answers)
         if turns is None:
             turns = self._turns.found(written, ids, answers, row)
             self._openings.learn(written, ids, turns)
         learned = [False] * len(ids)
         for number, turn in turns.items():
-            self._refuse_empty_answer(written.messages[number], turn, ids, row)
+            self._refuse_silence(written.messages[number], turn, ids, row)
             learned[turn.begin : turn.end] = [True] * (turn.end - turn.begin)
         if written.marked is not None:
             learned = _narrowed(list(turns.values()), self._marked_tokens(written, ids, encoding), len(ids))
@@ -109,18 +111,17 @@ class Chat:
         beside = {key: part for key, part in written.beside.items() if key not in keys}
         return self._template.text(messages, beside)
 
-    def _refuse_empty_answer(self, message: Mapping[str, Any], turn: Turn, ids: Sequence[int], row: str) -> None:
+    def _refuse_unwritten(self, message: Mapping[str, Any], row: str) -> None:
         """A message whose only words are in a key that the template does not write would be learned as silence."""
         keys = [key for key in ANSWER_KEYS if message.get(key)]
-        content = message.get("content") or ""
-        if not keys or (content.strip() if isinstance(content, str) else content):
-            return
-        silent = all(self._turns.is_blank(token) for token in ids[turn.begin : turn.close])
-        if silent or not self._used.intersection(keys):
-            raise InvalidError(
-                f"dataset.columns.messages: {row}: the model's chat template does not write {keys[0]}; "
-                "use a model whose template does, or remove the row"
-            )
+        if keys and not _content(message) and not self._used.intersection(keys):
+            raise _unwritten(keys[0], row)
+
+    def _refuse_silence(self, message: Mapping[str, Any], turn: Turn, ids: Sequence[int], row: str) -> None:
+        """The same where the template writes a key sometimes, but not in this message."""
+        keys = ["content"] if _content(message) else [key for key in ANSWER_KEYS if message.get(key)]
+        if keys and all(self._turns.is_blank(token) for token in ids[turn.begin : turn.close]):
+            raise _unwritten(keys[0], row)
 
     # ---- marks of the template --------------------------------------------------------------------------------------
 
@@ -141,6 +142,18 @@ class Chat:
                 first = bisect_right(spans, begin, key=lambda span: span[1])
                 places.append(range(first, bisect_left(spans, end, key=lambda span: span[0])))
         return places
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content", "")
+    return (content if isinstance(content, str) else "".join(part["text"] for part in content)).strip()
+
+
+def _unwritten(key: str, row: str) -> InvalidError:
+    return InvalidError(
+        f"dataset.columns.messages: {row}: the model's chat template does not write {key}; "
+        "use a model whose template does, or remove the row"
+    )
 
 
 def _narrowed(turns: Sequence[Turn], marked: Sequence[range], length: int) -> list[bool]:

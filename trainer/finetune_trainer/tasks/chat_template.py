@@ -1,6 +1,6 @@
 """Writes conversations as the chat template of a tokenizer does.
 
-Templates disagree on three things, and files come in one form of each, so the form is changed where a template needs
+Templates disagree on four things, and files come in one form of each, so the form is changed where a template needs
 the other one. Which one it needs is seen by rendering: the template fails, or writes Python's notation of the object.
 
 - `tool_calls[].function.arguments` is a JSON text in OpenAI's files. transformers hands it on as it is, its
@@ -9,6 +9,7 @@ the other one. Which one it needs is seen by rendering: the template fails, or w
   DeepSeek's templates concatenate and need the text.
 - `content` as a list of parts: templates of models that read pictures iterate over them. To the others the parts are
   given as one text.
+- `content` as a text: some of those iterate over its characters and write nothing. They are given one part.
 - `content` that is missing beside `tool_calls`: most templates check for it. To the others it is given as empty.
 """
 
@@ -31,6 +32,9 @@ GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 LONGEST_COMPLAINT = 200
 
 Message = Mapping[str, Any]
+
+PLAIN: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
+"""A conversation by which is tried what a template does."""
 
 
 class Form(NamedTuple):
@@ -65,10 +69,13 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
         self._form = Form()
+        self._needs_parts = not self._writes_answer_of(PLAIN) and self._writes_answer_of(_in_parts(PLAIN))
 
     def written(self, messages: list[dict[str, Any]], beside: dict[str, Any], row: str) -> Written:
         """The whole conversation. Raises InvalidError, which names the row, when the template refuses it."""
         complaint = None
+        if self._needs_parts:
+            messages = _in_parts(messages)
         for form in self._forms(messages):
             given = [_formed(message, form) for message in messages]
             try:
@@ -96,6 +103,10 @@ class ChatTemplate:
         except Exception:  # as above
             return None
         return str(text)
+
+    def _writes_answer_of(self, messages: list[dict[str, Any]]) -> bool:
+        text = self.text(messages, {})
+        return text is not None and PLAIN[-1]["content"] in text
 
     def _forms(self, messages: list[dict[str, Any]]) -> Iterator[Form]:
         """Those that differ for these messages: at first the one that the template took last."""
@@ -132,6 +143,15 @@ class ChatTemplate:
             ours = False  # there are several templates, and no default
         quoted = not ours and any(text in said for text in texts_of([messages, beside]))
         return type(error).__name__ if quoted or not said else said
+
+
+def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
 def _formed(message: Message, form: Form) -> dict[str, Any]:

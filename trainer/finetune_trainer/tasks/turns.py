@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.tasks.chat_template import ChatTemplate, Written
+from finetune_trainer.tasks.chat_template import PLAIN, ChatTemplate, Written
 from finetune_trainer.tasks.supervision import common
 
-PLAIN: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
 CALL = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": {"at": "clock"}}}
 WITH_A_CALL: list[dict[str, Any]] = [
     {"role": "user", "content": "What time is it?"},
@@ -158,8 +157,11 @@ class Turns:
     def _try_a_plain_answer(self) -> None:
         """See how the template ends one."""
         answer = PLAIN[-1]["content"]
-        text = self._template.text(PLAIN, {})
-        if text is None or answer not in text:
+        try:
+            text = self._template.written(PLAIN, {}, "a trial").text
+        except InvalidError:
+            return
+        if answer not in text:
             return
         ids = self.tokens(text)
         close = self._close(ids, common(self.tokens(text[: text.index(answer)]), ids), len(ids))
