@@ -26,6 +26,8 @@ class TurnOpenings:
         self._special = special
         self._closing = next(iter(closing), None)
         self._opening: tuple[int, ...] = ()
+        self._marks: list[str] = []
+        """The special tokens with which a turn opens and closes."""
         self._known: set[Kind] = set()
 
     def found(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
@@ -40,13 +42,14 @@ class TurnOpenings:
             return
         if not self._opening:
             self._opening = self._opening_of(written, ids, next(iter(turns.values())))
+            marks = (*self._opening[:1], self._closing)
+            self._marks = [str(self._tokenizer.convert_ids_to_tokens(token)) for token in marks]
         if self._opening and not self._is_quoted(written) and self._search(written, ids, list(turns)) == dict(turns):
             self._known.add(_kind(written))
 
     def _is_quoted(self, written: Written) -> bool:
         """Whether a message contains what the template opens or closes a turn with."""
-        marks = [str(self._tokenizer.convert_ids_to_tokens(token)) for token in (self._opening[0], self._closing)]
-        return any(mark in text for text in texts_of(written.messages) for mark in marks)
+        return any(mark in text for text in texts_of(written.messages) for mark in self._marks)
 
     def _search(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
         answers = [number for number, message in enumerate(written.messages) if message["role"] == "assistant"]
