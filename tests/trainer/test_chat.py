@@ -306,7 +306,9 @@ def test_messages_need_a_chat_template() -> None:
     ("refusing", "complaint"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{{ raise_exception('I dislike ' + messages[0].content) }}", "TemplateError"),
+        ("{{ raise_exception('I dislike the text ' + messages[0].content) }}", "I dislike the text …"),
+        ("{{ raise_exception(messages[2].content) }}", "TemplateError"),
+        ("{{ {}[messages[2].content].at_all }}", "UndefinedError"),
         ("{{ messages[0].content | int + [] }}", "unsupported operand type(s) for +: 'int' and 'list'"),
         ("{{ messages.nothing.at_all }}", "'list object' has no attribute 'nothing'"),
     ],

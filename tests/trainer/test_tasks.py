@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trainer import chat_templates, tiny
 from finetune_trainer.contract import TASKS
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks import IGNORED, Settings, task_of
+from finetune_trainer.tasks.causal_lm import CausalLM
 from finetune_trainer.tasks.image_classification import opaque
 from finetune_trainer.tasks.supervision import completion, text
 
@@ -57,6 +59,16 @@ def test_a_token_that_spans_the_border_to_the_completion_is_learned() -> None:
     tokenizer = chat_templates.tokenizer(None)
     supervised = completion(tokenizer, "is the weat", "her warm")
     assert tokenizer.decode([token for token, counts in zip(*supervised, strict=True) if counts]) == " weather warm</s>"
+
+
+def test_notes_about_chats_are_given_to_the_caller() -> None:
+    messages = [{"role": "user", "content": "w1", "name": "w9"}, {"role": "assistant", "content": "w2 w3"}]
+    notes: list[str] = []
+    encoded = CausalLM().encode(
+        causal_rows(messages=[json.dumps({"messages": messages})] * 2), settings(tiny.llama()), notes
+    )
+    assert encoded["count"] == [3, 3]
+    assert notes == ["dataset.columns.messages: the chat template of the model does not use 'name', which 2 rows have"]
 
 
 def test_rows_are_cut_and_counted() -> None:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jinja2.exceptions import UndefinedError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -29,7 +30,10 @@ from finetune_trainer.errors import InvalidError
 
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """How a chat template marks what the assistant says."""
-LONGEST_COMPLAINT = 200
+QUOTED = re.compile("'([^']*)'")
+PYTHON_OBJECT = " object"
+LONGEST_COMPLAINT, SHORTEST_COMPLAINT = 200, 10
+"""Characters of what a template says when it refuses a conversation."""
 
 Message = Mapping[str, Any]
 
@@ -81,7 +85,7 @@ class ChatTemplate:
             try:
                 text, marked = self._render(given, beside)
             except Exception as error:  # a template is a program of the model's author, and may fail in any way
-                complaint = complaint or self._complaint(error, messages, beside)
+                complaint = complaint or self._complaint(error, beside)
                 continue
             if not any(notation in text for notation in _notations(given)):
                 self._form = form
@@ -134,15 +138,25 @@ class ChatTemplate:
         texts, marked = rendered
         return texts[0], marked[0]
 
-    def _complaint(self, error: Exception, messages: list[dict[str, Any]], beside: dict[str, Any]) -> str:
-        """What the template says, unless it quotes the row."""
+    def _complaint(self, error: Exception, beside: dict[str, Any]) -> str:
+        """What the template says, as far as it stands in the template: the rest may be text of the row."""
         said = (str(error).splitlines() or [""])[0][:LONGEST_COMPLAINT]
         try:
-            ours = said in self._tokenizer.get_chat_template(tools=beside.get("tools"))
+            template = self._tokenizer.get_chat_template(tools=beside.get("tools"))
         except ValueError:
-            ours = False  # there are several templates, and no default
-        quoted = not ours and any(text in said for text in texts_of([messages, beside]))
-        return type(error).__name__ if quoted or not said else said
+            return said  # there are several templates and no default, which transformers says
+        names = QUOTED.findall(said)
+        if isinstance(error, TypeError) or (
+            isinstance(error, UndefinedError)
+            and all(name in template or name.endswith(PYTHON_OBJECT) for name in names)
+        ):
+            return said  # types and names, and no values
+        length = len(said)
+        while said[:length] not in template:
+            length -= 1
+        if length < SHORTEST_COMPLAINT:
+            return type(error).__name__
+        return said[:length] + ("…" if length < len(said) else "")
 
 
 def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,16 +217,3 @@ def _notations(messages: list[dict[str, Any]]) -> Iterator[str]:
     for message in messages:
         if isinstance(message.get("content"), list):
             yield repr(message["content"])
-
-
-def texts_of(value: Any) -> Iterator[str]:
-    """All texts in an object, but not those that are empty."""
-    if isinstance(value, str):
-        if value.strip():
-            yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from texts_of(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from texts_of(part)

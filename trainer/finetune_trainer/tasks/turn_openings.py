@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from finetune_trainer.tasks.chat_template import Written, texts_of
+from finetune_trainer.tasks.chat_template import Written
 from finetune_trainer.tasks.turns import Turn
 
 Kind = tuple[frozenset[Any], str, bool]
@@ -49,7 +49,7 @@ class TurnOpenings:
 
     def _is_quoted(self, written: Written) -> bool:
         """Whether a message contains what the template opens or closes a turn with."""
-        return any(mark in text for text in texts_of(written.messages) for mark in self._marks)
+        return any(mark in text for text in _texts(written.messages) for mark in self._marks)
 
     def _search(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
         answers = [number for number, message in enumerate(written.messages) if message["role"] == "assistant"]
@@ -96,3 +96,16 @@ def _after(opening: Sequence[int], ids: Sequence[int]) -> Iterator[int]:
         if ids[place : place + length] == wanted:
             yield place + length
         place += 1
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in an object, but not those that are empty."""
+    if isinstance(value, str):
+        if value.strip():
+            yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
