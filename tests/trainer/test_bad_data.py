@@ -324,8 +324,8 @@ CASES = [
     Case(
         "a text named as role",
         chat([{"role": NOTE, "content": "Hi"}]),
-        "dataset.columns.messages: t.jsonl:1: column 'chat' has role one of 60 characters in message 1; "
-        "the roles are system, user, assistant, tool",
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has a role of 60 characters in message 1; "
+        "write one such as user",
         columns=MESSAGES,
         task="CausalLM",
     ),
@@ -381,10 +381,10 @@ CASES = [
         task="CausalLM",
     ),
     Case(
-        "a role that is not known",
-        chat([USER, {"role": "bot", "content": "Hi"}]),
-        "dataset.columns.messages: t.jsonl:1: column 'chat' has role 'bot' in message 2; "
-        "the roles are system, user, assistant, tool",
+        "a role of another format",
+        chat([USER, {"role": "gpt", "content": "Hi"}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has role 'gpt' in message 2; "
+        "chat templates call it 'assistant', so rename it",
         columns=MESSAGES,
         task="CausalLM",
     ),
@@ -393,6 +393,64 @@ CASES = [
         chat([USER]),
         "dataset.columns.messages: t.jsonl:1: column 'chat' has no assistant message with content, "
         "so nothing to learn; add one or remove the row",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "messages of ShareGPT",
+        chat([{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has message 1 with from and value instead of role and "
+        "content; rename these keys, and the roles human to user and gpt to assistant",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "a weight between 0 and 1",
+        chat([USER, {"role": "assistant", "content": "Hi", "weight": 0.5}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has weight 0.5 in message 2; "
+        "write 0 to leave the message out, or 1 to learn it",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "a weight that is a text",
+        chat([USER, {"role": "assistant", "content": "Hi", "weight": NOTE}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has a weight that is not a number in message 2; "
+        "write 0 to leave the message out, or 1 to learn it",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "messages whose answers all have weight 0",
+        chat([USER, {"role": "assistant", "content": "Hi", "weight": 0}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' gives weight 0 to every message of the assistant, "
+        "so nothing to learn; give one of them weight 1 or remove the row",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "a message with a picture",
+        chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has a part in message 1 that is not of type text; "
+        "a language model reads text only, so remove the part or the row",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "tool calls that are a text",
+        chat([USER, {"role": "assistant", "tool_calls": NOTE}]),
+        "dataset.columns.messages: t.jsonl:1: column 'chat' has tool_calls in message 2 that are not a list of "
+        "objects; write such a list",
+        columns=MESSAGES,
+        task="CausalLM",
+    ),
+    Case(
+        "tools that are names",
+        lambda folder: write_jsonl(
+            folder / "t.jsonl", [{"chat": [USER, {"role": "assistant", "content": "Hi"}], "tools": ["look"]}]
+        ),
+        "dataset.columns.messages: t.jsonl:1: column 'chat': tools of the row is not a list of objects; "
+        "write such a list or rename it",
         columns=MESSAGES,
         task="CausalLM",
     ),

@@ -158,7 +158,7 @@ CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "
         (
             Columns(messages="m"),
             {"m": [{"role": "system", "content": "{i}"}, *CHAT]},
-            {"messages": [{"role": "system", "content": "{i}"}, *CHAT]},
+            {"messages": json.dumps({"messages": [{"role": "system", "content": "{i}"}, *CHAT]})},
         ),
     ],
     ids=["text", "prompt and completion", "messages"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from peft import PeftConfig
 from safetensors import safe_open
-from trainer.base_models import MODELS, save_model
+from trainer.base_models import MODELS, VOCABULARY, save_model
 from trainer.export_ranks import train_and_export
 from trainer.fixtures_data import CLAUSES, dataset, run_config, workspace, write_jsonl, write_pictures
 from trainer.worlds import Worlds
@@ -114,6 +114,12 @@ def test_a_result_has_the_files_that_its_users_expect(case: str, results: Result
         base = PeftConfig.from_pretrained(str(output)).base_model_name_or_path
         assert Path(base) == output.parent / "start"
     assert not [path for path in output.parent.iterdir() if path.name.startswith(".")], "nothing temporary is left"
+
+
+@pytest.mark.parametrize("folder", ["llama-full/output", "llama-lora/output/merged", "llama-lora/start"])
+def test_generation_with_a_result_stops_at_the_end_that_was_learned(folder: str, results: Results) -> None:
+    saved = json.loads((results.paths.workspace / "runs" / folder / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [2, VOCABULARY.index("[SEP]")], "the base model's own, and the tokenizer's"
 
 
 def test_an_adapter_holds_the_adapter_and_the_new_head_alone(results: Results) -> None:

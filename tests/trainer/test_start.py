@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from trainer import tiny
-from transformers import AutoConfig, ResNetConfig, SiglipConfig
+from trainer import chat_templates, tiny
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, ResNetConfig, SiglipConfig
 
 from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
@@ -236,3 +236,60 @@ def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (paths.workspace / "file").touch()
     with pytest.raises(InvalidError, match=r"storage: .* cannot be written .* uid \d+, gid \d+"):
         prepare(config.model_copy(update={"folder": "file/runs/1"}), paths)
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        ("CHATML", ["<|im_end|>"]),
+        ("LLAMA3", ["<|eot_id|>"]),
+        ("PHI3", ["<|end|>"]),
+        ("GLM4", ["</s>", "<|user|>", "<|observation|>"]),
+        ("NO_END", ["</s>"]),
+        ("GEMMA", ["<end_of_turn>"]),
+        ("GPT_OSS", ["<|return|>"]),
+    ],
+)
+@pytest.mark.parametrize("own", [7, [7, 8], None])
+def test_generation_stops_at_the_end_of_a_turn_too(template: str, ends: list[str], own: Any) -> None:
+    model = AutoModelForCausalLM.from_config(tiny.llama())
+    model.generation_config.eos_token_id = own
+    tokenizer = chat_templates.tokenizer(getattr(chat_templates, template))
+    task_of(tiny.CAUSAL_LM).adapt(model, tokenizer, ["id", "messages"])
+    own_ends = [] if own is None else [own] if isinstance(own, int) else own
+    assert model.generation_config.eos_token_id == own_ends + tokenizer.convert_tokens_to_ids(ends)
+
+
+def test_a_tool_call_may_end_with_a_token_of_its_own() -> None:
+    calling = chat_templates.CHATML.replace("<|im_end|>", "{{ '<|call|>' if m.tool_calls else '<|im_end|>' }}")
+    model, tokenizer = AutoModelForCausalLM.from_config(tiny.llama()), chat_templates.tokenizer(calling)
+    task_of(tiny.CAUSAL_LM).adapt(model, tokenizer, ["messages"])
+    assert model.generation_config.eos_token_id == [2, *tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|call|>"])]
+
+
+def test_generation_stops_at_the_end_of_a_text_and_what_is_known_stays() -> None:
+    model, tokenizer = AutoModelForCausalLM.from_config(tiny.llama()), chat_templates.tokenizer(None)
+    task_of(tiny.CAUSAL_LM).adapt(model, tokenizer, ["text"])
+    assert model.generation_config.eos_token_id == [2, tokenizer.eos_token_id]
+    task_of(tiny.CAUSAL_LM).adapt(model, tiny.tokenizer(pad=True), ["text"])
+    assert model.generation_config.eos_token_id == [2, tokenizer.eos_token_id], "2 is <end>"
+
+
+def test_the_start_checkpoint_says_where_a_turn_ends(tmp_path: Path) -> None:
+    base = tiny.save_model(tmp_path / "model", tiny.CAUSAL_LM, tiny.llama())
+    tokenizer = chat_templates.tokenizer(chat_templates.CHATML)
+    tokenizer.save_pretrained(base)
+    answer = {"role": "assistant", "content": "good day"}
+    files = [
+        tiny.write_rows(tmp_path / f"{hello}.jsonl", [{"chat": [{"role": "user", "content": hello}, answer]}] * 12)
+        for hello in ("hello", "good morning")
+    ]
+    columns = contract.Columns(messages="chat")
+    config = tiny.run_config(tiny.CAUSAL_LM, base, *files, columns=columns, lora=LORA)
+    paths = tiny.paths_in(tmp_path)
+    prepare(config, paths)
+    start = Prepared.load(config, paths)
+    ends = GenerationConfig.from_pretrained(start.start).eos_token_id
+    assert ends == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    labels = [token for token in start.train[0]["labels"] if token >= 0]
+    assert tokenizer.decode(labels) == "good day<|im_end|>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,15 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from trainer import tiny
+from trainer import chat_templates, tiny
 
 from finetune_trainer.contract import TASKS
-from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks import IGNORED, Settings, task_of
+from finetune_trainer.tasks.causal_lm import CausalLM
 from finetune_trainer.tasks.image_classification import opaque
-from finetune_trainer.tasks.supervision import chat, completion, text
+from finetune_trainer.tasks.supervision import completion, text
 
 END = "<end>"
-MARKED_TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}{% generation %}{{ m.content }} <end>"
-    "{% endgeneration %} {% else %}{{ m.content }} <end> {% endif %}{% endfor %}"
-)
-THINKING_TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' and loop.last %}w59 {% endif %}{{ m.content }}"
-    " <end> {% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
-)
-"""As Qwen3's: only the last answer begins with (empty) thoughts."""
-CHAT = [
-    {"role": "user", "content": "w1 w2"},
-    {"role": "assistant", "content": "w3"},
-    {"role": "user", "content": "w4"},
-    {"role": "assistant", "content": "w5 w6"},
-]
 
 
 def settings(model: Any, length: int = 32, pad: bool = True, template: str | None = tiny.CHAT_TEMPLATE) -> Settings:
@@ -68,31 +54,20 @@ def test_only_a_completion_and_its_end_are_learned() -> None:
     assert tokenizer.decode(supervised.ids) == f"w1 w2 w3 w4 {END}"
 
 
-@pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, MARKED_TEMPLATE], ids=["compared", "marked"])
-def test_only_the_assistants_words_and_their_ends_are_learned(template: str) -> None:
-    tokenizer = tiny.tokenizer(pad=True, template=template)
-    supervised = chat(tokenizer, CHAT, "rows.jsonl:1")
-    assert learned(tokenizer, supervised) == ["w3", END, "w5", "w6", END]
-    assert tokenizer.decode(supervised.ids).split() == [
-        word for message in CHAT for word in (f"<{message['role']}>", *message["content"].split(), END)
-    ]
+def test_a_token_that_spans_the_border_to_the_completion_is_learned() -> None:
+    tokenizer = chat_templates.tokenizer(None)
+    supervised = completion(tokenizer, "is the weat", "her warm")
+    assert tokenizer.decode([token for token, counts in zip(*supervised, strict=True) if counts]) == " weather warm</s>"
 
 
-def test_an_answer_that_is_written_otherwise_when_it_is_the_last_one_is_learned() -> None:
-    tokenizer = tiny.tokenizer(pad=True, template=THINKING_TEMPLATE)
-    supervised = chat(tokenizer, CHAT, "rows.jsonl:1")
-    assert learned(tokenizer, supervised) == ["w3", END, "w59", "w5", "w6", END]
-
-
-def test_messages_need_a_chat_template() -> None:
-    with pytest.raises(InvalidError, match=r"dataset\.columns\.messages: .* no chat template"):
-        chat(tiny.tokenizer(pad=True, template=None), CHAT, "rows.jsonl:1")
-
-
-def test_a_template_that_refuses_a_row_names_the_row() -> None:
-    refusing = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(InvalidError, match=r"refuses rows\.jsonl:4 \(roles must alternate\)"):
-        chat(tiny.tokenizer(pad=True, template=refusing), CHAT, "rows.jsonl:4")
+def test_notes_about_chats_are_given_to_the_caller() -> None:
+    messages = [{"role": "user", "content": "w1", "name": "w9"}, {"role": "assistant", "content": "w2 w3"}]
+    notes: list[str] = []
+    encoded = CausalLM().encode(
+        causal_rows(messages=[json.dumps({"messages": messages})] * 2), settings(tiny.llama()), notes
+    )
+    assert encoded["count"] == [3, 3]
+    assert notes == ["dataset.columns.messages: the chat template of the model does not use 'name', which 2 rows have"]
 
 
 def test_rows_are_cut_and_counted() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from finetune_trainer.contract import TASKS, Task
 from finetune_trainer.data.bad_rows import BadRows
 from finetune_trainer.data.columns import SeenColumns, listed
 from finetune_trainer.data.image_folder import PICTURE_SUFFIXES
+from finetune_trainer.data.messages import SHAPE, conversation
 from finetune_trainer.data.raw_row import BadRow, RawRow
 from finetune_trainer.errors import InvalidError
 
@@ -29,12 +29,9 @@ FEATURES = {
     "text": datasets.Value("string"),
     "prompt": datasets.Value("string"),
     "completion": datasets.Value("string"),
-    "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
+    "messages": datasets.Value("string"),
     "image": datasets.Image(),
 }
-ROLES = ("system", "user", "assistant", "tool")
-KNOWN_ROLES = {"ai", "bot", "chatbot", "developer", "function", "gpt", "human", "instruction", "model", "observation"}
-"""Roles in other formats of chats."""
 DEEP_MODES = ("I", "F")
 """Of Pillow, for channels of 16 or 32 bits: its conversion to 8 bits does not scale but cuts, mostly to plain white."""
 
@@ -118,27 +115,12 @@ class RowCheck:
             f"{self._at(name, raw)} holds {_kind(value)}, not text; write it as a string or name another column"
         )
 
-    def _messages(self, name: str, value: Any, raw: RawRow) -> tuple[list[dict[str, str]], bytes]:
+    def _messages(self, name: str, value: Any, raw: RawRow) -> tuple[str, bytes]:
         at = self._at(name, raw)
-        shape = "a list of {role, content} objects with strings"
         if not isinstance(value, list):
-            raise InvalidError(f"{at} holds {_kind(value)}; write {shape}")
-        messages = []
-        for number, message in enumerate(value, 1):
-            if not isinstance(message, dict) or not all(
-                isinstance(message.get(key), str) for key in ("role", "content")
-            ):
-                raise InvalidError(f"{at} has message {number} without role and content as strings; write {shape}")
-            if message["role"] not in ROLES:
-                raise InvalidError(
-                    f"{at} has role {quoted(message['role'])} in message {number}; the roles are {_listed(ROLES)}"
-                )
-            messages.append({"role": message["role"], "content": message["content"]})
-        if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-            raise InvalidError(
-                f"{at} has no assistant message with content, so nothing to learn; add one or remove the row"
-            )
-        return messages, self._encoded(name, json.dumps(messages, ensure_ascii=False), raw)
+            raise InvalidError(f"{at} holds {_kind(value)}; write {SHAPE}")
+        text, read_by_model = conversation(value, raw.values, raw.id, at)
+        return text, self._encoded(name, read_by_model, raw)
 
     def _encoded(self, name: str, text: str, raw: RawRow) -> bytes:
         try:
@@ -256,9 +238,3 @@ def _kind(value: Any) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return listed(names)
-
-
-def quoted(name: str) -> str:
-    """A role as a sentence gives it: in full if other formats of chats know it; of any other, which may be somebody's
-    name or text, the length alone."""
-    return repr(name) if name.lower() in KNOWN_ROLES else f"one of {len(name)} characters"

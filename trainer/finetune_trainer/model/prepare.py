@@ -136,8 +136,10 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
         task.adapt_processor(processor)
         settings = Settings(processor, model_config, config.training.sequence_length)
-        train, evaluation = task.encode(rows.train, settings), task.encode(rows.evaluation, settings)
-        facts = facts_of(config, rows, train, evaluation, task.effective_length(settings), rows.notes)
+        notes = list(rows.notes)
+        train = task.encode(rows.train, settings, notes)
+        evaluation = task.encode(rows.evaluation, settings, notes)
+        facts = facts_of(config, rows, train, evaluation, task.effective_length(settings), notes)
         train.save_to_disk(str(folder / "train"))
         evaluation.save_to_disk(str(folder / "evaluation"))
 
@@ -147,7 +149,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
         if not task.can_learn(model):
             raise _misfit(config, model_config)
-        task.adapt(model, processor)
+        task.adapt(model, processor, rows.train.column_names)
         try_rows(config, train, model, Settings(processor, model.config, config.training.sequence_length))
         model.save_pretrained(start)
         processor.save_pretrained(start)

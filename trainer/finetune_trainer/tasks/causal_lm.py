@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,9 +14,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from finetune_trainer.tasks.causality import reads_left_to_right
-from finetune_trainer.tasks.supervision import Supervised, chat, completion, text
+from finetune_trainer.tasks.chat import Chat
+from finetune_trainer.tasks.supervision import Supervised, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
 from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.turns import end_of_turn_tokens
 
 FILLER = 0
 """Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
@@ -40,17 +43,20 @@ class CausalLM(Task):
         """Token ids (4, 16)."""
         return drawn_tokens(model, generator)
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
-        """No pad token is needed: padding is known by its place."""
+    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]) -> None:
+        """Let the model stop where it learns to stop. No pad token is needed: padding is known by its place."""
         make_room(model, processor)
+        ends = end_of_turn_tokens(processor) if "messages" in columns else (processor.eos_token_id,)
+        _stop_at(model, [end for end in ends if end is not None])
 
-    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+    def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, input_ids, labels, count, length, cut. A row may have nothing to learn."""
         tokenizer, longest = settings.processor, max_tokens(settings)
+        chat = Chat(tokenizer) if "messages" in rows.column_names else None
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "count": [], "length": [], "cut": []}
-            for ids, supervised in _supervised_rows(columns, tokenizer):
+            for ids, supervised in _supervised_rows(columns, tokenizer, chat):
                 features["cut"].append(len(ids) > longest)
                 # A row without any token would attend to nothing, and the softmax of nothing is NaN.
                 ids = ids[:longest] or [FILLER]
@@ -62,12 +68,15 @@ class CausalLM(Task):
                 features["length"].append(len(ids))
             return features
 
-        return rows.map(
+        encoded_rows = rows.map(
             encoded,
             batched=True,
             remove_columns=[name for name in rows.column_names if name != "id"],
             load_from_cache_file=False,
         )
+        if chat is not None and notes is not None:
+            notes += chat.notes
+        return encoded_rows
 
     def effective_length(self, settings: Settings) -> int:
         """Tokens of the longest row."""
@@ -88,13 +97,25 @@ class CausalLM(Task):
         return logits[:, :-1][counts], following[counts]
 
 
-def _supervised_rows(columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase) -> Iterator[Supervised]:
-    if "messages" in columns:
-        for row, messages in zip(columns["id"], columns["messages"], strict=True):
-            yield chat(tokenizer, messages, row)
+def _supervised_rows(
+    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, chat: Chat | None
+) -> Iterator[Supervised]:
+    if chat is not None:
+        yield from chat.supervised_rows([json.loads(text) for text in columns["messages"]], columns["id"])
     elif "completion" in columns:
         for prompt, answer in zip(columns["prompt"], columns["completion"], strict=True):
             yield completion(tokenizer, prompt, answer)
     else:
         for words in columns["text"]:
             yield text(tokenizer, words)
+
+
+def _stop_at(model: PreTrainedModel, ends: Sequence[int]) -> None:
+    """Add to the tokens at which generation stops."""
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return  # the model cannot generate
+    own = generation.eos_token_id
+    known = [] if own is None else [own] if isinstance(own, int) else list(own)
+    if new := [end for end in ends if end not in known]:
+        generation.eos_token_id = known + new

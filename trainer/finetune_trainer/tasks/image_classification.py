@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ class ImageClassification(Classification):
         pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
         return dict(processor(images=pictures, return_tensors="pt").to(model.dtype))
 
-    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor, columns: Collection[str]) -> None:
         """Nothing: pictures need no vocabulary."""
 
-    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+    def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, image (with its bytes, since other pods do not see a path of this one), label, count, length,
         cut."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,12 @@ class SequenceClassification(Classification):
         if processor.pad_token_id is None:
             processor.add_special_tokens({"pad_token": PAD_TOKEN})
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
+    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]) -> None:
         """The model has a row for each token, and knows the padding."""
         make_room(model, processor)
         model.config.pad_token_id = processor.pad_token_id
 
-    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+    def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, input_ids, label, count, length, cut."""
         tokenizer, longest = settings.processor, max_tokens(settings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -70,14 +70,15 @@ class Task(ABC):
         """Change the processor to what the task needs, before rows are encoded."""
 
     @abstractmethod
-    def adapt(self, model: PreTrainedModel, processor: Any) -> None:
-        """Change the model to what the task and the adapted processor need, before the start checkpoint is written."""
+    def adapt(self, model: PreTrainedModel, processor: Any, columns: Collection[str]) -> None:
+        """Change the model to what the task and the adapted processor need, before the start checkpoint is written.
+        `columns` are those of the rows."""
 
     @abstractmethod
-    def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+    def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """The rows as training reads them, in the same order. Besides what `collate` needs they have `count`, how many
         labels count in the loss, `length` in tokens (0 for images), and `cut`, whether the row was longer than that.
-        Raises InvalidError."""
+        Sentences that the user should read about the rows are added to `notes`. Raises InvalidError."""
 
     def effective_length(self, settings: Settings) -> int | None:
         """Tokens at which rows are cut; None for pictures."""

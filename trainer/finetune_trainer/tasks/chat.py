@@ -1,0 +1,168 @@
+"""Which tokens of a chat a language model learns: what the assistant says, with the end of each turn.
+
+A template may mark what the assistant says by `{% generation %}`. The marks only narrow down what is learned of a turn:
+the author may leave out thoughts, for example. What they cover outside the turn, or leave out at its end, changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
+
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.tasks.chat_template import ChatTemplate, Written
+from finetune_trainer.tasks.supervision import Supervised, common
+from finetune_trainer.tasks.turn_openings import TurnOpenings
+from finetune_trainer.tasks.turns import Turn, Turns
+
+ANSWER_KEYS = ("tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
+"""Keys beside `content` in which the assistant says something."""
+
+Conversation = Mapping[str, Any]
+"""`messages`, and `tools` and `documents` if there are any, as `data.messages` checked them."""
+
+
+class Chat:
+    """Encodes the conversations of a data set and notes which of their keys the template never writes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
+        self._turns = Turns(tokenizer, self._template)
+        self._openings = TurnOpenings(tokenizer, self._turns.special, self._turns.closing)
+        self._used: set[str] = set()
+        self._rows_with: Counter[str] = Counter()
+
+    def supervised(self, conversation: Conversation, row: str) -> Supervised:
+        """Tokens of a conversation, and which of them are learned. `row` names it in an InvalidError."""
+        return next(self.supervised_rows([conversation], [row]))
+
+    def supervised_rows(self, conversations: Sequence[Conversation], rows: Sequence[str]) -> Iterator[Supervised]:
+        """The same for many conversations, which are tokenised together."""
+        written = [self._written(conversation, row) for conversation, row in zip(conversations, rows, strict=True)]
+        encoded = self._tokenizer([each.text for each in written], add_special_tokens=False)
+        encodings = encoded.encodings or [None] * len(rows)
+        for conversation, row, each, ids, encoding in zip(
+            conversations, rows, written, encoded["input_ids"], encodings, strict=True
+        ):
+            yield self._supervised(conversation, row, each, ids, encoding)
+
+    def _written(self, conversation: Conversation, row: str) -> Written:
+        messages = [{key: part for key, part in m.items() if key != "weight"} for m in conversation["messages"]]
+        beside = {key: conversation[key] for key in ("tools", "documents") if key in conversation}
+        written = self._template.written(messages, beside, row)
+        self._note_keys(written)
+        return written
+
+    def _supervised(
+        self, conversation: Conversation, row: str, written: Written, ids: list[int], encoding: Encoding | None
+    ) -> Supervised:
+        answers = [
+            number
+            for number, message in enumerate(conversation["messages"])
+            if message["role"] == "assistant" and message.get("weight") != 0
+        ]
+        for number in answers:
+            self._refuse_unwritten(written.messages[number], row)
+        turns = self._openings.found(written, ids, answers)
+        if turns is None:
+            turns = self._turns.found(written, ids, answers, row)
+            self._openings.learn(written, ids, turns)
+        learned = [False] * len(ids)
+        for number, turn in turns.items():
+            self._refuse_silence(written.messages[number], turn, ids, row)
+            learned[turn.begin : turn.end] = [True] * (turn.end - turn.begin)
+        if written.marked is not None:
+            learned = _narrowed(list(turns.values()), self._marked_tokens(written, ids, encoding), len(ids))
+            if not any(learned):
+                raise InvalidError(
+                    "dataset.columns.messages: the {% generation %} of the model's chat template marks nothing that "
+                    f"the assistant says in {row}; mark its content in the template, or use another model"
+                )
+        return Supervised(ids, learned)
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each key that the template never wrote, in any of the conversations so far."""
+        return [
+            f"dataset.columns.messages: the chat template of the model does not use {key!r}, which {count} "
+            f"row{' has' if count == 1 else 's have'}"
+            for key, count in sorted(self._rows_with.items())
+            if key not in self._used
+        ]
+
+    def _note_keys(self, written: Written) -> None:
+        """Count keys that nothing is written of: what the template writes is the same without them."""
+        keys = {*written.beside, *(key for message in written.messages for key in message)}
+        if not (new := keys - self._used - {"role", "content"}):
+            return
+        self._rows_with.update(new)
+        if self._text_without(written, new) != written.text:
+            self._used |= {key for key in new if self._text_without(written, {key}) != written.text}
+
+    def _text_without(self, written: Written, keys: set[str]) -> str | None:
+        messages = [{key: part for key, part in m.items() if key not in keys} for m in written.messages]
+        beside = {key: part for key, part in written.beside.items() if key not in keys}
+        return self._template.text(messages, beside)
+
+    def _refuse_unwritten(self, message: Mapping[str, Any], row: str) -> None:
+        """A message whose only words are in a key that the template does not write would be learned as silence."""
+        keys = [key for key in ANSWER_KEYS if message.get(key)]
+        if keys and not _content(message) and not self._used.intersection(keys):
+            raise _unwritten(keys[0], row)
+
+    def _refuse_silence(self, message: Mapping[str, Any], turn: Turn, ids: Sequence[int], row: str) -> None:
+        """The same where the template writes a key sometimes, but not in this message."""
+        keys = ["content"] if _content(message) else [key for key in ANSWER_KEYS if message.get(key)]
+        if keys and all(self._turns.is_blank(token) for token in ids[turn.begin : turn.close]):
+            raise _unwritten(keys[0], row)
+
+    # ---- marks of the template --------------------------------------------------------------------------------------
+
+    def _marked_tokens(self, written: Written, ids: Sequence[int], encoding: Encoding | None) -> list[range]:
+        """Places of the tokens that have a character in a marked range.
+
+        transformers' own mask looks up the token of a range's first character. If the tokenizer drops that character,
+        as many drop blanks, it finds none and leaves out this range and all that follow it.
+        """
+        places = []
+        spans = encoding.offsets if encoding is not None else []
+        for begin, end in written.marked or ():
+            if encoding is None:  # a tokenizer that does not say which characters a token stands for
+                before, through = (self._turns.tokens(written.text[:place]) for place in (begin, end))
+                after = common(through, ids)
+                places.append(range(common(before, ids), after if after == len(through) else after + 1))
+            else:
+                first = bisect_right(spans, begin, key=lambda span: span[1])
+                places.append(range(first, bisect_left(spans, end, key=lambda span: span[0])))
+        return places
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content", "")
+    return (content if isinstance(content, str) else "".join(part["text"] for part in content)).strip()
+
+
+def _unwritten(key: str, row: str) -> InvalidError:
+    return InvalidError(
+        f"dataset.columns.messages: {row}: the model's chat template does not write {key}; "
+        "use a model whose template does, or remove the row"
+    )
+
+
+def _narrowed(turns: Sequence[Turn], marked: Sequence[range], length: int) -> list[bool]:
+    """Which of the tokens are learned: those of the turns that are marked, and the ends of turns that have one."""
+    learned = [False] * length
+    for turn in turns:
+        for places in marked:
+            begin, end = max(turn.begin, places.start), min(turn.close, places.stop)
+            if begin < end:
+                learned[begin:end] = [True] * (end - begin)
+                learned[turn.close : turn.end] = [True] * (turn.end - turn.close)
+    return learned
