@@ -82,4 +82,3 @@ def test_a_resumed_training_has_the_trained_rows_at_another_stage(worlds: Worlds
         parts.append(worlds(2).run(programs.part, Stage(config, stop_after), paths)[0])
     assert 0 == parts[0].began_after < parts[1].began_after < parts[2].began_after, parts
     assert [loss for part in parts for loss in part.losses] == pytest.approx(whole.losses, rel=1e-4)
-

@@ -9,6 +9,7 @@ reloaded model would answer differently without a word.
 from __future__ import annotations
 
 from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
@@ -32,16 +33,16 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
     tokens = new_tokens(model, prepared.new_tokens) if prepared.new_tokens else NewTokens()
     in_full = sorted({*_modules_in_full(model, prepared), *tokens.in_full})
     linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
-    output = model.get_output_embeddings()
+    output = _output_layer(model)
     possible = [name for name in linears if not _within(name, in_full) and model.get_submodule(name) is not output]
-    layers = [name for name in possible if not _is_left_out(model, name)]
+    layers = _defaults(model, possible)
     if not layers:
         raise InvalidError("method.type: LoRA finds no linear layer in the model's body to adapt; use Full")
     if lora.target_modules:
         targets = list(lora.target_modules)
-        _check_targets(model, targets, in_full, possible)
+        _check_targets(model, targets, set(linears) - set(possible), possible)
     else:
-        targets = _shortest_names(model, layers)
+        targets = _shortest_names(model, layers, in_full)
     wanted = set(possible if lora.target_modules else layers)
     return LoraConfig(
         r=lora.rank,
@@ -51,7 +52,7 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
         exclude_modules=[
             name
             for name, _ in model.named_modules()
-            if name not in wanted and any(_ends(name, target) for target in targets)
+            if name not in wanted and not _within(name, in_full) and any(_ends(name, target) for target in targets)
         ]
         or None,
         modules_to_save=in_full or None,
@@ -107,49 +108,75 @@ def _owns(module: nn.Module, name: str) -> bool:
 # ---- what is adapted ------------------------------------------------------------------------------------------------
 
 
+def _output_layer(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        layer: nn.Module | None = model.get_output_embeddings()
+    except NotImplementedError:  # by models that have none
+        return None
+    return layer
+
+
+def _defaults(model: PreTrainedModel, layers: list[str]) -> list[str]:
+    """The layers that are adapted if the user names none."""
+    renamed = _renamed_by_peft(model, {name.rpartition(".")[2] for name in layers})
+    return [name for name in layers if name.rpartition(".")[2] not in renamed and not _is_left_out(model, name)]
+
+
+def _renamed_by_peft(model: PreTrainedModel, last_names: set[str]) -> set[str]:
+    """Names that PEFT takes for those of experts' layers in older checkpoints: it would adapt the weights into which
+    transformers fuses all experts, instead of the layers that have these names."""
+    renamed = set()
+    for name in last_names:
+        config = LoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(config, model, None)
+        except ValueError:  # it wants the other half of the fused weights too
+            renamed.add(name)
+        if name not in (config.target_modules or ()):
+            renamed.add(name)
+    return renamed
+
+
 def _is_left_out(model: nn.Module, name: str) -> bool:
-    """Whether a linear layer is none of the defaults: an adapter on it would have no effect or could not be merged, or
-    the layer chooses the experts of a mixture, which training alone should not upset."""
-    above, _, last = name.rpartition(".")
-    parent = model.get_submodule(above)
+    """Whether an adapter on a linear layer would have no effect or could not be merged, or the layer chooses the
+    experts of a mixture, which a small adapter should not upset."""
+    parent = _parent(model, name)
     is_bypassed = isinstance(parent, nn.MultiheadAttention) or (
-        last in BYPASSED_IN_STATE_SPACES and hasattr(parent, "A_log") and hasattr(parent, "D")
+        name.endswith(BYPASSED_IN_STATE_SPACES) and hasattr(parent, "A_log") and hasattr(parent, "D")
     )
     return is_bypassed or is_parametrized(model.get_submodule(name)) or _chooses_experts(model, name)
 
 
 def _chooses_experts(model: nn.Module, name: str) -> bool:
-    """A router, which models call by different names."""
-    above, _, last = name.rpartition(".")
+    """Whether the layer is a router, or a part of one. Models have different names for them."""
     parts = name.split(".")
-    around = [type(model.get_submodule(".".join(parts[:length]))).__name__ for length in range(1, len(parts) + 1)]
+    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
     return (
         "router" in name
-        or any("Router" in kind for kind in around)
-        or last.endswith("expert_gate")
-        or (last == "gate" and hasattr(model.get_submodule(above), "experts"))
+        or parts[-1].endswith("expert_gate")
+        or any("Router" in type(model.get_submodule(path)).__name__ for path in paths)
+        or any(path.endswith("gate") and hasattr(_parent(model, path), "experts") for path in paths)
     )
 
 
-def _shortest_names(model: nn.Module, layers: list[str]) -> list[str]:
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _shortest_names(model: nn.Module, layers: list[str], in_full: list[str]) -> list[str]:
     """Names by which PEFT finds these layers and no others: last names, or full ones where a last name is also that of
-    another module."""
-    last_names = {name.rpartition(".")[2] for name in layers}
-    shared = {
-        last
-        for name, _ in model.named_modules()
-        if (last := name.rpartition(".")[2]) in last_names and name not in layers
-    }
-    return sorted({name if (last := name.rpartition(".")[2]) in shared else last for name in layers})
+    another module. PEFT by itself adapts nothing that is trained in full."""
+    wanted = set(layers)
+    names = (name for name, _ in model.named_modules() if name not in wanted and not _within(name, in_full))
+    others = {name.rpartition(".")[2] for name in names}
+    return sorted({name if (last := name.rpartition(".")[2]) in others else last for name in layers})
 
 
-def _check_targets(model: nn.Module, targets: list[str], in_full: list[str], possible: list[str]) -> None:
+def _check_targets(model: nn.Module, targets: list[str], excluded: set[str], possible: list[str]) -> None:
     """Raises InvalidError for a name that the user gave and that is no layer's, or not only that of linear layers."""
-    output = {name for name, module in model.named_modules() if isinstance(module, LINEAR)} - set(possible)
     for target in targets:
-        named = [name for name, _ in model.named_modules() if _ends(name, target) and name not in output]
-        named = [name for name in named if not _within(name, in_full)]
-        if not named or not set(named) <= set(possible):
+        named = [module for name, module in model.named_modules() if _ends(name, target) and name not in excluded]
+        if not named or not all(isinstance(module, LINEAR) for module in named):
             known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
             raise InvalidError(
                 f"method.targetModules: {target} is no layer of the model that can have an adapter; "

@@ -54,7 +54,8 @@ def with_adapter(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Peft
         asked = "method.targetModules" if lora.target_modules else "method.type"
         reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise InvalidError(f"{asked}: PEFT cannot adapt the model ({reason}); name other layers or use Full") from None
-    check_tied_layers(model)
+    if prepared.new_tokens:
+        check_tied_layers(model)
     return adapted  # type: ignore[no-any-return]
 
 

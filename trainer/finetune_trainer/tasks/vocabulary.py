@@ -7,6 +7,7 @@ rows of all other tokens, so that a new token is at first an average one and not
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -19,8 +20,10 @@ ROWS_AT_ONCE = 8192
 """Rows that are converted to fp32 at the same time: a whole vocabulary would take gigabytes."""
 ZERO_LENGTH = 1e-16
 """Rows that were never trained are often zero, or have decayed to almost zero."""
-SHORTEST_TRAINED = 0.01
-"""The quantile of the lengths of trained rows below which a length tells untrained rows from trained ones."""
+LENGTH_SPREAD = 0.05
+"""How much the lengths of untrained rows differ: those of random rows with 1000 numbers differ by two percent."""
+TAIL = 0.01
+"""The share of trained rows that may be shorter, or longer, than others are."""
 
 
 def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -29,9 +32,9 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     Returns the ids of the tokens that no training has touched and that a text may hold, in ascending order; a token
     that only fills up batches is not among them. Raises InvalidError for a model whose embeddings cannot be enlarged.
     """
-    table: Any = getattr(model.get_input_embeddings(), "weight", None)
-    if table is None or table.dim() != 2:
-        return ()  # characters are hashed, for example
+    table = _embeddings(model)
+    if table is None:
+        return ()
     used = set(tokenizer.get_vocab().values())
     present = table.shape[0]
     needed = max(len(tokenizer), max(used) + 1)
@@ -43,14 +46,30 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     return tuple(sorted(new - _fillers(tokenizer)))
 
 
+def _embeddings(model: PreTrainedModel) -> torch.Tensor | None:
+    """(tokens, hidden); None for a model that has no row for each token, but hashes characters, for example."""
+    try:
+        table = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
+    return table if isinstance(table, torch.Tensor) and table.dim() == 2 else None
+
+
 def _enlarge(model: PreTrainedModel, rows: int) -> None:
+    """Some models say in more than one place how many tokens they have: resizing them leaves a configuration by which
+    the saved model cannot be loaded."""
     try:
         model.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.device("meta"):
+            again = _embeddings(type(model)(copy.deepcopy(model.config)))
+        is_possible = again is not None and again.shape[0] == rows
     except (NotImplementedError, AttributeError, TypeError):
+        is_possible = False
+    if not is_possible:
         raise InvalidError(
             f"model.uri: the tokenizer needs {rows} rows in the embeddings, and those of a model of type "
             f"{model.config.model_type} cannot be enlarged; remove the tokens that were added to the tokenizer"
-        ) from None
+        )
 
 
 def _fillers(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -61,25 +80,23 @@ def _fillers(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def _untrained(table: torch.Tensor, tokenizer: PreTrainedTokenizerBase, used: Collection[int]) -> set[int]:
     """Tokens that were added to the tokenizer's own vocabulary and whose rows were never trained.
 
-    Their rows are zero, or as short as the rows that no token has, where those are shorter than trained ones. A token
-    on a padding row that looks as trained rows do is not found."""
+    Their rows are zero, or as long as the rows that no token has, where trained ones are shorter or longer. A token on
+    a padding row that cannot be told from a trained one is not found: it keeps the row as it is."""
     present = table.shape[0]
-    added = {
-        token
-        for token in tokenizer.added_tokens_decoder
-        if tokenizer.vocab_size <= token < present and token not in _fillers(tokenizer)
-    }
-    if not added:
+    added = {token for token in tokenizer.added_tokens_decoder if tokenizer.vocab_size <= token < present}
+    if not (added := added - _fillers(tokenizer)):
         return set()
     lengths = torch.cat([rows.norm(dim=1) for rows in _in_fp32(table)])
     has_token = torch.zeros(present, dtype=torch.bool)
     has_token[[token for token in used if token < present]] = True
     trained = lengths[[token for token in used if token < present and token not in added]]
-    longest_unused = float(lengths[~has_token].max()) if not has_token.all() else 0.0
-    if not len(trained) or longest_unused >= float(trained.quantile(SHORTEST_TRAINED)):
-        longest_unused = 0.0
-    limit = max(longest_unused, ZERO_LENGTH)
-    return {token for token in added if float(lengths[token]) <= limit}
+    found = {token for token in added if float(lengths[token]) <= ZERO_LENGTH}
+    if not has_token.all() and len(trained):
+        shortest = float(lengths[~has_token].min()) * (1 - LENGTH_SPREAD)
+        longest = float(lengths[~has_token].max()) * (1 + LENGTH_SPREAD)
+        if longest < float(trained.quantile(TAIL)) or shortest > float(trained.quantile(1 - TAIL)):
+            found |= {token for token in added if shortest <= float(lengths[token]) <= longest}
+    return found
 
 
 @torch.no_grad()
