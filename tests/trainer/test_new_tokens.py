@@ -46,8 +46,7 @@ def config_of(folder: Path, model: Any, stage: int, **changes: Any) -> RunConfig
     )
 
 
-@pytest.mark.parametrize("model", [TIED, UNTIED], ids=["tied", "untied"])
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(("stage", "model"), [(0, TIED), (2, UNTIED), (3, TIED)], ids=["0 tied", "2 untied", "3 tied"])
 def test_an_adapter_trains_the_rows_of_new_tokens_at_every_stage(
     worlds: Worlds, tmp_path: Path, stage: int, model: Any
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -46,9 +46,10 @@ def with_adapter(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Peft
     The adapter has the precision of the model: DeepSpeed keeps fp32 masters, and fp32 adapters would cost activations
     in fp32."""
     adapter = adapter_config(model, lora, prepared)
+    rows_by_layer: Any = adapter.trainable_token_indices or {}
     try:
         # PEFT copies the rows of new tokens. Left to itself it gathers sharded ones on GPUs alone.
-        with _whole_embeddings(model) if prepared.new_tokens else nullcontext():
+        with _whole(model, rows_by_layer):
             adapted: Any = get_peft_model(model, adapter, autocast_adapter_dtype=False)
     except (ValueError, TypeError, NotImplementedError) as error:
         asked = "method.targetModules" if lora.target_modules else "method.type"
@@ -59,15 +60,14 @@ def with_adapter(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Peft
     return adapted  # type: ignore[no-any-return]
 
 
-def _whole_embeddings(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """Under ZeRO-3, the embeddings whole on all ranks; else as they are. Collective."""
-    layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    weights = {id(layer.weight): layer.weight for layer in layers if layer is not None}.values()
+def _whole(model: PreTrainedModel, layers: Iterable[str]) -> AbstractContextManager[Any]:
+    """Under ZeRO-3, the weights of these layers whole on all ranks; else as they are. Collective."""
+    weights = [model.get_parameter(f"{layer}.weight") for layer in layers]
     if not any(hasattr(weight, "ds_id") for weight in weights):
         return nullcontext()
     import deepspeed
 
-    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(weights))
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(weights)
     return gathered
 
 
