@@ -64,6 +64,8 @@ class Prepared:
     facts: Facts
     known_labels: tuple[str, ...] = ()
     """Those that the base model knew too, and whose rows of its head the training starts with."""
+    new_tokens: tuple[int, ...] = ()
+    """Ids of the tokens whose embeddings no training has touched."""
 
     @classmethod
     def load(cls, config: RunConfig, paths: Paths) -> Prepared:
@@ -85,6 +87,7 @@ class Prepared:
             ),
             facts=Facts.model_validate(facts["facts"]),
             known_labels=tuple(facts.get("knownLabels", ())),
+            new_tokens=tuple(facts.get("newTokens", ())),
         )
 
 
@@ -134,7 +137,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     base_labels = labels_of(model_config)
     with as_refusal("dataset.uri", "check the rows, or choose another model", quote=False):
         rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
-        task.adapt_processor(processor)
+        task.adapt_processor(processor, _shape(config, task, model_config))
         settings = Settings(processor, model_config, config.training.sequence_length)
         notes = list(rows.notes)
         train = task.encode(rows.train, settings, notes)
@@ -149,7 +152,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
         if not task.can_learn(model):
             raise _misfit(config, model_config)
-        task.adapt(model, processor, rows.train.column_names)
+        new_tokens = task.adapt(model, processor, rows.train.column_names)
         try_rows(config, train, model, Settings(processor, model.config, config.training.sequence_length))
         model.save_pretrained(start)
         processor.save_pretrained(start)
@@ -158,6 +161,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         "labels": rows.labels,
         "digest": rows.digest,
         "newParameters": sorted(new_parameters),
+        "newTokens": new_tokens,
         "knownLabels": known_labels,
         "facts": facts.model_dump(mode="json"),
         "sizes": _sizes(folder, start),
@@ -245,6 +249,18 @@ def _processor(config: RunConfig, task: Task, base: Path) -> Any:
         raise InvalidError(
             f"model.uri: {uri} has no usable {kind} ({_complaint(error, base, uri)}); save it beside the model"
         ) from None
+
+
+def _shape(config: RunConfig, task: Task, model_config: PreTrainedConfig) -> PreTrainedModel | None:
+    """The model without values in its weights; None for one that cannot be built so."""
+    try:
+        with torch.device("meta"):
+            shape: PreTrainedModel = task.auto_class.from_config(
+                copy.deepcopy(model_config), trust_remote_code=config.allow_remote_code
+            )
+            return shape
+    except Exception:  # a model that computes with its weights while it is built
+        return None
 
 
 def _start_model(

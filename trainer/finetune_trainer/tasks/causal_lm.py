@@ -17,8 +17,17 @@ from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.chat import Chat
 from finetune_trainer.tasks.supervision import Supervised, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
-from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.text import (
+    attention_mask,
+    drawn_tokens,
+    limit_length,
+    load_tokenizer,
+    max_tokens,
+    note_unknown_rows,
+    padded,
+)
 from finetune_trainer.tasks.turns import end_of_turn_tokens
+from finetune_trainer.tasks.vocabulary import make_room
 
 FILLER = 0
 """Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
@@ -43,11 +52,18 @@ class CausalLM(Task):
         """Token ids (4, 16)."""
         return drawn_tokens(model, generator)
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]) -> None:
-        """Let the model stop where it learns to stop. No pad token is needed: padding is known by its place."""
-        make_room(model, processor)
+    def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: PreTrainedModel | None) -> None:
+        """The tokenizer knows how many positions the model has. No pad token is needed, as padding has its place."""
+        if shape is not None:
+            limit_length(shape, processor)
+
+    def adapt(
+        self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]
+    ) -> tuple[int, ...]:
+        """Give each token a row in the embeddings, and let the model stop where it learns to stop."""
         ends = end_of_turn_tokens(processor) if "messages" in columns else (processor.eos_token_id,)
         _stop_at(model, [end for end in ends if end is not None])
+        return make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, input_ids, labels, count, length, cut. A row may have nothing to learn."""
@@ -76,6 +92,7 @@ class CausalLM(Task):
         )
         if chat is not None and notes is not None:
             notes += chat.notes
+        note_unknown_rows(encoded_rows, tokenizer, notes)
         return encoded_rows
 
     def effective_length(self, settings: Settings) -> int:

@@ -14,7 +14,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.task import Batch, Classification, Settings
-from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.text import (
+    attention_mask,
+    drawn_tokens,
+    limit_length,
+    load_tokenizer,
+    max_tokens,
+    note_unknown_rows,
+    padded,
+    set_padding,
+)
+from finetune_trainer.tasks.vocabulary import make_room
 
 PAD_TOKEN = "<|pad|>"
 
@@ -33,15 +43,20 @@ class SequenceClassification(Classification):
         """Token ids (4, 16)."""
         return drawn_tokens(model, generator)
 
-    def adapt_processor(self, processor: PreTrainedTokenizerBase) -> None:
-        """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""
+    def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: PreTrainedModel | None) -> None:
+        """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text. And
+        the tokenizer knows how many positions the model has."""
         if processor.pad_token_id is None:
             processor.add_special_tokens({"pad_token": PAD_TOKEN})
+        if shape is not None:
+            limit_length(shape, processor)
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]) -> None:
-        """The model has a row for each token, and knows the padding."""
-        make_room(model, processor)
-        model.config.pad_token_id = processor.pad_token_id
+    def adapt(
+        self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]
+    ) -> tuple[int, ...]:
+        """Give each token a row in the embeddings, and tell the model the id of the padding."""
+        set_padding(model, processor)
+        return make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, input_ids, label, count, length, cut."""
@@ -67,6 +82,7 @@ class SequenceClassification(Classification):
         encoded_rows = rows.map(encoded, batched=True, remove_columns=["text"], load_from_cache_file=False)
         if settings.model.is_encoder_decoder:
             _refuse_unequal_ends(encoded_rows, settings.model.model_type, tokenizer)
+        note_unknown_rows(encoded_rows, tokenizer, notes)
         return encoded_rows
 
     def effective_length(self, settings: Settings) -> int:

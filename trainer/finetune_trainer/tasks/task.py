@@ -66,13 +66,15 @@ class Task(ABC):
     def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Four inputs drawn at random, by which two copies of a model are compared."""
 
-    def adapt_processor(self, processor: Any) -> None:  # noqa: B027  # most tasks take it as it is
-        """Change the processor to what the task needs, before rows are encoded."""
+    def adapt_processor(self, processor: Any, shape: PreTrainedModel | None) -> None:  # noqa: B027  # most stay as is
+        """Change the processor to what the task needs, before rows are encoded. `shape` is the model without values in
+        its weights; None where it cannot be built without them."""
 
     @abstractmethod
-    def adapt(self, model: PreTrainedModel, processor: Any, columns: Collection[str]) -> None:
+    def adapt(self, model: PreTrainedModel, processor: Any, columns: Collection[str]) -> tuple[int, ...]:
         """Change the model to what the task and the adapted processor need, before the start checkpoint is written.
-        `columns` are those of the rows."""
+        `columns` are those of the rows. Returns the ids of tokens whose embeddings no training has touched. Raises
+        InvalidError."""
 
     @abstractmethod
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:

@@ -106,6 +106,8 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
         recipe["sequence length"] = f"{prepared.facts.effective_length} tokens"
         recipe["rows that were cut to it"] = f"{prepared.facts.cut_rows:,}"
         recipe["rows with nothing left to learn"] = f"{prepared.facts.empty_rows:,}"
+    if prepared.new_tokens:
+        recipe["new tokens"] = f"{len(prepared.new_tokens):,}, their embeddings are trained"
     if config.lora:
         lora = config.lora
         recipe["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
