@@ -105,7 +105,7 @@ SUSPENDING = Reason("Suspending", "Run {run} is being stopped; {pods} of its pod
 SUSPENDED = Reason("Suspended", "spec.suspend is true; {detail}")
 RESUMED = Reason("Resumed", "The job is no longer suspended; attempt {attempt} of run {run} starts")
 """Of an event alone: the conditions then say how far the attempt is."""
-COMPLETE = Reason("Complete", "Run {run} is complete; the model is at {path}")
+COMPLETE = Reason("Complete", "Run {run} is complete; the model is at {path}{detail}")
 FAILED = Reason("Failed", "Run {run} failed: {detail}")
 INVALID_SPEC = Reason("InvalidSpec", "{detail}")
 INVALID_STATUS = Reason("InvalidStatus", "{detail}")

@@ -108,6 +108,8 @@ def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
         console.print(f"Model: {root}{status.result.path}", soft_wrap=True, markup=False)
         if status.result.merged_path:
             console.print(f"Merged: {root}{status.result.merged_path}", soft_wrap=True, markup=False)
+        if status.result.merge_failure:
+            console.print(f"Not merged: {status.result.merge_failure}", soft_wrap=True, markup=False)
 
 
 def show_failure(console: Console, status: FineTuneJobStatus) -> None:

@@ -129,7 +129,7 @@ def _settled(observed: Observed, run: RunStatus) -> FineTuneJobStatus | None:
     run = run.model_copy(update={"generation": observed.job.metadata.generation})
     now = observed.job.status.model_copy(update={"run": run})
     if now.result:
-        return status.as_complete(observed, now, run, now.result.path)
+        return status.as_complete(observed, now, run, now.result)
     entry = ledger.last_failure(now)
     return status.as_failed(observed, now, entry) if entry else None
 
@@ -367,7 +367,7 @@ def _end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decis
     entry = ledger.success(run, result.step, observed.now)
     after = status.with_result(ledger.entered(before, entry), result)
     after = status.between_attempts(observed, after.model_copy(update={"run": _ended(observed, run, release=False)}))
-    return Decision(status.as_complete(observed, after, run, result.path), look_again=0)
+    return Decision(status.as_complete(observed, after, run, status.result_of(result)), look_again=0)
 
 
 def _ended(observed: Observed, run: RunStatus, release: bool) -> RunStatus:

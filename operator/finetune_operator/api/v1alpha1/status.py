@@ -133,6 +133,9 @@ class ResultStatus(StatusModel):
     uri: str = Field(description="For another job's model.uri.")
     digest: str
     merged_path: str | None = None
+    merge_failure: str | None = Field(
+        None, description="Why there is no merged copy, though output.merge asked for one."
+    )
     trainable_parameters: int
     parameters: int
 

@@ -81,9 +81,26 @@ def as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry)
     return in_phase(observed, status, Phase.FAILED, constants.FAILED, run=entry.run, detail=described(entry))
 
 
-def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus, path: str) -> FineTuneJobStatus:
-    """The newest run has a result."""
-    return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, run=run.number, path=path)
+def as_complete(
+    observed: Observed, status: FineTuneJobStatus, run: RunStatus, result: ResultStatus
+) -> FineTuneJobStatus:
+    """The newest run has a result, and perhaps no merged copy of it though one was asked for."""
+    detail = f", without a merged copy: {result.merge_failure}" if result.merge_failure else ""
+    words = {"run": run.number, "path": result.path, "detail": detail}
+    return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, **words)
+
+
+def result_of(result: Result) -> ResultStatus:
+    """What the trainer has said of the saved model."""
+    return ResultStatus(
+        path=result.path,
+        uri=f"workspace://{result.merged_path or result.path}",
+        digest=result.digest,
+        merged_path=result.merged_path,
+        merge_failure=result.merge_failure,
+        trainable_parameters=result.trainable_parameters,
+        parameters=result.parameters,
+    )
 
 
 def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
@@ -92,14 +109,7 @@ def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
         update={
             "progress": _finished(status.progress, result),
             "evaluation": EvaluationStatus(base=_finite(result.base_metrics), final=_finite(result.metrics)),
-            "result": ResultStatus(
-                path=result.path,
-                uri=f"workspace://{result.merged_path or result.path}",
-                digest=result.digest,
-                merged_path=result.merged_path,
-                trainable_parameters=result.trainable_parameters,
-                parameters=result.parameters,
-            ),
+            "result": result_of(result),
         }
     )
 
