@@ -16,7 +16,7 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.supervision import Supervised, chat, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
-from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.text import attention_mask, load_tokenizer, make_room, max_tokens, padded
 
 FILLER = 0
 """Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
@@ -36,10 +36,6 @@ class CausalLM(Task):
     def can_learn(self, model: PreTrainedModel) -> bool:
         """Whether it reads from left to right: one that reads both ways would see the words that it has to predict."""
         return reads_left_to_right(model)
-
-    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Token ids (4, 16)."""
-        return drawn_tokens(model, generator)
 
     def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
         """No pad token is needed: padding is known by its place."""

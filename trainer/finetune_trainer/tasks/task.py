@@ -61,10 +61,6 @@ class Task(ABC):
         return True
 
     @abstractmethod
-    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Four inputs drawn at random, by which two copies of a model are compared."""
-
-    @abstractmethod
     def adapt(self, model: PreTrainedModel, processor: Any) -> None:
         """Change the model and its processor to what the task needs, before the start checkpoint is written."""
 
