@@ -7,6 +7,7 @@ import torch
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.model.engine import load_engine
 from finetune_trainer.model.export import export
+from finetune_trainer.model.merge import add_merged_copy
 from finetune_trainer.model.prepare import Prepared, prepare
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.distributed import Ranks
@@ -31,6 +32,9 @@ def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int
         torch.save(logits, paths.run(config) / LOGITS_FILE)
         torch.save(fixed_batch(config, prepared.new_tokens), paths.run(config) / BATCH_FILE)
     exported = export(engine, prepared.settings.processor, config, paths, ranks)
+    if config.merge:
+        merged = ranks.first(lambda: add_merged_copy(prepared, config, paths, ranks))
+        assert merged is None or merged.failure is None, merged
     engine.destroy()
     return exported and (exported.trainable_parameters, exported.parameters)
 

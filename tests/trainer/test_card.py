@@ -20,6 +20,7 @@ from finetune_trainer.checkpoint.files import Position
 from finetune_trainer.contract import Lora, Result, RunConfig, Source
 from finetune_trainer.model.export import export
 from finetune_trainer.model.load import load_model
+from finetune_trainer.model.merge import add_merged_copy
 from finetune_trainer.model.prepare import Prepared, prepare
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.activity import Activity
@@ -46,7 +47,7 @@ def paths(tmp_path: Path) -> Paths:
     return workspace(tmp_path)
 
 
-def card(paths: Paths, **changes: Any) -> tuple[dict[str, Any], str]:
+def card(paths: Paths, result: Result = RESULT, **changes: Any) -> tuple[dict[str, Any], str]:
     """The YAML header and the text of the card of a run that was prepared and reported, if not trained."""
     config = run_config(model=Source(uri="workspace://models/bert"), **changes)
     clauses = [{**row, "clause": f"{row['clause']} CONFIDENTIAL"} for row in CLAUSES]
@@ -61,7 +62,7 @@ def card(paths: Paths, **changes: Any) -> tuple[dict[str, Any], str]:
             report.step(done, 6, Position(step=step, epoch=step / 6, evaluated=True), None)
     folder = paths.output(config)
     folder.mkdir(exist_ok=True)
-    write_card(folder, config, Prepared.load(config, paths), read_metrics(paths.run(config)), RESULT)
+    write_card(folder, config, Prepared.load(config, paths), read_metrics(paths.run(config)), result)
     _, header, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(header), text
 
@@ -139,9 +140,18 @@ def test_the_lines_that_load_the_model_do_so(
         assert logits.shape == (1, 3)
 
 
+def test_a_missing_merged_copy_is_explained_and_nothing_says_how_to_load_it(paths: Paths) -> None:
+    unmerged = RESULT.model_copy(update={"merge_failure": "output.merge: the disk is full"})
+    _, text = card(paths, unmerged, lora=Lora(rank=4, alpha=8, dropout=0.0), merge=True)
+    assert "There is no merged copy. output.merge: the disk is full." in text
+    assert "output/merged" not in text
+
+
 def save_untrained(config: RunConfig, paths: Paths) -> None:
     """What export writes for the start model as it is."""
     prepared = Prepared.load(config, paths)
     engine = SimpleNamespace(module=load_model(config, prepared, {}))
     ranks = Ranks(dist.HashStore(), rank=0, world=1, scratch=paths.scratch, device=torch.device("cpu"))
     export(engine, prepared.settings.processor, config, paths, ranks)
+    if config.merge:
+        assert add_merged_copy(prepared, config, paths, ranks).path

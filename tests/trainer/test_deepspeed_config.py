@@ -9,7 +9,7 @@ import pytest
 from trainer import tiny
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.deepspeed_config import PLANNED, deepspeed_config
+from finetune_trainer.deepspeed_config import PLANNED, deepspeed_config, sums_gradients_itself
 from finetune_trainer.errors import InvalidError
 
 
@@ -58,3 +58,26 @@ def test_deepspeed_clips_unless_it_would_not_report_the_norm() -> None:
     assert deepspeed_config(config(stage=0))["gradient_clipping"] == 0
     assert deepspeed_config(config(stage=1))["gradient_clipping"] == 1.0
     assert deepspeed_config(config(stage=0, precision="bf16"))["gradient_clipping"] == 1.0
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_gradients_are_summed_in_fp32_wherever_deepspeed_can(stage: int) -> None:
+    assert deepspeed_config(config(stage=stage, precision="bf16"))["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert not sums_gradients_itself(config(stage=stage, precision="bf16"))
+
+
+def test_bf16_without_sharding_sums_gradients_itself() -> None:
+    assert "data_types" not in deepspeed_config(config(stage=0, precision="bf16"))
+    assert sums_gradients_itself(config(stage=0, precision="bf16"))
+    assert not sums_gradients_itself(config(stage=0))
+
+
+def test_gradients_travel_in_fp32_where_they_travel_once_in_a_step_unless_the_user_says_otherwise() -> None:
+    travels = "communication_data_type"
+    assert [deepspeed_config(config(stage=stage, precision="bf16")).get(travels) for stage in range(4)] == [
+        "fp32",
+        "fp32",
+        None,
+        None,
+    ]
+    assert deepspeed_config(config(stage=1, precision="bf16", deepspeed={travels: "bf16"}))[travels] == "bf16"

@@ -1,15 +1,17 @@
-"""Learning rates and weight decay."""
+"""Learning rates, weight decay, and gradients summed in fp32."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from trainer import tiny
 
 from finetune_trainer.contract import Training
-from finetune_trainer.model.optimizer import adamw, learning_rate
+from finetune_trainer.model.optimizer import adamw, learning_rate, reduce_summed, sum_in_fp32
 
 
 def training(**changes: Any) -> Training:
@@ -52,3 +54,22 @@ def test_what_is_frozen_is_not_optimized() -> None:
     model = tiny.AUTO_CLASSES[tiny.SEQUENCE].from_config(tiny.bert())
     model.bert.requires_grad_(False)
     assert sum(len(group["params"]) for group in adamw(model, config).param_groups) == 2
+
+
+def test_bf16_gradients_add_up_in_fp32_and_a_parameter_that_no_step_used_has_zeros() -> None:
+    module = torch.nn.ParameterDict({name: torch.zeros(2, dtype=torch.bfloat16) for name in ("used", "unused")})
+    reduced: list[int] = []
+    engine = SimpleNamespace(
+        module=module,
+        enable_backward_allreduce=True,
+        allreduce_gradients=lambda bucket_size: reduced.append(bucket_size),
+    )
+    sum_in_fp32(engine)
+    for slope in (1.0, 2**-9, 2**-9):
+        (module["used"] * torch.tensor(slope, dtype=torch.bfloat16)).sum().backward()
+    reduce_summed(engine)
+    assert not engine.enable_backward_allreduce
+    assert module["used"].grad.tolist() == [1 + 2**-8] * 2
+    assert module["unused"].grad.tolist() == [0.0] * 2
+    assert {parameter.grad.dtype for parameter in module.values()} == {torch.float32}
+    assert len(reduced) == 1

@@ -1,7 +1,7 @@
-"""Loss and gradient norm of every step equal those of Hugging Face's Trainer.
+"""Loss and gradient norm of every step equal those of Hugging Face's Trainer; a step in bf16 has an exact gradient.
 
-It is right for Llama and ViT. For BERT its loss is inflated by accumulation unless it is told that the model takes no
-loss arguments; for GPT-2 it counts a token too many in each row, so there is no comparison.
+The Trainer is right for Llama and ViT. For BERT its loss is inflated by accumulation unless it is told that the model
+takes no loss arguments; for GPT-2 it counts a token too many in each row, so there is no comparison.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from trainer import programs, tiny
-from trainer.test_parity import CASES, GLOBAL_BATCH, Layout, Trainings
+from trainer.accumulation_ranks import gradients_of_a_step
+from trainer.test_parity import CASES, GLOBAL_BATCH, LORA, STAGES, Layout, Trainings
 from trainer.worlds import Worlds
 from transformers import Trainer, TrainingArguments
 
+from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 from finetune_trainer.model.optimizer import learning_rate
 from finetune_trainer.model.prepare import Prepared
@@ -26,6 +28,8 @@ from finetune_trainer.tasks import task_of
 from finetune_trainer.training.steps import sampler_of, total_steps
 
 MICRO_BATCH = 6
+ROUNDING_OF_BF16 = 2**-8
+"""Greatest relative error of one number that is rounded to bf16."""
 
 
 class OrderedRows(Dataset[dict[str, Any]]):
@@ -122,3 +126,24 @@ def test_every_step_is_that_of_the_trainer(
     assert len(losses) == 20
     assert max(losses) <= 1e-4
     assert max(norms) <= 1e-3
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_sixty_four_micro_batches_in_bf16_are_added_up_in_fp32(
+    stage: int,
+    lora: contract.Lora | None,
+    worlds: Worlds,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Stages 0 and 1 also reduce in fp32, once in a step; stages 2 and 3 reduce each micro-batch in bf16."""
+    trainings = Trainings(worlds, tmp_path, CASES["llama"], rows=128)
+    recipe = {"global_batch_size": 128, "max_steps": 1, "warmup_fraction": 0.0, "max_grad_norm": 0.0}
+    config = trainings.prepared(Layout(2, 1), stage, precision="bf16", lora=lora, **recipe)
+    given, exact = worlds(2).run(gradients_of_a_step, config, trainings.paths)[0]
+    assert given.keys() == exact.keys()
+    whole = torch.cat([gradient.flatten() for gradient in exact.values()])
+    error = float((torch.cat([given[name].flatten() for name in exact]) - whole).norm() / whole.norm())
+    record_property("relative error of the gradient", f"{error:.1e}")
+    assert error < (1e-6 if stage < 2 else ROUNDING_OF_BF16)

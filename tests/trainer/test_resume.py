@@ -99,7 +99,7 @@ def test_a_portable_checkpoint_crosses_stages(
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bf16_goes_on_bit_by_bit(
     worlds: Worlds, sources: tuple[Path, Path], tmp_path: Path, stage: int, lora: contract.Lora | None
 ) -> None:

@@ -168,12 +168,7 @@ def test_every_metric_of_an_entry_can_be_measured(name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_entry_has_a_tag_that_the_card_shows_and_a_batch_to_compare_models_with(name: Any, tmp_path: Path) -> None:
-    config = {"CausalLM": tiny.llama, "SequenceClassification": tiny.bert, "ImageClassification": tiny.vit}[name]()
-    task, base = task_of(name), tiny.save_model(tmp_path, name, config)
-    model = task.auto_class.from_pretrained(base)
-    batch = task.drawn_batch(model, task.load_processor(base, False), torch.Generator().manual_seed(1))
-    assert len(model(**batch).logits) == 4
+def test_an_entry_has_a_tag_that_the_card_shows(name: Any) -> None:
     assert TASKS[name].pipeline.replace("-", "").isalpha()
 
 

@@ -57,14 +57,41 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
         },
     }
     if training.precision == "bf16":
-        planned["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        planned |= _bf16(config.zero_stage)
     return _merged(planned, config.deepspeed)
+
+
+def _bf16(stage: int) -> dict[str, Any]:
+    """Keys of a run in bf16, whose gradients are added up in fp32 over the micro-batches of a step.
+
+    In bf16, each of those additions would round to eight bits: after 64 micro-batches the gradient is wrong by 1 %.
+    The sum in fp32 takes 4 bytes for each trained parameter at stages 0 and 1, and 4 divided by the number of ranks at
+    stages 2 and 3, where it would otherwise take 2.
+
+    Stages 0 and 1 send their gradients to the other ranks once in a step, and in fp32, so that nothing is rounded
+    before the update. Stages 2 and 3 do it after every micro-batch, and in bf16, because fp32 would double the traffic:
+    what is rounded there is each micro-batch's sum over the ranks, once for each addition on its way.
+
+    At stage 0 DeepSpeed knows no sum in fp32 (`model.engine` asks torch for it), and refuses the key.
+    """
+    keys: dict[str, Any] = {"bf16": {"enabled": True, "check_grad_overflow": True}}
+    if stage > 0:
+        keys["data_types"] = {"grad_accum_dtype": "fp32"}
+    if stage < 2:
+        keys["communication_data_type"] = "fp32"
+    return keys
 
 
 def clips_itself(config: RunConfig) -> bool:
     """Whether the loop clips and checks gradients, because DeepSpeed hands our optimizer through as it is: it clips
     there, but neither reports the norm nor minds that it is not finite."""
     return config.zero_stage == 0 and config.training.precision == "fp32"
+
+
+def sums_gradients_itself(config: RunConfig) -> bool:
+    """Whether the loop has the gradients of a step summed in fp32, and sends them to the other ranks, because DeepSpeed
+    would sum them in bf16."""
+    return config.zero_stage == 0 and config.training.precision == "bf16"
 
 
 def refuse_planned(raw: Mapping[str, Any]) -> None:

@@ -332,6 +332,15 @@ def test_the_end_shows_metrics_before_and_after_and_the_places_of_the_models() -
     ]
 
 
+def test_a_missing_merged_copy_is_shown_with_its_reason() -> None:
+    shown = io.StringIO()
+    result = ResultStatus(
+        path="p", uri="", digest="", merge_failure="output.merge: [full]", trainable_parameters=1, parameters=2
+    )
+    show_result(Console(file=shown, width=40), status(Phase.COMPLETE, result=result), "/")
+    assert shown.getvalue().splitlines() == ["Note: there is no merged copy: output.merge: [full].", "Model: /p"]
+
+
 def failed(failure: str, exit_code: int, message: str, log: list[str]) -> FineTuneJobStatus:
     entry = LedgerEntry(
         run=1,

@@ -191,6 +191,20 @@ def test_while_the_model_is_loaded_the_message_says_that_all_ranks_have_reported
     assert "1 of 1" in next(c.message for c in loading.conditions if c.type == "Ready")
 
 
+def test_a_merge_that_failed_is_told_and_the_adapter_is_the_result() -> None:
+    status = started()
+    unmerged = RESULT.model_copy(update={"merged_path": None, "merge_failure": "output.merge: the disk is full"})
+    success = Observed(job(status), NOW, "n", child(succeeded=frozenset({0})), (ended_well(status, unmerged),))
+    complete = decided(success)
+    assert complete.result is not None
+    assert complete.result.merge_failure == "output.merge: the disk is full"
+    assert complete.result.uri == f"workspace://{RESULT.path}"
+    assert condition(complete, "Complete")[0] == "True"
+    for kind in ("Complete", "Ready"):
+        message = next(c.message for c in complete.conditions if c.type == kind)
+        assert "; there is no merged copy: output.merge: the disk is full; the model is at " in message
+
+
 def test_metrics_that_are_not_finite_are_left_out() -> None:
     """An API server refuses Infinity, and the run would never end."""
     status = started()

@@ -26,6 +26,8 @@ class Result(Answer):
     trainable_parameters: int
     parameters: int
     merged_path: str | None = None
+    merge_failure: str | None = None
+    """One sentence why there is no merged copy, though one was asked for."""
 
 
 class RankExit(Message):

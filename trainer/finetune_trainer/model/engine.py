@@ -3,28 +3,102 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.runtime import compiler
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from finetune_trainer.contract import RunConfig
-from finetune_trainer.deepspeed_config import deepspeed_config
-from finetune_trainer.errors import InvalidError
+from finetune_trainer.deepspeed_config import deepspeed_config, sums_gradients_itself
+from finetune_trainer.errors import InvalidError, TrainingError
 from finetune_trainer.model.load import load_model
-from finetune_trainer.model.optimizer import adamw
+from finetune_trainer.model.optimizer import adamw, sum_in_fp32
 from finetune_trainer.model.prepare import Prepared
 from finetune_trainer.ranks.distributed import Ranks
 
+OF_THE_MACHINE = re.compile(
+    r"gloo|nccl|cuda|cudnn|cublas|memory|connect|socket|broken pipe|timed? ?out|peer|driver", re.IGNORECASE
+)
+"""In the words of an error that has nothing to do with the model."""
+MAX_REASON = 200
+"""Characters of another library's error in the sentence about it."""
+
 
 def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
-    """The engine around the start model, in training mode. All ranks call this."""
+    """The engine around the start model, in training mode. All ranks call this.
+
+    Raises InvalidError when the model cannot be trained at this ZeRO stage, or DeepSpeed refuses the user's own keys.
+    """
     settings = deepspeed_config(config)
-    model = ranks.every(lambda: load_model(config, prepared, settings))
-    engine = ranks.every(lambda: initialize(config, model, settings))
+
+    def loaded() -> torch.nn.Module:
+        with _refusals_named(config, prepared), _loaded_layers_left_alone():
+            return load_model(config, prepared, settings)
+
+    def initialized() -> Any:
+        with _refusals_named(config, prepared):
+            return initialize(config, model, settings)
+
+    model = ranks.every(loaded)
+    engine = ranks.every(initialized)
     engine.train()
     return engine
+
+
+@contextmanager
+def _refusals_named(config: RunConfig, prepared: Prepared) -> Iterator[None]:
+    """Turn an error of a library that cannot work with this model into an InvalidError: to try again would not help.
+
+    Errors of the machine stay as they are, and may be tried again: memory, disk, GPU, and the network between ranks.
+    """
+    try:
+        yield
+    except (TrainingError, MemoryError, OSError, SafetensorError):
+        raise
+    except Exception as error:
+        if _is_of_the_machine(error):
+            raise
+        words = " ".join(str(error).split())[:MAX_REASON]
+        remedy = "set deepspeed.zeroStage to 2" if config.zero_stage == 3 else "use another model"
+        raise InvalidError(
+            f"model.uri: {config.model.uri}, a model of type {prepared.settings.model.model_type}, cannot be trained "
+            f"with deepspeed.zeroStage {config.zero_stage} ({type(error).__name__}: {words}); {remedy}"
+        ) from None
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """torch has classes for its errors of memory, GPU and network; gloo's are plain, and only their words tell."""
+    if not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError):
+        return False
+    return type(error) is not RuntimeError or OF_THE_MACHINE.search(str(error)) is not None
+
+
+@contextmanager
+def _loaded_layers_left_alone() -> Iterator[None]:
+    """Under ZeRO-3, transformers calls a model's function for new weights also for layers whose weights were loaded,
+    and relies on it to change none of them. But there these weights are empty, because they are sharded, and some
+    models (ResNet, RegNet) compute with their shape. Layers that lack something are initialised as before."""
+    models: Any = PreTrainedModel
+    initialize_weights = models._initialize_weights
+
+    def unless_loaded(model: PreTrainedModel, module: torch.nn.Module, is_custom_code: bool = False) -> None:
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if not own or not all(getattr(tensor, "_is_hf_initialized", False) for tensor in own):
+            initialize_weights(model, module, is_custom_code)
+
+    models._initialize_weights = unless_loaded
+    try:
+        yield
+    finally:
+        models._initialize_weights = initialize_weights
 
 
 def initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
@@ -39,13 +113,35 @@ def initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, An
             raise
         reason = " ".join(str(error).split())[:300]
         raise InvalidError(f"deepspeed.config: DeepSpeed refuses it ({reason}); correct or remove the key") from None
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=adamw(model, config), config=settings, dist_init_required=False
-    )
+    with _one_optimizer_at_stage_1():
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=adamw(model, config), config=settings, dist_init_required=False
+        )
+    if sums_gradients_itself(config):
+        sum_in_fp32(engine)
     # In bf16 without ZeRO, DeepSpeed begins with a step on zero gradients, which Adam's bias correction would count:
     # the first updates would be a quarter too small.
     engine.basic_optimizer.state.clear()
     return engine
+
+
+@contextmanager
+def _one_optimizer_at_stage_1() -> Iterator[None]:
+    """For bf16 with gradients summed in fp32, DeepSpeed takes another optimizer at stage 1 than for all else. That one
+    reduces whole gradients where each rank needs its share, and each rank clips by the norm of those parameters that
+    it used itself, so ranks that used different ones (LayerDrop) would disagree. The usual one sums in fp32 as well:
+    it does so for fp16, and for bf16 when the optimizer is offloaded."""
+    chosen = DeepSpeedEngine._do_optimizer_sanity_check
+
+    def usual(engine: Any, optimizer: Any) -> Any:
+        choice = chosen(engine, optimizer)
+        return ZERO_OPTIMIZATION if engine.zero_optimization() else choice
+
+    DeepSpeedEngine._do_optimizer_sanity_check = usual
+    try:
+        yield
+    finally:
+        DeepSpeedEngine._do_optimizer_sanity_check = chosen
 
 
 def _import_muon_uncompiled() -> None:

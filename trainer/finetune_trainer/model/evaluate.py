@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +15,7 @@ from finetune_trainer.errors import DivergedError, InvalidError, TrainingError
 from finetune_trainer.model.prepare import Prepared
 from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks import Batch, Task, task_of
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+from finetune_trainer.tasks.metrics import Metric
 
 BATCHES_BETWEEN_POLLS = 10
 """How often ranks ask each other whether one was asked to stop."""
@@ -97,5 +95,5 @@ def _values(mean: float, metrics: dict[str, Metric], config: RunConfig) -> dict[
         )
     values = {"loss": mean}
     for name in config.metrics:
-        values[name] = math.exp(mean) if name == "perplexity" else float(metrics[name].compute())
+        values[name] = math.exp(mean) if name == "perplexity" else metrics[name].compute()
     return values

@@ -32,24 +32,19 @@ from finetune_trainer.tasks import task_of
 
 START_FOLDER = "start"
 """Of the run: the checkpoint that training starts from, with labels, new head and resized vocabulary."""
-MERGED_FOLDER = "merged"
-"""Of the result."""
 CARD_FILES = frozenset({"README.md", "loss.png"})
 """They tell about the model and are no part of it: the digest leaves them out."""
 FILE_MODE = 0o664
 GATHERED_AT_ONCE = 50_000_000
 """Elements of sharded parameters that are whole on every rank at the same time."""
-MERGE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Greatest distance of the merged copy's logits from the adapter's, relative to the norm of the latter."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The saved result. `path` and `merged_path` are relative to the workspace."""
+    """The saved result. `path` is relative to the workspace."""
 
     path: str
     digest: str
-    merged_path: str | None
     parameters: int
     trainable_parameters: int
 
@@ -57,8 +52,7 @@ class Exported:
 def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: Ranks) -> Exported | None:
     """Save the engine's model, with its tokenizer or image processor. All ranks call this; rank 0 gets the answer.
 
-    Raises RuntimeError when rank 0 cannot save, or when the merged copy does not answer as the adapter; the other ranks
-    raise SiblingError.
+    Raises RuntimeError when rank 0 cannot save; the other ranks raise SiblingError.
     """
     model = engine.module
     parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
@@ -72,12 +66,11 @@ def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: 
         return Exported(
             path=str(config.output),
             digest=digest,
-            merged_path=str(config.output / MERGED_FOLDER) if config.merge else None,
             parameters=sum(count for count, _ in parameters),
             trainable_parameters=sum(count for count, trained in parameters if trained),
         )
 
-    # Not in a collective: writing and merging a large model may take longer than one waits.
+    # Not in a collective: writing a large model may take longer than one waits.
     return ranks.first(saved)
 
 
@@ -171,7 +164,7 @@ def _whole(parameters: list[nn.Parameter]) -> Any:
 
 
 def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: RunConfig, paths: Paths) -> str:
-    """Write everything beside the result's path, check the merged copy, rename. Returns the digest."""
+    """Write everything beside the result's path, then rename. Returns the digest."""
     output = paths.output(config)
     temporary = output.with_name(f".{output.name}-{config.attempt}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -184,41 +177,15 @@ def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: Ru
     else:
         model.save_pretrained(str(temporary), state_dict=state)
     processor.save_pretrained(str(temporary))
-    if config.merge:
-        _save_merged(temporary, start, processor, config)
     digest = digest_of(temporary)
     share(temporary)
-    _sync(temporary)
+    sync(temporary)
     _publish(temporary, output)
     return digest
 
 
-def _save_merged(adapter: Path, start: Path, processor: Any, config: RunConfig) -> None:
-    """Merge what was saved, not what is in memory; then compare the logits of both, as read back from the disk."""
-    folder = adapter / MERGED_FOLDER
-    model: Any = load_result(adapter, config.task, start, config.allow_remote_code)
-    generator = torch.Generator().manual_seed(config.training.seed)
-    batch = task_of(config.task).drawn_batch(model, processor, generator)
-    expected = _logits(model, batch)
-    model.merge_and_unload().save_pretrained(str(folder))
-    processor.save_pretrained(str(folder))
-    merged: Any = load_result(folder, config.task, remote_code=config.allow_remote_code)
-    distance = float((_logits(merged, batch) - expected).norm() / expected.norm())
-    tolerance = MERGE_TOLERANCE[merged.dtype]
-    if not distance <= tolerance:
-        raise RuntimeError(
-            f"output.merge: the merged copy's logits differ from the adapter's by {distance:.1e}, "
-            f"more than {tolerance:.0e}"
-        )
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    logits: torch.Tensor = model(**batch).logits
-    return logits.float()
-
-
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Have the disk hold all files of a folder, before anything relies on them."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from finetune_trainer.contract import RunConfig, Training
+from finetune_trainer.deepspeed_config import BUCKET_ELEMENTS
 
 
 def adamw(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
@@ -43,6 +44,27 @@ def learning_rate(training: Training, step: int, total_steps: int) -> float:
     return training.learning_rate * factor
 
 
+def sum_in_fp32(engine: Any) -> None:
+    """Let autograd add up the gradients of bf16 parameters in fp32. `reduce_summed` then sends them to the other ranks,
+    and not DeepSpeed: for a parameter that a step did not use, it would make a gradient in the parameter's own type,
+    which torch refuses."""
+    engine.enable_backward_allreduce = False
+    for parameter in _trained(engine):
+        parameter.grad_dtype = torch.float32
+
+
+def reduce_summed(engine: Any) -> None:
+    """Average over all ranks the gradients of a step that were added up as `sum_in_fp32` says. All ranks call this."""
+    for parameter in _trained(engine):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter, dtype=torch.float32)
+    engine.allreduce_gradients(bucket_size=BUCKET_ELEMENTS)
+
+
+def _trained(engine: Any) -> list[nn.Parameter]:
+    return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+
+
 def optimizer_step(engine: Any, rate: float, max_grad_norm: float, clips_itself: bool) -> float:
     """Clip and apply the gradients of a step at this learning rate. Returns their norm before clipping.
 
@@ -52,12 +74,13 @@ def optimizer_step(engine: Any, rate: float, max_grad_norm: float, clips_itself:
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     if clips_itself:
-        trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
-        norm = float(nn.utils.clip_grad_norm_(trained, max_grad_norm or math.inf))
+        norm = float(nn.utils.clip_grad_norm_(_trained(engine), max_grad_norm or math.inf))
         if not math.isfinite(norm):
             engine.zero_grad()
             return norm
         engine.step()
         return norm
+    if not engine.enable_backward_allreduce:
+        reduce_summed(engine)
     engine.step()
     return float(engine.get_global_grad_norm()) if engine.was_step_applied() else math.nan

@@ -19,7 +19,6 @@ from finetune_trainer.tasks.supervision import Supervised, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
 from finetune_trainer.tasks.text import (
     attention_mask,
-    drawn_tokens,
     limit_length,
     load_tokenizer,
     max_tokens,
@@ -47,10 +46,6 @@ class CausalLM(Task):
     def can_learn(self, model: PreTrainedModel) -> bool:
         """Whether it reads from left to right: one that reads both ways would see the words that it has to predict."""
         return reads_left_to_right(model)
-
-    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Token ids (4, 16)."""
-        return drawn_tokens(model, generator)
 
     def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: PreTrainedModel | None) -> None:
         """The tokenizer knows how many positions the model has. No pad token is needed, as padding has its place."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
@@ -28,13 +27,6 @@ class ImageClassification(Classification):
             folder, backend="pil", trust_remote_code=remote_code
         )
         return processor
-
-    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Pixels (4, channels, height, width) of noise."""
-        mode, channels = ("L", 1) if getattr(model.config, "num_channels", 3) == 1 else ("RGB", 3)
-        noise = torch.randint(0, 256, (4, 64 * 64 * channels), dtype=torch.uint8, generator=generator)
-        pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
-        return dict(processor(images=pictures, return_tensors="pt").to(model.dtype))
 
     def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor, columns: Collection[str]) -> tuple[int, ...]:
         """Nothing changes: pictures need no vocabulary."""

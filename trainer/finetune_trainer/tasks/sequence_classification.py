@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
@@ -16,7 +15,6 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.task import Batch, Classification, Settings
 from finetune_trainer.tasks.text import (
     attention_mask,
-    drawn_tokens,
     limit_length,
     load_tokenizer,
     max_tokens,
@@ -38,10 +36,6 @@ class SequenceClassification(Classification):
     def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
         """The tokenizer."""
         return load_tokenizer(folder, remote_code)
-
-    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Token ids (4, 16)."""
-        return drawn_tokens(model, generator)
 
     def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: PreTrainedModel | None) -> None:
         """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text. And

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import torch
@@ -15,9 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer import contract
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+from finetune_trainer.tasks.metrics import Accuracy, MacroF1, Metric
 
 IGNORED = -100
 """Label of what counts for neither loss nor metric."""
@@ -62,11 +60,7 @@ class Task(ABC):
         """Whether the start model, on the CPU and in evaluation mode, can do the task. It is tried, if need be."""
         return True
 
-    @abstractmethod
-    def drawn_batch(self, model: Any, processor: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Four inputs drawn at random, by which two copies of a model are compared."""
-
-    def adapt_processor(self, processor: Any, shape: PreTrainedModel | None) -> None:  # noqa: B027  # most stay as is
+    def adapt_processor(self, processor: Any, shape: PreTrainedModel | None) -> None:  # noqa: B027  # optional
         """Change the processor to what the task needs, before rows are encoded. `shape` is the model without values in
         its weights; None where it cannot be built without them."""
 
@@ -102,11 +96,7 @@ class Task(ABC):
         """A streaming metric over `aligned` logits and labels; None if it follows from the mean loss."""
         if name == "perplexity":
             return None
-        from torchmetrics import classification  # a second, which language models need not wait
-
-        if name == "accuracy":
-            return classification.MulticlassAccuracy(classes, average="micro", sync_on_compute=False)
-        return classification.MulticlassF1Score(classes, average="macro", sync_on_compute=False)
+        return Accuracy() if name == "accuracy" else MacroF1(classes)
 
 
 class Classification(Task):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -91,16 +90,3 @@ def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
 def attention_mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """(rows, longest): 1 for a token, 0 for padding."""
     return padded([[1] * len(row) for row in rows], 0)
-
-
-def drawn_tokens(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Token ids (4, 16) and their mask. For encoder-decoders each row ends with the only end-of-text token in it: there
-    classifiers answer."""
-    # An adapter wraps the embeddings of new tokens and shows the weight alone.
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    tokens = torch.randint(0, vocabulary, (4, 16), generator=generator)
-    if model.config.is_encoder_decoder:
-        end = model.config.eos_token_id
-        tokens[tokens == end] = (end + 1) % vocabulary
-        tokens[:, -1] = end
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

@@ -35,7 +35,7 @@ def write_card(
         "## Recipe",
         _recipe_table(config, prepared, result),
         "## How to load it",
-        _loading(config, prepared.start),
+        _loading(config, prepared.start, result),
     ]
     temporary = folder / f".{CARD_FILE}"
     temporary.write_text("\n\n".join(sections) + "\n")
@@ -136,7 +136,7 @@ def _evaluation(config: RunConfig) -> str:
     return f"`{_named(source)}`" if source else f"{fraction:g} of the rows, chosen by their content"
 
 
-def _loading(config: RunConfig, start: Path) -> str:
+def _loading(config: RunConfig, start: Path, result: Result) -> str:
     auto_class, processor = TASKS[config.task].auto_class, TASKS[config.task].processor_class
     # The code that the base brought lies beside the weights.
     trust = ", trust_remote_code=True" if config.allow_remote_code and remote_code(start) else ""
@@ -156,7 +156,9 @@ def _loading(config: RunConfig, start: Path) -> str:
         f'model = PeftModel.from_pretrained({auto_class}.from_pretrained("start"{trust}), "output")',
         f'processor = {processor}.from_pretrained("output"{trust})',
     )
-    if config.merge:
+    if result.merge_failure:
+        text += f"\n\nThere is no merged copy. {result.merge_failure}."
+    elif config.merge:
         text += "\n\nThe folder `merged` holds the same model in one piece; it needs nothing else:\n\n"
         text += whole.replace("{folder}", "output/merged")
     return text

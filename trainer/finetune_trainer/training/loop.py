@@ -14,6 +14,7 @@ from finetune_trainer.errors import NoCheckpointError, StoppedError, SupersededE
 from finetune_trainer.model.engine import load_engine
 from finetune_trainer.model.evaluate import evaluate
 from finetune_trainer.model.export import export, load_result
+from finetune_trainer.model.merge import Merged, add_merged_copy
 from finetune_trainer.model.prepare import Prepared, prepare
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.claim import claim, refuse_outdated
@@ -61,17 +62,19 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
     training.release()
     gc.collect()
     ranks.stop_together()
+    merged = ranks.first(lambda: add_merged_copy(prepared, config, paths, ranks) if config.merge else Merged())
 
     report.phase(Phase.CHECK)
 
     def measured() -> Result:
         assert exported is not None, "rank 0 has saved"
+        assert merged is not None, "rank 0 has merged, if it was asked to"
         model = load_result(paths.output(config), config.task, remote_code=config.allow_remote_code).to(ranks.device)
         metrics = evaluate(model, prepared, config, ranks, alone=True)
         report.evaluation(kept_step, kept_step / training.sampler.steps_per_epoch, metrics, "final")
         result = Result(
             path=exported.path,
-            digest=exported.digest,
+            digest=merged.digest or exported.digest,
             base_metrics=training.base_metrics,
             metrics=metrics,
             step=kept_step,
@@ -79,7 +82,8 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
             stopped_early=training.done < training.total,
             trainable_parameters=exported.trainable_parameters,
             parameters=exported.parameters,
-            merged_path=exported.merged_path,
+            merged_path=merged.path,
+            merge_failure=merged.failure,
         )
         write_card(paths.output(config), config, prepared, read_metrics(paths.run(config)), result)
         return result

@@ -162,6 +162,9 @@ class ResultStatus(StatusModel):
         None, description="Optimizer step with which the training ended, if it is not the one that was saved."
     )
     stopped_early: bool = Field(False, description="Whether training.earlyStopping ended the training.")
+    merge_failure: str | None = Field(
+        None, description="Why there is no merged copy, though output.merge asked for one."
+    )
     trainable_parameters: int
     parameters: int
 

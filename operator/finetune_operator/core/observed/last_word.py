@@ -38,7 +38,7 @@ def last_word(text: str | None) -> TerminationMessage | None:
             "error": shortened(word.error) if word.error else None,
             "log": tuple(shortened(line, MAX_LINE_BYTES) for line in word.log[-MAX_LOG_LINES:]),
             "rows": tuple(shortened(row, MAX_ROW_BYTES) for row in word.rows[:MAX_ROWS]),
-            "result": word.result if word.result and _is_result(word.result) else None,
+            "result": _plain(word.result) if word.result and _is_result(word.result) else None,
         }
     )
 
@@ -62,6 +62,11 @@ def _is_result(result: Result) -> bool:
         and _are_metrics(result.base_metrics)
         and _are_metrics(result.metrics)
     )
+
+
+def _plain(result: Result) -> Result:
+    failure = result.merge_failure
+    return result.model_copy(update={"merge_failure": shortened(failure, MAX_LINE_BYTES)}) if failure else result
 
 
 def _is_path(path: str) -> bool:

@@ -6,11 +6,14 @@ from finetune_operator.api.v1alpha1 import ResultStatus
 
 
 def outcome(result: ResultStatus) -> tuple[str, ...]:
-    """Clauses for a sentence; none if all steps were trained and the last model is the result."""
+    """Clauses for a sentence; none if all steps were trained and the result is the last model, with all that was asked
+    for."""
     last = result.last_step or result.step
     clauses = []
     if result.stopped_early:
         clauses.append(f"it stopped early after step {last}, because evaluations no longer improved")
     if result.last_step is not None:
         clauses.append(f"of {last} steps, the model of step {result.step} is kept, which evaluated best")
+    if result.merge_failure:
+        clauses.append(f"there is no merged copy: {result.merge_failure}")
     return tuple(clauses)

@@ -93,23 +93,29 @@ def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -
     return in_phase(observed, status, Phase.COMPLETE, constants.COMPLETE, **words)
 
 
+def result_of(result: Result) -> ResultStatus:
+    """What the trainer has said of the saved model."""
+    return ResultStatus(
+        path=result.path,
+        uri=f"workspace://{result.merged_path or result.path}",
+        digest=result.digest,
+        merged_path=result.merged_path,
+        merge_failure=result.merge_failure,
+        step=result.step,
+        last_step=result.last_step,
+        stopped_early=result.stopped_early,
+        trainable_parameters=result.trainable_parameters,
+        parameters=result.parameters,
+    )
+
+
 def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
     """What the run has brought."""
     return status.model_copy(
         update={
             "progress": _finished(status.progress, result),
             "evaluation": EvaluationStatus(base=_finite(result.base_metrics), final=_finite(result.metrics)),
-            "result": ResultStatus(
-                path=result.path,
-                uri=f"workspace://{result.merged_path or result.path}",
-                digest=result.digest,
-                merged_path=result.merged_path,
-                step=result.step,
-                last_step=result.last_step,
-                stopped_early=result.stopped_early,
-                trainable_parameters=result.trainable_parameters,
-                parameters=result.parameters,
-            ),
+            "result": result_of(result),
         }
     )
 

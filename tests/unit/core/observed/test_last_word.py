@@ -100,6 +100,15 @@ def test_a_result_of_another_form_than_a_trainers_is_none(changes: dict[str, Any
     assert word.result is None
 
 
+def test_the_reason_for_a_missing_merged_copy_is_plain_and_bounded() -> None:
+    word = last_word(with_result(mergeFailure="\x1b[2Joutput.merge: hf_" + "a" * 30 + " " + "x" * 5000))
+    assert word is not None
+    assert word.result is not None
+    reason = word.result.merge_failure or ""
+    assert reason.startswith("output.merge: *** x")
+    assert len(reason) == MAX_LINE_BYTES
+
+
 def test_metrics_that_are_not_finite_pass_for_the_decision_to_leave_them_out() -> None:
     word = last_word(with_result(metrics={"f1": math.nan, "accuracy": math.inf}))
     assert word is not None
