@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,14 @@ def test_the_metrics_before_and_after_and_the_recipe_are_told(paths: Paths) -> N
     ):
         assert told in text
     assert re.search(r"data digest \(sha256\) \| `[0-9a-f]{64}`", text)
+
+
+def test_new_tokens_are_counted(paths: Paths) -> None:
+    _, text = card(paths)
+    assert "new tokens" not in text
+    prepared = dataclasses.replace(Prepared.load(run_config(), paths), new_tokens=(64, 65, 66, 67))
+    write_card(paths.output(run_config()), run_config(), prepared, [], RESULT)
+    assert "| new tokens | 4, their embeddings are trained |" in (paths.output(run_config()) / "README.md").read_text()
 
 
 def test_the_loss_curve_is_a_picture(paths: Paths) -> None:

@@ -61,10 +61,10 @@ SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 VOCABULARY = len(MARKS) + len(WORDS)
 
 
-def llama(**changes: Any) -> PreTrainedConfig:
+def llama(vocabulary: int = VOCABULARY, **changes: Any) -> PreTrainedConfig:
     """Without dropout for activations: it has none."""
     return LlamaConfig(
-        **SHAPE, vocab_size=VOCABULARY, max_position_embeddings=64, bos_token_id=None, eos_token_id=2, **changes
+        **SHAPE, vocab_size=vocabulary, max_position_embeddings=64, bos_token_id=None, eos_token_id=2, **changes
     )
 
 

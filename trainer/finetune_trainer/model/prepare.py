@@ -59,6 +59,8 @@ class Prepared:
     settings: Settings
     known_labels: tuple[str, ...] = ()
     """Those that the base model knew too, and whose rows of its head the training starts with."""
+    new_tokens: tuple[int, ...] = ()
+    """Ids of the tokens whose embeddings no training has touched."""
 
     @classmethod
     def load(cls, config: RunConfig, paths: Paths) -> Prepared:
@@ -79,6 +81,7 @@ class Prepared:
                 config.training.sequence_length,
             ),
             known_labels=tuple(facts.get("knownLabels", ())),
+            new_tokens=tuple(facts.get("newTokens", ())),
         )
 
 
@@ -129,7 +132,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
     if not task.can_learn(model):
         raise _misfit(config, model_config)
-    task.adapt(model, processor)
+    new_tokens = task.adapt(model, processor)
     model.save_pretrained(start)
     processor.save_pretrained(start)
     share(start)
@@ -140,6 +143,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         "labels": rows.labels,
         "digest": rows.digest,
         "newParameters": sorted(new_parameters),
+        "newTokens": new_tokens,
         "knownLabels": known_labels,
         "sizes": _sizes(folder, start),
     }

@@ -16,7 +16,8 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.supervision import Supervised, chat, completion, text
 from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
-from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.text import attention_mask, drawn_tokens, limit_length, load_tokenizer, max_tokens, padded
+from finetune_trainer.tasks.vocabulary import make_room
 
 FILLER = 0
 """Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
@@ -41,9 +42,10 @@ class CausalLM(Task):
         """Token ids (4, 16)."""
         return drawn_tokens(model, generator)
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
+    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """No pad token is needed: padding is known by its place."""
-        make_room(model, processor)
+        limit_length(model, processor)
+        return make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
         """Columns: id, input_ids, labels, count, length. A row may have nothing to learn, but not all of them."""

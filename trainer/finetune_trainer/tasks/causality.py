@@ -21,7 +21,7 @@ rounding does is far below, even in models that do not compute place by place.""
 def reads_left_to_right(model: Any) -> bool:
     """Whether it does. A model that cannot be tried in its precision is tried in fp32; one that cannot be tried on a
     CPU at all is judged by its configuration."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     one = torch.randint(0, vocabulary, (1, TOKENS), generator=generator)
     other = one.clone()

@@ -35,8 +35,9 @@ class ImageClassification(Classification):
         pictures = [Image.frombytes(mode, (64, 64), bytes(row.tolist())) for row in noise]
         return dict(processor(images=pictures, return_tensors="pt").to(model.dtype))
 
-    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-        """Nothing: pictures need no vocabulary."""
+    def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor) -> tuple[int, ...]:
+        """Nothing changes: pictures need no vocabulary."""
+        return ()
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
         """Columns: id, image (with its bytes, since other pods do not see a path of this one), label, count,

@@ -13,7 +13,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.task import Batch, Classification, Settings
-from finetune_trainer.tasks.text import attention_mask, drawn_tokens, load_tokenizer, make_room, max_tokens, padded
+from finetune_trainer.tasks.text import (
+    attention_mask,
+    drawn_tokens,
+    limit_length,
+    load_tokenizer,
+    max_tokens,
+    padded,
+    set_padding,
+)
+from finetune_trainer.tasks.vocabulary import make_room
 
 PAD_TOKEN = "<|pad|>"
 
@@ -32,12 +41,13 @@ class SequenceClassification(Classification):
         """Token ids (4, 16)."""
         return drawn_tokens(model, generator)
 
-    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> None:
+    def adapt(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""
         if processor.pad_token_id is None:
             processor.add_special_tokens({"pad_token": PAD_TOKEN})
-        make_room(model, processor)
-        model.config.pad_token_id = processor.pad_token_id
+        limit_length(model, processor)
+        set_padding(model, processor)
+        return make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:
         """Columns: id, input_ids, label, count, length."""

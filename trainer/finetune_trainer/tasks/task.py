@@ -67,8 +67,9 @@ class Task(ABC):
         """Four inputs drawn at random, by which two copies of a model are compared."""
 
     @abstractmethod
-    def adapt(self, model: PreTrainedModel, processor: Any) -> None:
-        """Change the model and its processor to what the task needs, before the start checkpoint is written."""
+    def adapt(self, model: PreTrainedModel, processor: Any) -> tuple[int, ...]:
+        """Change the model and its processor to what the task needs, before the start checkpoint is written. Returns
+        the ids of tokens whose embeddings no training has touched. Raises InvalidError."""
 
     @abstractmethod
     def encode(self, rows: datasets.Dataset, settings: Settings) -> datasets.Dataset:

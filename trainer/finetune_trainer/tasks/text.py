@@ -1,7 +1,8 @@
-"""Tokenizers: loading one, the length at which rows are cut, and padding."""
+"""Tokenizers: loading one, the length at which rows are cut, padding, and rows that it does not know."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,14 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.tasks.task import Settings
+
+POSITION_TABLE = re.compile(
+    r"^(?!.*(vision|audio|image)).*\b(position_embeddings|embed_positions|positions_embed|wpe)$"
+)
+"""Names of modules that hold a learned vector for each position of a text."""
+OTHER_NAMES = ("n_positions", "max_seq_len", "n_ctx", "max_sequence_length")
+"""Names under which configurations that have no `max_position_embeddings` say how many positions there are. Old T5
+models name one, which their relative positions make meaningless."""
 
 
 def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
@@ -21,18 +30,46 @@ def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give every token of the tokenizer a row in the model's embeddings."""
-    embeddings: Any = model.get_input_embeddings()
-    if len(tokenizer) > embeddings.weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+def limit_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lower the tokenizer's `model_max_length` to the number of tokens for which the model has learned positions.
+
+    The tables are measured, because the first rows of some stand for no position: RoBERTa has 514 rows for 512 tokens.
+    """
+    for name, module in model.named_modules():
+        rows = getattr(module, "weight", None)
+        if POSITION_TABLE.search(name) and isinstance(rows, torch.Tensor) and rows.dim() == 2:
+            padding = getattr(module, "padding_idx", None)
+            unused = getattr(module, "offset", 0 if padding is None else padding + 1)
+            tokenizer.model_max_length = min(tokenizer.model_max_length, rows.shape[0] - unused)
+
+
+def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell the model the id of the padding, in its configuration and in that of its text part if it has several."""
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def max_tokens(settings: Settings) -> int:
     """Tokens at which rows are cut: no more than the model has positions for."""
-    positions: int = getattr(settings.model, "max_position_embeddings", None) or settings.sequence_length
+    config = settings.model.get_text_config()
+    is_relative = hasattr(config, "relative_attention_num_buckets")
+    stated = [
+        getattr(config, name, None) for name in ("max_position_embeddings", *(() if is_relative else OTHER_NAMES))
+    ]
+    # Some say -1 when there is no limit.
+    limits = [limit for limit in stated if isinstance(limit, int) and limit > 0]
     longest: int = settings.processor.model_max_length
-    return min(settings.sequence_length, positions, longest)
+    return min(settings.sequence_length, longest, *limits)
+
+
+def unknown_rows(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of rows of token ids in which all tokens but special ones are the unknown token. Rows without any
+    such token, and rows of special tokens alone, are not among them."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return 0
+    ignored = set(tokenizer.all_special_ids) - {unknown}
+    return sum({token for token in row if token not in ignored} == {unknown} for row in rows)
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
@@ -49,7 +86,8 @@ def attention_mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 def drawn_tokens(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Token ids (4, 16) and their mask. For encoder-decoders each row ends with the only end-of-text token in it: there
     classifiers answer."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    # An adapter wraps the embeddings of new tokens and shows the weight alone.
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = torch.randint(0, vocabulary, (4, 16), generator=generator)
     if model.config.is_encoder_decoder:
         end = model.config.eos_token_id

@@ -98,6 +98,8 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
     }
     if TASKS[config.task].reads == "text":
         recipe["sequence length"] = f"{training.sequence_length} tokens"
+    if prepared.new_tokens:
+        recipe["new tokens"] = f"{len(prepared.new_tokens):,}, their embeddings are trained"
     if config.lora:
         lora = config.lora
         recipe["LoRA"] = f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
