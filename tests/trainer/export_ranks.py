@@ -26,18 +26,20 @@ def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int
     assert not any(step.skipped for step in steps(engine, prepared, config, ranks, requests))
     engine.eval()
     with torch.no_grad():
-        logits = engine(**fixed_batch(config)).logits
+        logits = engine(**fixed_batch(config, prepared.new_tokens)).logits
     if ranks.rank == 0:
         torch.save(logits, paths.run(config) / LOGITS_FILE)
-        torch.save(fixed_batch(config), paths.run(config) / BATCH_FILE)
+        torch.save(fixed_batch(config, prepared.new_tokens), paths.run(config) / BATCH_FILE)
     exported = export(engine, prepared.settings.processor, config, paths, ranks)
     engine.destroy()
     return exported and (exported.trainable_parameters, exported.parameters)
 
 
-def fixed_batch(config: RunConfig) -> dict[str, torch.Tensor]:
+def fixed_batch(config: RunConfig, new_tokens: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+    """Two inputs; the first begins with the new tokens."""
     generator = torch.Generator().manual_seed(5)
     if config.task == "ImageClassification":
         return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
     tokens = torch.randint(5, 60, (2, 9), generator=generator)
+    tokens[0, : len(new_tokens)] = torch.tensor(new_tokens)
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

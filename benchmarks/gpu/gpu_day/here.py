@@ -43,19 +43,17 @@ class Here:
     def engine(self, config: Any, family: Family, model_config: Any, prepared: Any) -> Any:
         """DeepSpeed's engine around a model that is made on the device, with an adapter if the run has one."""
         import torch
-        from peft import get_peft_model
 
         from finetune_trainer.deepspeed_config import deepspeed_config
         from finetune_trainer.model.engine import initialize
-        from finetune_trainer.model.load import adapter_config
+        from finetune_trainer.model.load import with_adapter
         from finetune_trainer.model.prepare import DTYPES
 
         torch.manual_seed(config.training.seed)
         with torch.device(self.ranks.device):
             model = auto_class(family).from_config(model_config, dtype=DTYPES[config.training.precision])
             if config.lora is not None:
-                adapter = adapter_config(model, config.lora, prepared)
-                model = get_peft_model(model, adapter, autocast_adapter_dtype=False)
+                model = with_adapter(model, config.lora, prepared)
         engine = initialize(config, model, deepspeed_config(config))
         engine.train()
         return engine
