@@ -20,7 +20,7 @@ LONGEST_NAME = 40
 REMEMBERED = 1000
 """Different names that are counted. Objects in JSON may have a new one in each row."""
 ALIKE = 0.8
-"""The ratio of difflib from which on a name is taken for a misspelt one, as lable is for label; test is none for text."""
+"""The ratio of difflib from which on a name is a misspelt one, as `lable` is of `label`; `test` is none of `text`."""
 
 
 class SeenColumns:
