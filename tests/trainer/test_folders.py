@@ -110,6 +110,13 @@ def test_a_star_names_files_of_one_folder(paths: Paths) -> None:
     assert ids("workspace://my data [1]/train*.jsonl", paths)[29:31] == ["train a.jsonl:30", "train b.jsonl:1"]
 
 
+def test_a_star_may_stand_beside_the_scheme(paths: Paths) -> None:
+    write_jsonl(paths.workspace / "train-1.jsonl", [{"clause": "", "type": 1}])
+    assert refused("workspace://train-*.jsonl", paths).startswith("dataset.columns.text: train-1.jsonl:1: ")
+    (paths.workspace / "train-1.jsonl").write_text("{")
+    assert refused("workspace://*.jsonl", paths).startswith("dataset.uri: workspace://train-1.jsonl line 1 is not JSON")
+
+
 def test_a_file_whose_name_holds_a_star_is_that_file(paths: Paths) -> None:
     write_jsonl(paths.workspace / "a*.jsonl", CLAUSES)
     write_jsonl(paths.workspace / "ab.jsonl", CLAUSES)

@@ -43,6 +43,11 @@ class LabelCounts:
         self.first.setdefault(label, row)
         self.equal_to_text += text is not None and label == text.strip()
 
+    @property
+    def once(self) -> int:
+        """Labels that occur once."""
+        return sum(count == 1 for count in self.counts.values())
+
     def joined(self, other: LabelCounts) -> LabelCounts:
         """The counts of the rows of both."""
         both = LabelCounts()
@@ -72,16 +77,15 @@ def _is_name(label: str, count: int) -> bool:
 def refuse_no_classes(labels: LabelCounts, column: str) -> None:
     """Raises InvalidError when the labels are the texts, scores, or ids.
 
-    Labels are taken for ids when more than half of at least 20 rows have one that no other row has: most of what a
-    model learns from such rows can be measured on none. So 77 intents of ten rows each pass, a thousand classes of
-    three rows each, and data with a long tail of rare classes, as long as most rows have a label that is not rare.
+    Labels are taken for ids when more than three quarters of at least 20 rows have one that no other row has: what a
+    model learns from such rows can be measured on no other. So 77 intents of ten rows each pass, a thousand classes of
+    three rows each, and data with a long tail of rare classes. From one half on, `label_notes` says so.
 
     Labels are taken for scores when all are numbers, some have fractions, and they are more than 20 or most occur once.
     Whole numbers pass (they may be stars or codes), and so do codes with a leading 0.
     """
     field = f"dataset.columns.label: column {column!r}"
-    different = len(labels.counts)
-    once = sum(count == 1 for count in labels.counts.values())
+    different, once = len(labels.counts), labels.once
     if labels.equal_to_text == labels.rows:
         raise InvalidError(f"{field} holds the text of each row again; name the column of the classes")
     if _are_fractions(labels.counts) and (different > MOST_FRACTIONS or 2 * once > labels.rows >= MOST_FRACTIONS / 2):
@@ -89,7 +93,7 @@ def refuse_no_classes(labels: LabelCounts, column: str) -> None:
             f"{field} holds {different} different numbers with fractions, as scores are, and learning scores "
             "(regression) is no task here; make classes of them, such as low and high, or write codes as words"
         )
-    if labels.rows >= FEWEST_ROWS and 2 * once > labels.rows:
+    if labels.rows >= FEWEST_ROWS and 4 * once > 3 * labels.rows:
         raise InvalidError(
             f"{field} has {different} different labels in {labels.rows} rows, and {once} of them occur only once; "
             "a class needs several rows, so name the column of the classes or make fewer of them"
@@ -105,8 +109,9 @@ def _are_fractions(labels: Mapping[str, int]) -> bool:
         return False
 
 
-def variants(labels: LabelCounts) -> tuple[str, ...]:
-    """Sentences on labels that differ only in what people hardly see. They stay classes of their own."""
+def label_notes(labels: LabelCounts) -> tuple[str, ...]:
+    """Sentences on many labels of one row, and on labels that differ only in what people hardly see. All stay classes
+    of their own."""
     groups: dict[str, list[str]] = {}
     for label in labels.counts:
         groups.setdefault(_look(label), []).append(label)
@@ -118,6 +123,11 @@ def variants(labels: LabelCounts) -> tuple[str, ...]:
     ]
     if len(alike) > VARIANTS:
         notes.append(f"dataset.columns.label: {len(alike) - VARIANTS} more groups of labels differ only like that")
+    if labels.rows >= FEWEST_ROWS and 2 * labels.once > labels.rows:
+        notes.append(
+            f"dataset.columns.label: {labels.once} of {labels.rows} rows have a label that no other row has; "
+            "is it the column of the classes?"
+        )
     return tuple(notes)
 
 

@@ -24,7 +24,7 @@ from finetune_trainer import contract
 from finetune_trainer.contract import Task
 from finetune_trainer.data.files import read
 from finetune_trainer.data.hub import Side
-from finetune_trainer.data.label_check import LabelCounts, refuse_no_classes, shown, variants
+from finetune_trainer.data.label_check import LabelCounts, label_notes, refuse_no_classes, shown
 from finetune_trainer.data.row_check import FEATURES, Row, RowCheck
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.pod.paths import Paths
@@ -77,7 +77,7 @@ def load_rows(
     labels = None
     if "label" in check.wanted:
         labels = arranged(_labels(train.labels, evaluation.labels, dataset))
-        notes += variants(train.labels.joined(evaluation.labels))
+        notes += label_notes(train.labels.joined(evaluation.labels))
     digest = hashlib.sha256(json.dumps([train.digest, evaluation.digest, labels], ensure_ascii=False).encode())
     return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest(), tuple(notes))
 

@@ -55,8 +55,10 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, row: str) -> Su
             return _marked(tokenizer, messages)
         return _compared(tokenizer, messages)
     except TemplateError as error:
+        # Some templates put a role or a text of the row into what they say; their own words are in the template.
+        complaint = str(error) if str(error) in str(template) else "it does not accept these messages"
         raise InvalidError(
-            f"dataset.columns.messages: the chat template refuses {row} ({error}); change or remove the row"
+            f"dataset.columns.messages: the chat template refuses {row} ({complaint}); change or remove the row"
         ) from None
 
 
