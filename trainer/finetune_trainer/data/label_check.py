@@ -30,18 +30,21 @@ class LabelCounts:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.numbers: dict[str, int] = {}
+        """Label -> how many labels were found before it."""
         self.counts: dict[str, int] = {}
         self.first: dict[str, str] = {}
-        """Label -> id of the first row that has it. The labels are in the order in which they were found."""
+        """Label -> id of the first row that has it."""
         self.equal_to_text = 0
         """Rows whose label is their text."""
 
-    def add(self, row: str, label: str, text: str | None) -> None:
-        """`row` is the row's id; `text` is what the model reads of it, None for a picture."""
+    def add(self, row: str, label: str, text: str | None) -> int:
+        """Returns the label's number. `row` is the row's id; `text` is what the model reads, None for a picture."""
         self.rows += 1
         self.counts[label] = self.counts.get(label, 0) + 1
         self.first.setdefault(label, row)
         self.equal_to_text += text is not None and label == text.strip()
+        return self.numbers.setdefault(label, len(self.numbers))
 
     @property
     def once(self) -> int:
@@ -54,6 +57,7 @@ class LabelCounts:
         both.rows = self.rows + other.rows
         both.equal_to_text = self.equal_to_text + other.equal_to_text
         both.first = {**other.first, **self.first}
+        both.numbers = {label: number for number, label in enumerate(both.first)}
         both.counts = {label: self.counts.get(label, 0) + other.counts.get(label, 0) for label in both.first}
         return both
 
