@@ -152,7 +152,8 @@ BOOKKEEPING = (
     "dataset-metadata.json",
     "sample_submission.csv",
     "sampleSubmission.csv",
-    "notes.json",
+    "labelled/notes.json",
+    "labelled/classes.txt",
     "cache-0123456789abcdef.arrow",
 )
 
@@ -165,6 +166,12 @@ def test_bookkeeping_files_are_no_data(paths: Paths) -> None:
     rows = load("workspace://d", paths)
     assert len(rows.train) + len(rows.evaluation) == len(CLAUSES)
     assert rows.notes == ()
+
+
+def test_data_that_is_called_like_a_bookkeeping_file_is_read(paths: Paths) -> None:
+    write_jsonl(paths.workspace / "d/notes.json", CLAUSES[:1])
+    write_jsonl(paths.workspace / "d/readme/license_terms.json", CLAUSES[:1])
+    assert ids("workspace://d", paths) == ["notes.json:1", "readme/license_terms.json:1"]
 
 
 def test_pictures_that_are_not_read_are_counted(paths: Paths) -> None:

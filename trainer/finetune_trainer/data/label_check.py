@@ -13,6 +13,8 @@ from finetune_trainer.errors import InvalidError
 
 FEWEST_ROWS = 20
 """Rows from which on labels that occur once are suspicious. With fewer, somebody may be trying something out."""
+FEWEST_SCORES = 10
+"""The same for numbers with fractions, which are hardly ever classes."""
 MOST_FRACTIONS = 20
 """Different labels with fractions that may be classes, as stars from 0.5 to 5 are."""
 CODE = re.compile(r"0\d")
@@ -92,7 +94,7 @@ def refuse_no_classes(labels: LabelCounts, column: str) -> None:
     different, once = len(labels.counts), labels.once
     if labels.equal_to_text == labels.rows:
         raise InvalidError(f"{field} holds the text of each row again; name the column of the classes")
-    if _are_fractions(labels.counts) and (different > MOST_FRACTIONS or 2 * once > labels.rows >= MOST_FRACTIONS / 2):
+    if _are_fractions(labels.counts) and (different > MOST_FRACTIONS or 2 * once > labels.rows >= FEWEST_SCORES):
         raise InvalidError(
             f"{field} holds {different} different numbers with fractions, as scores are, and learning scores "
             "(regression) is no task here; make classes of them, such as low and high, or write codes as words"
