@@ -141,6 +141,12 @@ OF_DATA = (
     Mistake("contracts", "a row without a label", files={CLAUSES: lines(CLAUSE, CLAUSE | {"type": ""})}),
     Mistake("contracts", "a line that is no JSON", files={CLAUSES: lines(CLAUSE) + b'{"clause": "Vienna" "type": 1}'}),
     Mistake(
+        "contracts",
+        "a folder with all splits",
+        {"spec.dataset.uri": "workspace://contracts"},
+        {CLAUSES: lines(CLAUSE), "contracts/test.jsonl": lines(CLAUSE)},
+    ),
+    Mistake(
         "clinical-notes",
         "chats for a model without a template",
         {"spec.dataset.columns": {"messages": "chat"}, "spec.dataset.evaluation": {"fraction": 0.5}},

@@ -60,6 +60,18 @@ def test_every_kind_of_mistake_is_described(paths: Paths) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "complaint"), [("[" * 100_000, "nested too deeply"), ("1" * 5000, "number too long")]
+)
+def test_a_value_that_is_too_large_for_python_is_a_mistake_of_its_row(value: str, complaint: str, paths: Paths) -> None:
+    write_jsonl(paths.workspace / "t.jsonl", CLAUSES)
+    with (paths.workspace / "t.jsonl").open("a") as file:
+        file.write(f'{{"clause": {value}}}\n')
+    assert refused(paths) == (
+        f"dataset.uri: workspace://t.jsonl line 61 is not JSON ({complaint}); mend or remove that line"
+    )
+
+
 def test_reading_goes_on_after_lines_that_are_not_csv(paths: Paths) -> None:
     (paths.workspace / "t.csv").write_text('clause,type\na,b,c\n"d"e,f\n,g\n"h\n')
     assert refused(paths, "workspace://t.csv") == (

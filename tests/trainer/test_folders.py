@@ -110,6 +110,13 @@ def test_a_star_names_files_of_one_folder(paths: Paths) -> None:
     assert ids("workspace://my data [1]/train*.jsonl", paths)[29:31] == ["train a.jsonl:30", "train b.jsonl:1"]
 
 
+def test_a_star_may_stand_beside_the_scheme(paths: Paths) -> None:
+    write_jsonl(paths.workspace / "train-1.jsonl", [{"clause": "", "type": 1}])
+    assert refused("workspace://train-*.jsonl", paths).startswith("dataset.columns.text: train-1.jsonl:1: ")
+    (paths.workspace / "train-1.jsonl").write_text("{")
+    assert refused("workspace://*.jsonl", paths).startswith("dataset.uri: workspace://train-1.jsonl line 1 is not JSON")
+
+
 def test_a_file_whose_name_holds_a_star_is_that_file(paths: Paths) -> None:
     write_jsonl(paths.workspace / "a*.jsonl", CLAUSES)
     write_jsonl(paths.workspace / "ab.jsonl", CLAUSES)
@@ -145,7 +152,8 @@ BOOKKEEPING = (
     "dataset-metadata.json",
     "sample_submission.csv",
     "sampleSubmission.csv",
-    "notes.json",
+    "labelled/notes.json",
+    "labelled/classes.txt",
     "cache-0123456789abcdef.arrow",
 )
 
@@ -158,6 +166,12 @@ def test_bookkeeping_files_are_no_data(paths: Paths) -> None:
     rows = load("workspace://d", paths)
     assert len(rows.train) + len(rows.evaluation) == len(CLAUSES)
     assert rows.notes == ()
+
+
+def test_data_that_is_called_like_a_bookkeeping_file_is_read(paths: Paths) -> None:
+    write_jsonl(paths.workspace / "d/notes.json", CLAUSES[:1])
+    write_jsonl(paths.workspace / "d/readme/license_terms.json", CLAUSES[:1])
+    assert ids("workspace://d", paths) == ["notes.json:1", "readme/license_terms.json:1"]
 
 
 def test_pictures_that_are_not_read_are_counted(paths: Paths) -> None:

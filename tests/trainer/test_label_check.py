@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trainer.fixtures_data import dataset, workspace, write_jsonl
 
-from finetune_trainer.data.label_check import LabelCounts, refuse_no_classes, shown, variants
+from finetune_trainer.data.label_check import LabelCounts, label_notes, refuse_no_classes, shown
 from finetune_trainer.data.rows import load_rows
 from finetune_trainer.errors import InvalidError
 
@@ -23,6 +23,7 @@ def counts(labels: Iterable[object]) -> LabelCounts:
 FAIR = {
     "77 intents of ten rows": [i % 77 for i in range(770)],
     "a thousand classes of three rows": [f"class {i % 1000}" for i in range(3000)],
+    "a hundred classes, most of one row": [i % 100 for i in range(120)],
     "a long tail": [*range(400), *(f"often {i % 3}" for i in range(500))],
     "a few rows, each of its own class": range(19),
     "half stars": [i % 10 / 2 for i in range(50)],
@@ -35,7 +36,7 @@ FAIR = {
 NONE = {
     "ids": (range(2000), "has 2000 different labels in 2000 rows, and 2000 of them occur only once; a class needs"),
     "texts": ([f"text {i}" for i in range(20)], "has 20 different labels in 20 rows, and 20 of them occur only once;"),
-    "mostly ids": ([*range(11), *["a"] * 9], "has 12 different labels in 20 rows, and 11 of them occur only once;"),
+    "mostly ids": ([*range(16), *["a"] * 4], "has 17 different labels in 20 rows, and 16 of them occur only once;"),
     "scores": (
         [round(i * 0.0247, 3) for i in range(200)],
         "holds 200 different numbers with fractions, as scores are, and learning scores (regression) is no task here; "
@@ -86,19 +87,25 @@ ALIKE = {
 
 @pytest.mark.parametrize(("labels", "named"), ALIKE.values(), ids=ALIKE)
 def test_labels_that_differ_by(labels: list[str], named: str) -> None:
-    assert variants(counts([*labels, "spam", "spam"])) == (
+    assert label_notes(counts([*labels, "spam", "spam"])) == (
         f"dataset.columns.label: {named} differ only by case, blanks or invisible characters; are they one class?",
     )
 
 
 def test_labels_that_differ_visibly_are_not_noted() -> None:
-    assert variants(counts(["ham", "spam", "ham!", "h-am", "hàm", "1", "10", "-1"])) == ()
+    assert label_notes(counts(["ham", "spam", "ham!", "h-am", "hàm", "1", "10", "-1"])) == ()
 
 
 def test_there_are_few_notes_however_many_labels_look_the_same() -> None:
-    notes = variants(counts(f"{letter} {i}" for i in range(100) for letter in "aA"))
+    notes = label_notes(counts(f"{letter} {i}" for i in range(100) for letter in "aAaA"))
     assert len(notes) == 6
     assert notes[-1] == "dataset.columns.label: 95 more groups of labels differ only like that"
+
+
+def test_many_labels_of_one_row_are_noted() -> None:
+    assert label_notes(counts(f"class {i % 100}" for i in range(120))) == (
+        "dataset.columns.label: 80 of 120 rows have a label that no other row has; is it the column of the classes?",
+    )
 
 
 def test_labels_that_look_the_same_stay_classes_and_are_noted(tmp_path: Path) -> None:

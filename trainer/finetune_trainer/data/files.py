@@ -97,12 +97,12 @@ def _read_folder(folder: Path, field: str, uri: str) -> Reading:
             f"{field}: folder {uri} holds no {FORMAT_NAMES} file and no picture{besides}; "
             "put the data there or correct the URI"
         )
-    _refuse_splits(pictures if about_pictures else data_files, about_pictures, field, base)
+    _refuse_splits(pictures if about_pictures else data_files, about_pictures, f"{field}: folder {uri}", base)
     note = f"{field}: folder {uri} also holds {left_out}, which are not read; save them as another type if they matter"
     notes = (note,) if left_out else ()
     if about_pictures and not data_files:
         return Reading(read_pictures(pictures, folder, base), notes)
-    rows = _read_files(folder, data_files, field, uri)
+    rows = _read_files(folder, data_files, field, f"folder {uri}", base)
     return Reading(with_pictures(rows, frozenset(pictures), folder, field) if about_pictures else rows, notes)
 
 
@@ -114,19 +114,20 @@ def _read_matches(pattern: Path, field: str, uri: str) -> Reading:
     if not data_files:
         raise InvalidError(f"{field}: {uri} matches no {FORMAT_NAMES} file; put the data there or correct the URI")
     base = uri.rpartition("/")[0]
-    _refuse_splits(data_files, False, field, base)
-    return Reading(_read_files(pattern.parent, data_files, field, base))
+    _refuse_splits(data_files, False, f"{field}: {uri}", base)
+    return Reading(_read_files(pattern.parent, data_files, field, uri, base))
 
 
-def _read_files(folder: Path, files: Sequence[str], field: str, uri: str) -> Iterator[RawRow | BadRow]:
+def _read_files(folder: Path, files: Sequence[str], field: str, source: str, base: str) -> Iterator[RawRow | BadRow]:
+    """The rows of `files`, which are relative to `folder`. `source` names all of them in a sentence; `base` is the URI
+    of the folder, without a slash at its end."""
     formats = sorted({FORMATS[_suffix(file)] for file in files})
     if len(formats) > 1:
-        raise InvalidError(f"{field}: folder {uri} mixes {' and '.join(formats)} files; keep one type or name one file")
-    base = uri.rstrip("/")
+        raise InvalidError(f"{field}: {source} mixes {' and '.join(formats)} files; keep one type or name one file")
     return (row for file in files for row in _read_file(folder / file, file, field, f"{base}/{file}"))
 
 
-def _refuse_splits(files: Sequence[str], pictures: bool, field: str, base: str) -> None:
+def _refuse_splits(files: Sequence[str], pictures: bool, source: str, base: str) -> None:
     """A folder of splits would train on its own test rows, so the user has to name one."""
     splits = splits_of(files, pictures)
     if not splits:
@@ -140,7 +141,7 @@ def _refuse_splits(files: Sequence[str], pictures: bool, field: str, base: str) 
     else:
         remedy = f"name one of them as dataset.uri, as in {base}/{first}, and another one as dataset.evaluation.uri, "
         remedy += f"as in {base}/{second}"
-    raise InvalidError(f"{field}: folder {base} holds the splits {', '.join(named[:SHOWN])}{more}; {remedy}")
+    raise InvalidError(f"{source} holds the splits {', '.join(named[:SHOWN])}{more}; {remedy}")
 
 
 def _left_out(files: Iterable[str]) -> str:

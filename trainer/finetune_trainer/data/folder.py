@@ -22,8 +22,10 @@ BOOKKEEPING = (
     "dataset_infos.json",
     "id2label.json",
     "label2id.json",
-    "license*",
-    "readme*",
+    "license",
+    "license.*",
+    "readme",
+    "readme.*",
     "state.json",
     # Kaggle
     "dataset-metadata.json",
@@ -33,13 +35,14 @@ BOOKKEEPING = (
     "samplesubmission.csv",
     # Label Studio
     "classes.txt",
-    "notes.json",
     # the file managers of Windows
     "desktop.ini",
     "thumbs.db",
 )
 """Names, in lower case, of files that are about the data or about the tool."""
 IS_BOOKKEEPING = re.compile("|".join(map(translate, BOOKKEEPING))).match
+LABEL_STUDIO = ("notes.json", "classes.txt")
+"""Label Studio writes the first beside the second. Alone, notes.json may well be somebody's data."""
 HIDDEN = (".", "__")
 """How the names of files and folders begin that their owners hide, as .git and __MACOSX."""
 
@@ -61,7 +64,7 @@ def files_below(folder: Path, field: str, uri: str) -> list[str]:
 
 
 def may_be_data(name: str) -> bool:
-    """Whether the file or folder of that name is neither hidden nor a bookkeeping file."""
+    """Whether the file of that name is neither hidden nor a bookkeeping file."""
     return not name.startswith(HIDDEN) and not IS_BOOKKEEPING(name.lower())
 
 
@@ -71,16 +74,19 @@ class BrokenLinkError(Exception):
 
 def _listed(folder: Path, below: str, parents: frozenset[str]) -> Iterator[str]:
     """`parents` are the real paths of the folders on the way here: a link back to one of them would never end."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = f"{below}{entry.name}"
-            if not may_be_data(entry.name):
-                continue
-            if entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real not in parents:
-                    yield from _listed(Path(entry.path), f"{name}/", parents | {real})
-            elif entry.is_file():
-                yield name
-            elif entry.is_symlink():
-                raise BrokenLinkError(name)
+    with os.scandir(folder) as scanned:
+        entries = list(scanned)
+    about, mark = LABEL_STUDIO
+    by_label_studio = any(entry.name == mark for entry in entries)
+    for entry in entries:
+        name = f"{below}{entry.name}"
+        if entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real not in parents and not entry.name.startswith(HIDDEN):
+                yield from _listed(Path(entry.path), f"{name}/", parents | {real})
+        elif not may_be_data(entry.name) or (by_label_studio and entry.name == about):
+            continue
+        elif entry.is_file():
+            yield name
+        elif entry.is_symlink():
+            raise BrokenLinkError(name)

@@ -13,6 +13,8 @@ from finetune_trainer.errors import InvalidError
 
 FEWEST_ROWS = 20
 """Rows from which on labels that occur once are suspicious. With fewer, somebody may be trying something out."""
+FEWEST_SCORES = 10
+"""The same for numbers with fractions, which are hardly ever classes."""
 MOST_FRACTIONS = 20
 """Different labels with fractions that may be classes, as stars from 0.5 to 5 are."""
 CODE = re.compile(r"0\d")
@@ -30,18 +32,26 @@ class LabelCounts:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.numbers: dict[str, int] = {}
+        """Label -> how many labels were found before it."""
         self.counts: dict[str, int] = {}
         self.first: dict[str, str] = {}
-        """Label -> id of the first row that has it. The labels are in the order in which they were found."""
+        """Label -> id of the first row that has it."""
         self.equal_to_text = 0
         """Rows whose label is their text."""
 
-    def add(self, row: str, label: str, text: str | None) -> None:
-        """`row` is the row's id; `text` is what the model reads of it, None for a picture."""
+    def add(self, row: str, label: str, text: str | None) -> int:
+        """Returns the label's number. `row` is the row's id; `text` is what the model reads, None for a picture."""
         self.rows += 1
         self.counts[label] = self.counts.get(label, 0) + 1
         self.first.setdefault(label, row)
         self.equal_to_text += text is not None and label == text.strip()
+        return self.numbers.setdefault(label, len(self.numbers))
+
+    @property
+    def once(self) -> int:
+        """Labels that occur once."""
+        return sum(count == 1 for count in self.counts.values())
 
     def joined(self, other: LabelCounts) -> LabelCounts:
         """The counts of the rows of both."""
@@ -49,6 +59,7 @@ class LabelCounts:
         both.rows = self.rows + other.rows
         both.equal_to_text = self.equal_to_text + other.equal_to_text
         both.first = {**other.first, **self.first}
+        both.numbers = {label: number for number, label in enumerate(both.first)}
         both.counts = {label: self.counts.get(label, 0) + other.counts.get(label, 0) for label in both.first}
         return both
 
@@ -72,24 +83,23 @@ def _is_name(label: str, count: int) -> bool:
 def refuse_no_classes(labels: LabelCounts, column: str) -> None:
     """Raises InvalidError when the labels are the texts, scores, or ids.
 
-    Labels are taken for ids when more than half of at least 20 rows have one that no other row has: most of what a
-    model learns from such rows can be measured on none. So 77 intents of ten rows each pass, a thousand classes of
-    three rows each, and data with a long tail of rare classes, as long as most rows have a label that is not rare.
+    Labels are taken for ids when more than three quarters of at least 20 rows have one that no other row has: what a
+    model learns from such rows can be measured on no other. So 77 intents of ten rows each pass, a thousand classes of
+    three rows each, and data with a long tail of rare classes. From one half on, `label_notes` says so.
 
     Labels are taken for scores when all are numbers, some have fractions, and they are more than 20 or most occur once.
     Whole numbers pass (they may be stars or codes), and so do codes with a leading 0.
     """
     field = f"dataset.columns.label: column {column!r}"
-    different = len(labels.counts)
-    once = sum(count == 1 for count in labels.counts.values())
+    different, once = len(labels.counts), labels.once
     if labels.equal_to_text == labels.rows:
         raise InvalidError(f"{field} holds the text of each row again; name the column of the classes")
-    if _are_fractions(labels.counts) and (different > MOST_FRACTIONS or 2 * once > labels.rows >= MOST_FRACTIONS / 2):
+    if _are_fractions(labels.counts) and (different > MOST_FRACTIONS or 2 * once > labels.rows >= FEWEST_SCORES):
         raise InvalidError(
             f"{field} holds {different} different numbers with fractions, as scores are, and learning scores "
             "(regression) is no task here; make classes of them, such as low and high, or write codes as words"
         )
-    if labels.rows >= FEWEST_ROWS and 2 * once > labels.rows:
+    if labels.rows >= FEWEST_ROWS and 4 * once > 3 * labels.rows:
         raise InvalidError(
             f"{field} has {different} different labels in {labels.rows} rows, and {once} of them occur only once; "
             "a class needs several rows, so name the column of the classes or make fewer of them"
@@ -105,8 +115,9 @@ def _are_fractions(labels: Mapping[str, int]) -> bool:
         return False
 
 
-def variants(labels: LabelCounts) -> tuple[str, ...]:
-    """Sentences on labels that differ only in what people hardly see. They stay classes of their own."""
+def label_notes(labels: LabelCounts) -> tuple[str, ...]:
+    """Sentences on many labels of one row, and on labels that differ only in what people hardly see. All stay classes
+    of their own."""
     groups: dict[str, list[str]] = {}
     for label in labels.counts:
         groups.setdefault(_look(label), []).append(label)
@@ -118,6 +129,11 @@ def variants(labels: LabelCounts) -> tuple[str, ...]:
     ]
     if len(alike) > VARIANTS:
         notes.append(f"dataset.columns.label: {len(alike) - VARIANTS} more groups of labels differ only like that")
+    if labels.rows >= FEWEST_ROWS and 2 * labels.once > labels.rows:
+        notes.append(
+            f"dataset.columns.label: {labels.once} of {labels.rows} rows have a label that no other row has; "
+            "is it the column of the classes?"
+        )
     return tuple(notes)
 
 

@@ -26,7 +26,7 @@ from finetune_trainer import contract
 from finetune_trainer.contract import Task
 from finetune_trainer.data.files import read
 from finetune_trainer.data.hub import Side
-from finetune_trainer.data.label_check import LabelCounts, refuse_no_classes, shown, variants
+from finetune_trainer.data.label_check import LabelCounts, label_notes, refuse_no_classes, shown
 from finetune_trainer.data.row_check import FEATURES, Row, RowCheck
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.pod.paths import Paths
@@ -68,22 +68,22 @@ def load_rows(
     fraction = None if dataset.evaluation_source is not None else dataset.evaluation_fraction
     if dataset.evaluation_source is None and fraction is None:
         raise InvalidError("dataset.evaluation: gives neither fraction nor uri; set one of them")
-    source = read(dataset.source, "dataset.uri", "train", paths)
-    notes = list(source.notes)
+    reading = read(dataset.source, "dataset.uri", "train", paths)
+    notes = list(reading.notes)
     with sides["train"] as train, sides["evaluation"] as evaluation:
-        for row in check.rows(source.rows, "dataset.uri", dataset.source.uri):
+        for row in check.rows(reading.rows, "dataset.uri", dataset.source.uri):
             (evaluation if fraction is not None and _is_held_out(row.key, fraction) else train).write(row)
         if dataset.evaluation_source is not None:
             field, uri = "dataset.evaluation.uri", dataset.evaluation_source.uri
-            source = read(dataset.evaluation_source, field, "evaluation", paths)
-            notes += source.notes
-            for row in check.rows(source.rows, field, uri):
+            reading = read(dataset.evaluation_source, field, "evaluation", paths)
+            notes += reading.notes
+            for row in check.rows(reading.rows, field, uri):
                 evaluation.write(row)
     _refuse_empty_side(train, evaluation, fraction)
     labels = None
     if "label" in check.wanted:
         labels = arranged(_labels(train.labels, evaluation.labels, dataset))
-        notes += variants(train.labels.joined(evaluation.labels))
+        notes += label_notes(train.labels.joined(evaluation.labels))
     leaked = _leaked(train, evaluation, dataset)
     digest = hashlib.sha256(json.dumps([train.digest, evaluation.digest, labels], ensure_ascii=False).encode())
     return Rows(train.dataset(labels), evaluation.dataset(labels), labels, digest.hexdigest(), leaked, tuple(notes))
@@ -176,7 +176,6 @@ class _SideWriter:
         self._label_path = folder / f"{side}-labels.arrow"
         self._label_writer = ArrowWriter(path=str(self._label_path), features=LABEL_FEATURES)
         self._digest = hashlib.sha256()
-        self._found: dict[str, int] = {}
         self.keys = array("Q")
         """The first eight bytes of the key of each row."""
         self.count = 0
@@ -203,8 +202,7 @@ class _SideWriter:
         self.keys.append(int.from_bytes(row.key[:8], "big"))
         self.count += 1
         if row.label is not None:
-            self.labels.add(row.id, row.label, row.values.get("text"))
-            self._label_writer.write({"label": self._found.setdefault(row.label, len(self._found))})
+            self._label_writer.write({"label": self.labels.add(row.id, row.label, row.values.get("text"))})
             label = row.label.encode()
             self._digest.update(len(label).to_bytes(8, "big") + label)
 
@@ -218,7 +216,7 @@ class _SideWriter:
         if labels is None:
             return rows
         number = {label: number for number, label in enumerate(labels)}
-        classes = [number[label] for label in self._found]
+        classes = [number[label] for label in self.labels.numbers]
         found = datasets.Dataset.from_file(str(self._label_path))
         in_order = found.map(
             lambda column: {"label": [classes[label] for label in column]},
