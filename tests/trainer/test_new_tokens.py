@@ -38,7 +38,8 @@ def config_of(folder: Path, model: Any, stage: int, **changes: Any) -> RunConfig
     """Every row has all new tokens."""
     base = base_with_added_tokens(folder / "model", model)
     texts = [{"text": f"{ADDED[0]} w{i} w{i + 1} {ADDED[1]} w{2 * i} {ADDED[2]}"} for i in range(16)]
-    rows, evaluation = (tiny.write_rows(folder / f"{name}.jsonl", texts) for name in ("train", "evaluation"))
+    others = [{"text": f"w59 {row['text']}"} for row in texts]
+    rows, evaluation = tiny.write_rows(folder / "train.jsonl", texts), tiny.write_rows(folder / "others.jsonl", others)
     recipe = {"max_steps": 6, "learning_rate": 1e-2, "deepspeed": SHARD_ALL if stage == 3 else None}
     columns = contract.Columns(text="text")
     return tiny.run_config(
