@@ -54,6 +54,14 @@ def test_a_model_that_cannot_be_tried_is_judged_by_its_configuration() -> None:
         assert reads_left_to_right(model) == is_decoder
 
 
+def test_a_weight_that_is_not_finite_does_not_hide_how_a_model_reads() -> None:
+    """Rows with values that are not finite are named when they are trained, and the model is not refused for them."""
+    model = model_of(tiny.llama(), torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3:40] = float("nan")
+    assert reads_left_to_right(model)
+
+
 def prepared(folder: Path, config: Any) -> None:
     base = tiny.save_model(folder / "model", tiny.CAUSAL_LM, config)
     rows, evaluation = (tiny.make_rows(folder / name, tiny.CAUSAL_LM, 8) for name in ("train", "evaluation"))

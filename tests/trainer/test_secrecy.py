@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from jinja2.exceptions import TemplateError
+from trainer import tiny
 from trainer.fixtures_data import CLAUSES, COLUMNS, dataset, workspace, write_csv, write_jsonl, write_pictures
 
 from finetune_trainer.contract import Columns, Task
 from finetune_trainer.data.rows import load_rows
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.tasks.supervision import chat
+from finetune_trainer.tasks.chat import Chat
 
 SECRET = "SECRETMARKER"
 GOOD = json.dumps(CLAUSES[0])
@@ -212,25 +211,12 @@ def test_no_note_holds_a_label_of_one_row(tmp_path: Path) -> None:
     assert note.startswith("dataset.columns.label: 2 labels of one row each differ only by case")
 
 
-@dataclass
-class Refusing:
-    """A tokenizer whose chat template refuses every chat with `complaint`."""
-
-    complaint: str
-    chat_template: str = "{{ raise_exception('Roles must alternate') }}"
-
-    def apply_chat_template(self, *_: object, **__: object) -> None:
-        raise TemplateError(self.complaint)
-
-
 @pytest.mark.parametrize(
     ("complaint", "said"),
-    [("Roles must alternate", "Roles must alternate"), (f"Unknown role {SECRET}", "it does not accept these messages")],
+    [("'Roles must alternate'", "Roles must alternate"), ("'Unknown text ' + messages[0].content", "Unknown text")],
 )
 def test_a_chat_template_says_only_its_own_words(complaint: str, said: str) -> None:
-    tokenizer: Any = Refusing(complaint)
-    with pytest.raises(InvalidError) as error:
-        chat(tokenizer, [USER, ASSISTANT], "t.jsonl:1")
-    assert str(error.value) == (
-        f"dataset.columns.messages: the chat template refuses t.jsonl:1 ({said}); change or remove the row"
-    )
+    tokenizer = tiny.tokenizer(pad=True, template=f"{{{{ raise_exception({complaint}) }}}}")
+    with pytest.raises(InvalidError, match=f"the chat template refuses t.jsonl:1 .*{said}") as error:
+        Chat(tokenizer).supervised({"messages": [USER, ASSISTANT]}, "t.jsonl:1")
+    assert SECRET not in str(error.value)
