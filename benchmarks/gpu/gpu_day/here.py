@@ -47,7 +47,7 @@ class Here:
         from finetune_trainer.deepspeed_config import deepspeed_config
         from finetune_trainer.model.engine import initialize
         from finetune_trainer.model.load import with_adapter
-        from finetune_trainer.model.prepare import DTYPES
+        from finetune_trainer.model.start_model import DTYPES
 
         torch.manual_seed(config.training.seed)
         with torch.device(self.ranks.device):

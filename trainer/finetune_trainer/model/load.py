@@ -15,7 +15,8 @@ from finetune_trainer.contract import Lora, RunConfig
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.model.adapter import adapter_config
 from finetune_trainer.model.new_tokens import check_tied_layers
-from finetune_trainer.model.prepare import DTYPES, Prepared
+from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.model.start_model import DTYPES
 from finetune_trainer.tasks import task_of
 
 

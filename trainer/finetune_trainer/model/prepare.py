@@ -7,44 +7,32 @@ ZeRO-3 context, in which a checkpoint with another head cannot be loaded, and ev
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import datasets
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig
 
-from finetune_trainer.contract import TASKS, Facts, RunConfig, Source
-from finetune_trainer.data.rows import Rows, load_rows
+from finetune_trainer.contract import TASKS, Facts, RunConfig
+from finetune_trainer.data.rows import load_rows
 from finetune_trainer.errors import InvalidError
+from finetune_trainer.model.base import base_config, base_folder, misfit, processor_of, shape_of
 from finetune_trainer.model.export import START_FOLDER, share
 from finetune_trainer.model.facts import facts_of
-from finetune_trainer.model.labels import are_generic, carry_over, head_parameters, in_base_order, labels_of, rows_of
-from finetune_trainer.model.refusal import as_refusal, first_line
+from finetune_trainer.model.labels import in_base_order, labels_of
+from finetune_trainer.model.refusal import as_refusal
+from finetune_trainer.model.start_model import start_model
 from finetune_trainer.model.trial import try_rows
-from finetune_trainer.model.trust import CODE_KEY, check_model, has_safetensors
+from finetune_trainer.model.trust import check_model
 from finetune_trainer.pod.paths import Paths
-from finetune_trainer.tasks import Settings, Task, task_of
+from finetune_trainer.tasks import Settings, task_of
 
 PREPARED_FOLDER = "prepared"
 FACTS_FILE = "facts.json"
-UNUSED_FILES = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "original/*"]
-"""Weights of other frameworks in hub repositories."""
-WEIGHT_FILES = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"]
-NUMBERED = re.compile(r"\.\d+\.")
-"""In the name of a parameter: it belongs to one of several like layers."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -130,14 +118,14 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     """Everything that can be known without the weights is checked before they are fetched and read."""
     task = task_of(config.task)
     _check_metrics(config)
-    base = _base_folder(config.model, paths, weights=False)
+    base = base_folder(config.model, paths, weights=False)
     check_model(config, base)
-    model_config = _base_config(config, task, base)
-    processor = _processor(config, task, base)
+    model_config = base_config(config, task, base)
+    processor = processor_of(config, task, base)
     base_labels = labels_of(model_config)
     with as_refusal("dataset.uri", "check the rows, or choose another model", quote=False):
         rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
-        task.adapt_processor(processor, _shape(config, task, model_config))
+        task.adapt_processor(processor, shape_of(config, task, model_config))
         settings = Settings(processor, model_config, config.training.sequence_length)
         notes = list(rows.notes)
         train = task.encode(rows.train, settings, notes)
@@ -146,12 +134,12 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         train.save_to_disk(str(folder / "train"))
         evaluation.save_to_disk(str(folder / "evaluation"))
 
-    base = _base_folder(config.model, paths, weights=True)
+    base = base_folder(config.model, paths, weights=True)
     check_model(config, base)  # again: only now it can be seen in which form the weights are
     with as_refusal("model.uri", "choose another model, or save this one again", quote=True):
-        model, new_parameters, known_labels = _start_model(config, base, model_config, rows, base_labels)
+        model, new_parameters, known_labels = start_model(config, base, model_config, rows, base_labels)
         if not task.can_learn(model):
-            raise _misfit(config, model_config)
+            raise misfit(config, model_config)
         new_tokens = task.adapt(model, processor, rows.train.column_names)
         try_rows(config, train, model, Settings(processor, model.config, config.training.sequence_length))
         model.save_pretrained(start)
@@ -190,159 +178,3 @@ def _check_metrics(config: RunConfig) -> None:
         if metric not in TASKS[config.task].metrics:
             fitting = ", ".join(TASKS[config.task].metrics)
             raise InvalidError(f"evaluate.metrics: {metric} does not fit task {config.task}; use {fitting}")
-
-
-# ---- the base model -------------------------------------------------------------------------------------------------
-
-
-def _base_folder(model: Source, paths: Paths, weights: bool) -> Path:
-    """Where the model is: fetched from the hub, with the token in HF_TOKEN if there is one, or where the URI says.
-    `weights`: whether its weights are needed too, or only what is small."""
-    folder = paths.local(model.uri)
-    if folder is not None:
-        if not folder.is_dir():
-            raise InvalidError(f"model.uri: {model.uri} is not a folder; give one in Hugging Face layout")
-        return folder
-    repository = model.uri.removeprefix("hf://")
-    unused = UNUSED_FILES if weights else [*UNUSED_FILES, *WEIGHT_FILES]
-    try:
-        return Path(snapshot_download(repository, revision=model.revision, ignore_patterns=unused))
-    except RevisionNotFoundError:
-        raise InvalidError(f"model.revision: {model.uri} has no revision {model.revision}; correct it") from None
-    except RepositoryNotFoundError:
-        raise InvalidError(
-            f"model.uri: {model.uri} does not exist on the hub or is not yours to read; "
-            "correct it, or put a token in the secret that model.secretName names"
-        ) from None
-
-
-def _base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
-    uri = config.model.uri
-    if not (base / "config.json").is_file():
-        raise InvalidError(f"model.uri: {uri} has no config.json; give a folder in Hugging Face layout")
-    try:
-        model_config: PreTrainedConfig = AutoConfig.from_pretrained(base, trust_remote_code=config.allow_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InvalidError(
-            f"model.uri: config.json of {uri} cannot be used ({_complaint(error, base, uri)}); save the model again"
-        ) from None
-    # Code that was allowed may bring a type of its own.
-    brought = config.allow_remote_code and task.auto_class.__name__ in getattr(model_config, CODE_KEY, {})
-    if not (brought or model_config.model_type in task.model_types):
-        raise _misfit(config, model_config)
-    return model_config
-
-
-def _misfit(config: RunConfig, model_config: PreTrainedConfig) -> InvalidError:
-    return InvalidError(
-        f"task: {config.task} does not fit model.uri {config.model.uri}, which is of type {model_config.model_type}; "
-        "choose another task or another model"
-    )
-
-
-def _processor(config: RunConfig, task: Task, base: Path) -> Any:
-    try:
-        return task.load_processor(base, config.allow_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        kind = "image processor" if TASKS[config.task].reads == "pictures" else "tokenizer"
-        uri = config.model.uri
-        raise InvalidError(
-            f"model.uri: {uri} has no usable {kind} ({_complaint(error, base, uri)}); save it beside the model"
-        ) from None
-
-
-def _shape(config: RunConfig, task: Task, model_config: PreTrainedConfig) -> PreTrainedModel | None:
-    """The model without values in its weights; None for one that cannot be built so."""
-    try:
-        with torch.device("meta"):
-            shape: PreTrainedModel = task.auto_class.from_config(
-                copy.deepcopy(model_config), trust_remote_code=config.allow_remote_code
-            )
-            return shape
-    except Exception:  # a model that computes with its weights while it is built
-        return None
-
-
-def _start_model(
-    config: RunConfig, base: Path, model_config: PreTrainedConfig, rows: Rows, base_labels: tuple[str, ...]
-) -> tuple[PreTrainedModel, set[str], list[str]]:
-    """The model with its new parameters, their names, and the labels that the base model knew."""
-    own_config = copy.deepcopy(model_config)
-    if rows.labels is not None:
-        model_config.id2label = dict(enumerate(rows.labels))
-        model_config.label2id = {label: index for index, label in enumerate(rows.labels)}
-        model_config.problem_type = "single_label_classification"
-    torch.manual_seed(config.training.seed)
-    try:
-        model, info = _loaded(config, base, model_config)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
-        uri = config.model.uri
-        raise InvalidError(
-            f"model.uri: {uri} cannot be loaded ({_complaint(error, base, uri)}); give a folder with all its weights"
-        ) from None
-    parameters = {name for name, _ in model.named_parameters()}
-    new = parameters & (set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]})
-    body = {name for name in parameters if name.startswith(f"{model.base_model_prefix}.")}
-    if body and body <= new:
-        raise InvalidError(
-            f"model.uri: the weights of {config.model.uri} have none of the names that its config.json asks for; "
-            "give a folder whose weights and config.json belong together"
-        )
-    # A head or a pooler may be new; a layer among layers would be noise that all others have to pass through.
-    if lost := sorted(name for name in body & new if NUMBERED.search(name)):
-        raise InvalidError(
-            f"model.uri: the weights of {config.model.uri} lack {lost[0]} or have it in another shape, and so "
-            f"{len(lost)} parameters that config.json asks for; give a folder whose weights and config.json belong "
-            "together"
-        )
-    if rows.labels is None or not base_labels:
-        return model, new, []
-    return model, *_with_known_labels(config, base, own_config, model, new, rows.labels, base_labels)
-
-
-def _loaded(config: RunConfig, base: Path, model_config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The base model as it is configured, and what transformers says of its parameters."""
-    model, info = task_of(config.task).auto_class.from_pretrained(
-        base,
-        config=model_config,
-        dtype=DTYPES[config.training.precision],
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        trust_remote_code=config.allow_remote_code,
-        use_safetensors=has_safetensors(base) or not config.allow_pickle_weights,
-        weights_only=True,
-    )
-    return model, info
-
-
-def _with_known_labels(
-    config: RunConfig,
-    base: Path,
-    own_config: PreTrainedConfig,
-    model: PreTrainedModel,
-    new: set[str],
-    labels: tuple[str, ...],
-    base_labels: tuple[str, ...],
-) -> tuple[set[str], list[str]]:
-    """Carry over the head's rows of labels that the base model knew. Returns the new parameters and these labels.
-
-    When the labels are the same, they have the base model's order and the head is right as it was loaded. A head that
-    has as many rows, but for other labels, was loaded as it is: each of its rows must come to its name."""
-    known = rows_of(labels, base_labels)
-    if not known and (len(labels) != len(base_labels) or are_generic(base_labels)):
-        return new, []  # the head is new already, or says nothing of what its rows are for
-    auto_class = task_of(config.task).auto_class
-    heads = head_parameters(auto_class, model.config, config.allow_remote_code)
-    if [known.get(label) for label in labels] == list(range(len(base_labels))):
-        return new, [] if heads & new else list(labels)
-    own, info = _loaded(config, base, own_config)
-    if not heads or heads & ({*info["missing_keys"]} | {key[0] for key in info["mismatched_keys"]}):
-        return new, []  # the base model has no head
-    torch.manual_seed(config.training.seed)
-    carry_over(model, own, heads, {labels.index(label): row for label, row in known.items()})
-    return new | heads, [label for label in labels if label in known]
-
-
-def _complaint(error: Exception, base: Path, uri: str) -> str:
-    """What a library says, with the user's name for the folder."""
-    return first_line(error).replace(str(base), uri.rstrip("/"))

@@ -1,0 +1,104 @@
+"""The base model that a training starts from: where its files are, and whether it fits the task.
+
+Nothing here reads its weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from finetune_trainer.contract import TASKS, RunConfig, Source
+from finetune_trainer.errors import InvalidError
+from finetune_trainer.model.refusal import first_line
+from finetune_trainer.model.trust import CODE_KEY
+from finetune_trainer.pod.paths import Paths
+from finetune_trainer.tasks import Task
+
+UNUSED_FILES = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "original/*"]
+"""Weights of other frameworks in hub repositories."""
+WEIGHT_FILES = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"]
+
+
+def base_folder(model: Source, paths: Paths, weights: bool) -> Path:
+    """The folder with the model's files. A model on the hub is fetched, with the token in HF_TOKEN if there is one.
+
+    `weights`: whether the weights are fetched too, or only configuration and tokenizer. Raises InvalidError when there
+    is no such model."""
+    folder = paths.local(model.uri)
+    if folder is not None:
+        if not folder.is_dir():
+            raise InvalidError(f"model.uri: {model.uri} is not a folder; give one in Hugging Face layout")
+        return folder
+    repository = model.uri.removeprefix("hf://")
+    unused = UNUSED_FILES if weights else [*UNUSED_FILES, *WEIGHT_FILES]
+    try:
+        return Path(snapshot_download(repository, revision=model.revision, ignore_patterns=unused))
+    except RevisionNotFoundError:
+        raise InvalidError(f"model.revision: {model.uri} has no revision {model.revision}; correct it") from None
+    except RepositoryNotFoundError:
+        raise InvalidError(
+            f"model.uri: {model.uri} does not exist on the hub or is not yours to read; "
+            "correct it, or put a token in the secret that model.secretName names"
+        ) from None
+
+
+def base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
+    """The model's configuration. Raises InvalidError when it cannot be read or cannot do the task."""
+    uri = config.model.uri
+    if not (base / "config.json").is_file():
+        raise InvalidError(f"model.uri: {uri} has no config.json; give a folder in Hugging Face layout")
+    try:
+        model_config: PreTrainedConfig = AutoConfig.from_pretrained(base, trust_remote_code=config.allow_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InvalidError(
+            f"model.uri: config.json of {uri} cannot be used ({complaint(error, base, uri)}); save the model again"
+        ) from None
+    # Code that was allowed may bring a type of its own.
+    brought = config.allow_remote_code and task.auto_class.__name__ in getattr(model_config, CODE_KEY, {})
+    if not (brought or model_config.model_type in task.model_types):
+        raise misfit(config, model_config)
+    return model_config
+
+
+def processor_of(config: RunConfig, task: Task, base: Path) -> Any:
+    """The model's tokenizer or image processor. Raises InvalidError when it has none."""
+    try:
+        return task.load_processor(base, config.allow_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        kind = "image processor" if TASKS[config.task].reads == "pictures" else "tokenizer"
+        uri = config.model.uri
+        raise InvalidError(
+            f"model.uri: {uri} has no usable {kind} ({complaint(error, base, uri)}); save it beside the model"
+        ) from None
+
+
+def shape_of(config: RunConfig, task: Task, model_config: PreTrainedConfig) -> PreTrainedModel | None:
+    """The model without values in its weights; None for one that cannot be built so."""
+    try:
+        with torch.device("meta"):
+            shape: PreTrainedModel = task.auto_class.from_config(
+                copy.deepcopy(model_config), trust_remote_code=config.allow_remote_code
+            )
+            return shape
+    except Exception:  # a model that computes with its weights while it is built
+        return None
+
+
+def misfit(config: RunConfig, model_config: PreTrainedConfig) -> InvalidError:
+    """The error that says that the model cannot do the task."""
+    return InvalidError(
+        f"task: {config.task} does not fit model.uri {config.model.uri}, which is of type {model_config.model_type}; "
+        "choose another task or another model"
+    )
+
+
+def complaint(error: Exception, base: Path, uri: str) -> str:
+    """The first line of a library's message, with the user's name for the model's folder."""
+    return first_line(error).replace(str(base), uri.rstrip("/"))
