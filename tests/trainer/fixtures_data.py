@@ -43,12 +43,14 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_pictures(folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("cup", "plate")) -> Path:
+def write_pictures(
+    folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("cup", "plate"), blue: int = 10
+) -> Path:
     """Each picture has a colour of its own."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(per_class):
-            Image.new("RGB", (8, 8), (number * 90, i * 20, 10)).save(folder / name / f"{i}.png")
+            Image.new("RGB", (8, 8), (number * 90, i * 20, blue)).save(folder / name / f"{i}.png")
     return folder
 
 

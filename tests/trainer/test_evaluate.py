@@ -37,7 +37,7 @@ class Fixed(torch.nn.Module):
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Prepared]:
     folder = tmp_path_factory.mktemp("run")
     base = tiny.save_model(folder / "model", tiny.CAUSAL_LM, tiny.llama())
-    evaluation = tiny.prompts(folder / "evaluation.jsonl", 6)
+    evaluation = tiny.prompts(folder / "evaluation.jsonl", 6, seed=4)
     paths = tiny.paths_in(folder)
     config = tiny.run_config(tiny.CAUSAL_LM, base, tiny.prompts(folder / "rows.jsonl", 6), evaluation)
     prepare(config, paths)

