@@ -89,9 +89,10 @@ def _fault(schedule: Schedule, job: Object) -> str | None:
     name, status = job["metadata"]["name"], job["status"]
     known = schedule.invariants.known[job["metadata"]["uid"]]
     phase, generation = status.get("phase"), job["metadata"]["generation"]
-    # An edit that another model comes of waits for the end of the run, also of one that is suspended.
-    waits = phase == "Suspended" and "completionTime" not in status.get("run", {}) and _is_edited(known, job)
-    waits = waits and job["spec"]["retrain"]["whileRunning"] == "Finish"
+    # An edit waits for the end of a run that has trained, also of one that is suspended.
+    run = status.get("run", {})
+    waits = phase == "Suspended" and "completionTime" not in run and _is_edited(known, job)
+    waits = waits and run["number"] in known.trained and job["spec"]["retrain"]["whileRunning"] == "Finish"
     if any(c["reason"] == "Refused" and c["status"] == "True" for c in status.get("conditions", [])):
         return f"{name} is still Refused"
     if status["observedGeneration"] != generation and not waits:

@@ -251,8 +251,8 @@ class Retrain(Model):
     )
     while_running: Literal["Finish", "Replace"] = Field(
         "Finish",
-        description="What an edit means for the run that goes on, unless it ends none (suspend, ttl, budgets, "
-        "checkpoint).",
+        description="What an edit means for a run that has trained and goes on, unless it ends none (suspend, ttl, "
+        "budgets, checkpoint). A run that has not trained yet follows an edit at once.",
     )
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator import constants
-from finetune_operator.api.v1alpha1 import FineTuneJob
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
 from finetune_trainer.contract import PodStatus, TerminationMessage
@@ -255,6 +255,8 @@ class Observed:
     edited: bool = False
     """The spec wants another model than the run that goes on; `job` then has the run's own spec, with the fields of the
     new one that hold at once."""
+    edit: FineTuneJobSpec | None = None
+    """The spec of now, if it is `edited`."""
     spec_lost: bool = False
     """The run's own spec was deleted; `job` then has that of now."""
     jitter: float = 0.5
