@@ -458,6 +458,10 @@ class Invariants:
                 "{}: a success, but of {} pods only {} ended well", known.name, len(nodes), uids,
             )  # fmt: skip
             return
+        if entry["message"].startswith("a rank is silent"):
+            cut: set[str] = set().union(*(self._history.silenced.get(uid, set()) for uid in uids))
+            right = "node" not in entry or entry["node"] in cut
+            self._expect(right, "{}: {} blames {} and not {}", known.name, which, entry.get("node"), cut)
         since, tolerance = _seconds(entry["startTime"]), spec["faultTolerance"]
         allowed = {name for name, minutes in BY_TIME.items() if self._is_over(since, tolerance[minutes])}
         if self._is_late(known, spec, which, entry):

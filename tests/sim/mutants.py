@@ -206,6 +206,10 @@ def symptoms_are_taken_for_the_cause() -> Any:
     return patch.object(cause, "_failed_at", lambda pod: pod.ended or cause._LATE)
 
 
+def whoever_heard_of_a_failure_is_blamed() -> Any:
+    return patch.object(cause, "culprit", lambda witness, pods, ranks_per_pod: witness)
+
+
 def evidence_is_dropped() -> Any:
     def merged(self: Evidence, owner_uid: str, listed: Iterable[PodView], job: Any = None) -> tuple[PodView, ...]:
         return tuple(pod for pod in listed if pod.owner_uid == owner_uid)
@@ -334,6 +338,7 @@ MUTANTS: tuple[Callable[[], Any], ...] = (
     one_index_is_enough,
     another_world_is_as_good,
     symptoms_are_taken_for_the_cause,
+    whoever_heard_of_a_failure_is_blamed,
     evidence_is_dropped,
     deletions_of_pods_are_not_seen,
     entries_are_forgotten,

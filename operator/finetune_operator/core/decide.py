@@ -51,7 +51,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
         return end_as_failure(observed, run, Cause(FailureClass.REPLACED, message), settings)
     if observed.child is None:
         if run.job_uid is not None:
-            return end_as_failure(observed, run, cause_of(None, observed.pods), settings)
+            return end_as_failure(observed, run, cause_of(None, observed.pods, run.world // run.nodes), settings)
         if observed.spec_lost:
             message = "the spec was edited, and the one that the run began with was deleted with its ConfigMaps"
             return end_as_failure(observed, run, Cause(FailureClass.REPLACED, message), settings)

@@ -30,7 +30,7 @@ def failing(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
     words = seconds_to_wait(observed.child, observed.pods, now, settle)
     if (wait := max(words, seconds_until_stopped(observed.pods, settle, now))) > 0:
         return Decision(None, look_again=min(1.0, wait))
-    return end_as_failure(observed, run, cause_of(observed.child, observed.pods), settings)
+    return end_as_failure(observed, run, cause_of(observed.child, observed.pods, run.world // run.nodes), settings)
 
 
 def end_as_failure(

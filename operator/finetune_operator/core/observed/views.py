@@ -23,6 +23,8 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _LONGEST_GRACE = 10**8
 """Seconds; three years."""
 _LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
+_LOST_NODE = ("DeletionByTaintManager", "DeletionByPodGC")
+"""Reasons of a DisruptionTarget with which no kubelet answers any more."""
 _HOPELESS_WAITS = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -63,6 +65,8 @@ class PodView:
     """The resourceVersion with which that was first seen: the order of deletions within a second."""
     disrupted: str | None = None
     """Why the cluster takes it away, by its DisruptionTarget condition."""
+    unreachable: bool = False
+    """Its node does not report: the node's controller has called the pod not ready, though its container was."""
     present: bool = True
     """False: it is gone, and will say nothing more."""
 
@@ -102,6 +106,7 @@ class PodView:
             grace_ends=moment(metadata.get("deletionTimestamp")),
             deletion_version=_deletion_version(metadata),
             disrupted=f"{disruption.get('reason')}: {disruption.get('message', '')}" if disrupted else None,
+            unreachable="running" in state and _is_unreachable(conditions),
         )
 
     def after(self, earlier: PodView | None) -> PodView:
@@ -145,6 +150,11 @@ class PodView:
         return not self.present or self.phase in ("Succeeded", "Failed")
 
     @property
+    def on_lost_node(self) -> bool:
+        """Whether its node does not answer, or the cluster has given up waiting for that node."""
+        return self.unreachable or (self.disrupted is not None and self.disrupted.startswith(_LOST_NODE))
+
+    @property
     def ending(self) -> tuple[object, ...] | None:
         """How it ends, or is asked to; None as long as it lives."""
         facts = (self.phase == "Failed", self.exit_code, self.deleted, self.disrupted)
@@ -160,6 +170,13 @@ def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> str | N
         if waiting.get("reason") in _HOPELESS_WAITS:
             return f"{waiting['reason']}: {waiting.get('message', '')}"
     return None
+
+
+def _is_unreachable(conditions: Mapping[str, Any]) -> bool:
+    """A kubelet calls a pod not ready for its containers or for a readiness gate, and says which."""
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    gate = ready.get("reason") == "ReadinessGatesNotReady"
+    return ready.get("status") == "False" and containers.get("status") == "True" and not gate
 
 
 def _failed_before(init_containers: Iterable[Object]) -> str | None:

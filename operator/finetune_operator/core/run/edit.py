@@ -58,7 +58,8 @@ def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
 def _has_trained(status: FineTuneJobStatus, run: RunStatus) -> bool:
     """Whether an attempt of the run has attested its world, made a step or left a checkpoint, as the status has it."""
     return (
-        is_true(status.conditions, ConditionType.WORLD_READY)
+        run.attested
+        or is_true(status.conditions, ConditionType.WORLD_READY)
         or status.progress is not None
         or checkpoint.is_there(status.checkpoint)
         or any(entry.run == run.number and (entry.step or entry.checkpoint_step) for entry in status.ledger)

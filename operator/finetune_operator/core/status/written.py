@@ -53,7 +53,9 @@ def stalled(
 
 
 def world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    """All ranks have attested world and configuration."""
+    """All ranks have attested world and configuration; the run remembers it when the attempt has ended."""
+    goes_on = status.run or run
+    status = status.model_copy(update={"run": goes_on.model_copy(update={"attested": True})})
     text = constants.WORLD_READY.message.format(world=run.world, digest=(run.config_digest or "")[:12])
     return _with(observed, status, ConditionType.WORLD_READY, "True", constants.WORLD_READY.name, text)
 

@@ -211,6 +211,18 @@ def test_an_edit_of_a_run_that_has_trained_waits_and_is_told(evidence: dict[str,
     assert ready.message.endswith(f"; {waits}")
 
 
+def test_a_world_that_an_earlier_attempt_has_attested_is_remembered() -> None:
+    seen = edited(started(), LAUNCH[0], child=child(), pods=(RUNNING,))
+    trains = decide(attested(replace(seen, edited=False, edit=None)), SETTINGS).status
+    assert trains is not None
+    assert run_of(trains).attested
+    killed = replace(RUNNING, running=False, phase="Failed", exit_code=137, ended=NOW)
+    _, following = decided(edited(trains, LAUNCH[0], child=child(failure=NOW), pods=(killed,)))
+    assert run_of(following).attempt == 2
+    waits = edited(following, LAUNCH[0], child=child(), pods=(PENDING,))
+    assert run_of(decided(waits)[1]).attempt == 2
+
+
 def test_steps_of_another_run_are_no_steps_of_this_one() -> None:
     earlier = ENTRY.model_copy(update={"step": 3})
     status = with_run(started(), number=2).model_copy(update={"ledger": [earlier]})
