@@ -84,6 +84,11 @@ VOLUME_ATTACHED_ELSEWHERE = Reason(
     "Attempt {attempt} of run {run} waits: claim {claim} is {modes}, and pod {pod} of an earlier attempt holds it on "
     "node {node}; it goes on when that pod is gone (if the node is lost for good, delete the pod with --force)",
 )
+UNSCHEDULABLE = Reason("Unschedulable", "{running} of {pods} pods run; {detail}")
+PODS_REFUSED = Reason("PodsRefused", "{running} of {pods} pods run; {detail}")
+QUEUED = Reason("Queued", "{running} of {pods} pods run; {detail}")
+IMAGE_NOT_PULLED = Reason("ImageNotPulled", "{running} of {pods} pods run; {detail}")
+CONTAINER_NOT_CREATED = Reason("ContainerNotCreated", "{running} of {pods} pods run; {detail}")
 STARTING = Reason("Starting", "{running} of {pods} pods run{detail}")
 PODS_RUNNING = Reason("PodsRunning", "All {pods} pods run; {ready} of {world} ranks have reported{detail}")
 TRAINING = Reason("Training", "Run {run} trains")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cluster.conftest import RESTRICTED
-from cluster.faults import Ground, classes, eventually, message, ready_nodes, true_conditions
+from cluster.faults import Ground, classes, eventually, message, ready_nodes, reason, true_conditions
 
 pytestmark = pytest.mark.timeout(600)
 JOB = "clauses"
@@ -40,8 +40,9 @@ def test_an_image_that_does_not_exist_is_told_until_startup_minutes_end_the_job(
 def test_a_job_that_no_node_can_take_waits_with_the_scheduler_s_words_and_starts_when_one_can(ground: Ground) -> None:
     label = f"test/{ground.kubectl.namespace}"
     ground.start(JOB, **{"spec.podTemplate.nodeSelector": {label: "here"}})
-    waiting = ground.until(JOB, lambda s: "nodes are available" in message(s))
-    assert "didn't match Pod's node affinity/selector" in message(waiting)
+    waiting = ground.until(JOB, lambda s: reason(s) == "Unschedulable")
+    assert "that podTemplate.nodeSelector or podTemplate.affinity rules out" in message(waiting)
+    assert "Unschedulable" in ground.kubectl.run("get", "ftj", JOB).stdout.splitlines()[1].split()
     ground.in_phase(JOB, "Pending", attempt=1)
     node = ready_nodes(ground.kubectl)[-1]
     ground.kubectl.run("label", "node", node, f"{label}=here")
@@ -125,7 +126,8 @@ def test_of_two_jobs_that_fill_the_cluster_the_second_waits_for_the_first(
     ground.start("first", **{"spec.resources": all_slots})
     ground.training("first")
     ground.start("second", **{"spec.resources": all_slots})
-    assert "Insufficient" in message(ground.until("second", lambda s: "nodes are available" in message(s)))
+    waiting = ground.until("second", lambda s: reason(s) == "Unschedulable")
+    assert f"without enough free {all_slots['gpuResource']}" in message(waiting)
     assert classes(ground.completes("first", attempt=1)) == [("Success", False)]
     ground.training("second")
     assert classes(ground.completes("second", attempt=1)) == [("Success", False)]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
-from finetune_operator.constants import ConditionType, Phase
+from finetune_operator.constants import ConditionType, Phase, Reason
 from finetune_operator.core.attempt import checkpoint
 from finetune_operator.core.attempt.cause import Cause
 from finetune_operator.core.attempt.deadline import Late, overdue
 from finetune_operator.core.decisions.attempt_ends import end_as_failure
 from finetune_operator.core.decisions.decision import Decision, attempt_name
-from finetune_operator.core.observed.views import Observed, PodView
+from finetune_operator.core.observed.views import UNSCHEDULABLE, Observed, PodView
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status import conditions, health, progress
 from finetune_operator.core.status import written as status
+
+_REASONS = {
+    UNSCHEDULABLE: constants.UNSCHEDULABLE,
+    "ErrImagePull": constants.IMAGE_NOT_PULLED,
+    "ImagePullBackOff": constants.IMAGE_NOT_PULLED,
+    "InvalidImageName": constants.IMAGE_NOT_PULLED,
+    "CreateContainerConfigError": constants.CONTAINER_NOT_CREATED,
+    "CreateContainerError": constants.CONTAINER_NOT_CREATED,
+}
+"""By the word for what a pod waits for."""
 
 
 def report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
@@ -57,18 +67,30 @@ def _image_id(pods: tuple[PodView, ...]) -> str | None:
 
 
 def _waiting(observed: Observed, now: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    before = observed.job.status
-    queued = "its Job is suspended" if observed.child and observed.child.suspended else None
-    stuck = next(
-        (f"pod {p.name}: {p.waiting}" for p in observed.pods if p.waiting and p.present), observed.refused or queued
-    )
-    detail = f"; {stuck}" if stuck else ""
-    if any(pod.scheduled for pod in observed.pods):
-        running = sum(pod.running for pod in observed.pods)
-        if running < run.nodes and not stuck and progress.starts_now(observed.pods, observed.now):
-            return before
-        ready = len(progress.attested(run, observed.answers.values()))
-        words = {"running": running, "pods": run.nodes, "ready": ready, "world": run.world, "detail": detail}
-        reason = constants.STARTING if running < run.nodes else constants.PODS_RUNNING
-        return status.in_phase(observed, now, Phase.STARTING, reason, **words)
-    return status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=detail)
+    """Why not every rank has reported yet: what keeps a pod from running, or how many do."""
+    running = sum(pod.running for pod in observed.pods)
+    scheduled = any(pod.scheduled for pod in observed.pods)
+    phase = Phase.STARTING if scheduled else Phase.PENDING
+    if stuck := _stuck(observed):
+        reason, detail = stuck
+        return status.in_phase(observed, now, phase, reason, running=running, pods=run.nodes, detail=detail)
+    if not scheduled:
+        return status.in_phase(observed, now, phase, constants.PENDING, detail="")
+    if running < run.nodes and progress.starts_now(observed.pods, observed.now):
+        return observed.job.status
+    ready = len(progress.attested(run, observed.answers.values()))
+    words = {"running": running, "pods": run.nodes, "ready": ready, "world": run.world, "detail": ""}
+    reason = constants.STARTING if running < run.nodes else constants.PODS_RUNNING
+    return status.in_phase(observed, now, phase, reason, **words)
+
+
+def _stuck(observed: Observed) -> tuple[Reason, str] | None:
+    """What keeps the attempt from starting, if it is known: a pod that waits, or that none can be made."""
+    for pod in observed.pods:
+        if pod.waiting and pod.present:
+            return _REASONS.get(pod.waiting_reason or "", constants.UNSCHEDULABLE), f"pod {pod.name}: {pod.waiting}"
+    if observed.refused:
+        return constants.PODS_REFUSED, observed.refused
+    if observed.child and observed.child.suspended:
+        return constants.QUEUED, "its Job is suspended until a queue has room for it"
+    return None

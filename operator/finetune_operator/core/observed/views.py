@@ -12,6 +12,8 @@ from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
+from finetune_operator.core.observed.scheduler_message import explained
+from finetune_operator.core.observed.text import MAX_LINE_BYTES, shortened
 from finetune_trainer.contract import PodStatus, TerminationMessage
 
 Object = Mapping[str, Any]
@@ -25,6 +27,7 @@ _LONGEST_GRACE = 10**8
 _LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
 _LOST_NODE = ("DeletionByTaintManager", "DeletionByPodGC")
 """Reasons of a DisruptionTarget with which no kubelet answers any more."""
+UNSCHEDULABLE = "Unschedulable"
 _HOPELESS_WAITS = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -51,7 +54,9 @@ class PodView:
     scheduled_at: datetime | None = None
     running: bool = False
     waiting: str | None = None
-    """Why it does not start: the scheduler's or the kubelet's words."""
+    """Why it does not start, for people."""
+    waiting_reason: str | None = None
+    """The same in one word: Unschedulable, or the kubelet's reason, such as ErrImagePull."""
     exit_code: int | None = None
     message: TerminationMessage | None = None
     reason: str | None = None
@@ -84,6 +89,7 @@ class PodView:
         scheduled = conditions.get("PodScheduled", {})
         disruption = conditions.get("DisruptionTarget", {})
         disrupted = disruption.get("status") == "True"
+        waiting = _waiting(conditions, [*(fields(c.get("state")) for c in before), state])
         shares_node = bool(spec.get("hostNetwork")) or status.get("podIP") == status.get("hostIP")
         return cls(
             uid=text(metadata.get("uid")) or "",
@@ -97,7 +103,8 @@ class PodView:
             scheduled=text(spec.get("nodeName")) is not None,
             scheduled_at=moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
             running="running" in state,
-            waiting=_waiting(conditions, [*(fields(c.get("state")) for c in before), state]),
+            waiting=waiting[1] if waiting else None,
+            waiting_reason=waiting[0] if waiting else None,
             exit_code=whole(terminated.get("exitCode")),
             message=last_word(text(terminated.get("message"))),
             reason=text(terminated.get("reason")) or text(status.get("reason")) or _failed_before(before),
@@ -161,14 +168,16 @@ class PodView:
         return facts if any(fact is not None and fact is not False for fact in facts) else None
 
 
-def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> str | None:
+def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> tuple[str, str] | None:
+    """In one word, and in a sentence: the scheduler's, if it is understood in plain words, or the kubelet's."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
+        words = str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
+        return UNSCHEDULABLE, explained(words) or shortened(words, MAX_LINE_BYTES)
     for state in states:
         waiting = fields(state.get("waiting"))
         if waiting.get("reason") in _HOPELESS_WAITS:
-            return f"{waiting['reason']}: {waiting.get('message', '')}"
+            return waiting["reason"], f"{waiting['reason']}: {waiting.get('message', '')}"
     return None
 
 
