@@ -194,7 +194,7 @@ NO_EDIT = {"InvalidStatus", "CheckpointFailing", "Straggling", "Pending", "Start
 
 def test_every_reason_whose_remedy_is_an_act_is_tried() -> None:
     asks = {name for name in sections("Reasons") if not remedy("Reasons", name).startswith(NONE)}
-    assert asks - NO_EDIT == STUCK.keys()
+    assert asks - NO_EDIT <= STUCK.keys()
 
 
 def with_quota(resource: Resource, obj: Object) -> Object:
