@@ -37,6 +37,9 @@ CLAIMS_PATH = "/claims"
 SCRATCH_PATH = "/scratch"
 CONFIG_PATH = "/etc/finetune"
 SHARED_MEMORY_PATH = "/dev/shm"
+VOLUMES = ("workspace", "config", "scratch", "shared-memory")
+"""Names of the volumes of every pod; those of the claims that URIs name are claim-0, claim-1 and so on."""
+MOUNT_PATHS = (WORKSPACE_PATH, CLAIMS_PATH, SCRATCH_PATH, CONFIG_PATH, SHARED_MEMORY_PATH)
 RUN_CONFIG_KEY = "run.json"
 SPEC_KEY = "spec.json"
 HUB_TOKEN_KEY = "HF_TOKEN"

@@ -144,6 +144,8 @@ def _left(schedule: Schedule) -> list[str]:
                 if meta["labels"][LABEL_JOB] in protected:
                     found.append(f"{meta['name']} is another NetworkPolicy")
                 protected.add(meta["labels"][LABEL_JOB])
+                if _may_not_stay(store.get(FINETUNEJOBS, "default", meta["labels"][LABEL_JOB])):
+                    found.append(f"NetworkPolicy {meta['name']} has outlived ttlSecondsAfterFinished")
             elif resource != PODS and _may_not_stay(store.get(FINETUNEJOBS, "default", meta["labels"][LABEL_JOB])):
                 found.append(f"{resource.kind} {meta['name']} has outlived ttlSecondsAfterFinished")
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from finetune_operator.api.quantity import is_quantity, parse_quantity
 from finetune_operator.api.shown import cut
 from finetune_operator.api.v1alpha1 import Columns, FineTuneJobSpec
-from finetune_operator.constants import MAX_NAME_LENGTH
+from finetune_operator.constants import CLAIMS_PATH, MAX_NAME_LENGTH, MOUNT_PATHS, VOLUMES
 from finetune_trainer.contract import METHODS, TASKS, Task, TaskEntry
 
 
@@ -140,6 +140,28 @@ def _only_with_adapter(field: str, camel: str) -> Rule:
     )
 
 
+def _entries_rule(field: str, camel: str, key: str, taken: Callable[[str], bool], taken_cel: str, message: str) -> Rule:
+    """No entry of a list in podTemplate may have a value of `key` that is taken; `taken_cel` says so of `v.<key>`."""
+
+    def found(spec: FineTuneJobSpec) -> str | None:
+        entries: list[dict[str, object]] = getattr(spec.pod_template, field) or []
+        return next((name for e in entries if isinstance(name := e.get(key), str) and taken(name)), None)
+
+    path, clash = f"self.podTemplate.{camel}", f"has(v.{key}) && {taken_cel}"
+    return Rule(
+        field=f"podTemplate.{camel}",
+        cel=f"!has({path}) || !{path}.exists(v, {clash})",
+        holds=lambda spec: found(spec) is None,
+        message=message,
+        value_cel=f"{path}.filter(v, {clash})[0].{key}",
+        value=found,
+    )
+
+
+_TAKEN_VOLUME = re.compile(rf"({'|'.join(VOLUMES)}|claim-[0-9]+)")
+_TAKEN_PATH = re.compile(rf"({'|'.join(MOUNT_PATHS)})/?|{CLAIMS_PATH}/.*")
+
+
 def _from_hub(spec: FineTuneJobSpec) -> bool:
     return spec.model.uri.startswith("hf://") or spec.dataset.uri.startswith("hf://")
 
@@ -211,6 +233,16 @@ RULES: tuple[Rule, ...] = (
     _uri_rules(
         "dataset.evaluation.uri", "self.dataset.evaluation.uri", "has(self.dataset.evaluation.uri)",
         lambda spec: spec.dataset.evaluation.uri,
+    ),
+    _entries_rule(
+        "volumes", "volumes", "name", lambda name: _TAKEN_VOLUME.fullmatch(name) is not None,
+        f"v.name.matches('^{_TAKEN_VOLUME.pattern}$')",
+        "'{value}' is the name of a volume that the operator adds to the pods; give yours another name",
+    ),
+    _entries_rule(
+        "volume_mounts", "volumeMounts", "mountPath", lambda path: _TAKEN_PATH.fullmatch(path) is not None,
+        f"v.mountPath.matches('^({_TAKEN_PATH.pattern})$')",
+        "'{value}' is where the operator mounts a volume of its own; mount yours at another path",
     ),
 )  # fmt: skip
 
