@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cluster.conftest import RESTRICTED
 from cluster.faults import Ground, classes, eventually, message, ready_nodes, reason, true_conditions
+from cluster.image import TEST_IMAGE
 
 pytestmark = pytest.mark.timeout(600)
 JOB = "clauses"
@@ -52,6 +53,39 @@ def test_a_job_that_no_node_can_take_waits_with_the_scheduler_s_words_and_starts
         ground.leaves_nothing(JOB)
     finally:
         ground.kubectl.run("label", "node", node, f"{label}-")
+
+
+def test_a_node_selector_and_an_image_that_were_wrong_are_corrected_by_edits(ground: Ground) -> None:
+    """Each takes effect at once, as an attempt that is not counted."""
+    ground.start(JOB, **{"spec.image": "localhost/nobody-has-made-this:1", "spec.podTemplate.nodeSelector": {"a": "b"}})
+    ground.until(JOB, lambda s: reason(s) == "Unschedulable")
+    ground.edit(JOB, podTemplate={"nodeSelector": {"a": None}})
+    waiting = ground.until(JOB, lambda s: reason(s) == "ImageNotPulled")
+    assert waiting["run"]["attempt"] == 2
+    ground.edit(JOB, image=TEST_IMAGE)
+    ground.training(JOB, attempt=3)
+    edited = ("Edited", False)
+    assert classes(ground.completes(JOB, attempt=3)) == [edited, edited, ("Success", False)]
+    ground.leaves_nothing(JOB)
+
+
+@pytest.fixture
+def memory(ground: Ground) -> Iterator[str]:
+    """The pods of a job have room in the namespace only with less memory than they ask for."""
+    ground.kubectl.run("create", "quota", QUOTA, "--hard=limits.memory=300Mi")
+    eventually(lambda: "hard" in ground.kubectl.get("quota", QUOTA)["status"])
+    yield QUOTA
+    ground.kubectl.run("delete", "quota", QUOTA, "--ignore-not-found")
+
+
+def test_resources_above_a_quota_are_lowered_by_an_edit(ground: Ground, memory: str) -> None:
+    ground.start(JOB)
+    ground.until(JOB, lambda s: reason(s) == "PodsRefused")
+    ground.edit(JOB, resources={"memory": "128Mi"})
+    ground.training(JOB, attempt=2)
+    assert classes(ground.completes(JOB, attempt=2)) == [("Edited", False), ("Success", False)]
+    ground.kubectl.run("delete", "quota", memory)
+    ground.leaves_nothing(JOB)
 
 
 @pytest.fixture

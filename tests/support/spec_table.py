@@ -47,28 +47,28 @@ CASES = (
     ),
     _case(
         "a volume with the name of an operator's",
-        "spec.podTemplate.volumes: 'scratch' is the name of a volume",
+        "spec.podTemplate.volumes: has a name of the operator",
         {
             "spec.podTemplate.volumes": [{"name": "mine", "emptyDir": {}}, {"name": "scratch", "emptyDir": {}}],
         },
     ),
     _case(
         "a volume with the name of a claim's",
-        "spec.podTemplate.volumes: 'claim-7' is the name of a volume",
+        "spec.podTemplate.volumes: has a name of the operator",
         {
             "spec.podTemplate.volumes": [{"name": "claim-7", "emptyDir": {}}],
         },
     ),
     _case(
         "a mount over the operator's",
-        "spec.podTemplate.volumeMounts: '/dev/shm/' is where the operator mounts",
+        "spec.podTemplate.volumeMounts: has a mountPath of the operator",
         {
             "spec.podTemplate.volumeMounts": [{"name": "mine", "mountPath": "/dev/shm/"}],
         },
     ),
     _case(
         "a mount among the claims",
-        "spec.podTemplate.volumeMounts: '/claims/a' is where the operator mounts",
+        "spec.podTemplate.volumeMounts: has a mountPath of the operator",
         {
             "spec.podTemplate.volumeMounts": [{"name": "mine", "mountPath": "/claims/a"}],
         },

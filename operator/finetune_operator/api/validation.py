@@ -143,18 +143,17 @@ def _only_with_adapter(field: str, camel: str) -> Rule:
 def _entries_rule(field: str, camel: str, key: str, taken: Callable[[str], bool], taken_cel: str, message: str) -> Rule:
     """No entry of a list in podTemplate may have a value of `key` that is taken; `taken_cel` says so of `v.<key>`."""
 
-    def found(spec: FineTuneJobSpec) -> str | None:
+    def holds(spec: FineTuneJobSpec) -> bool:
         entries: list[dict[str, object]] = getattr(spec.pod_template, field) or []
-        return next((name for e in entries if isinstance(name := e.get(key), str) and taken(name)), None)
+        return not any(isinstance(name := entry.get(key), str) and taken(name) for entry in entries)
 
-    path, clash = f"self.podTemplate.{camel}", f"has(v.{key}) && {taken_cel}"
+    path = f"self.podTemplate.{camel}"
+    # Without the value: to look for it again would cost the API server more than it allows.
     return Rule(
         field=f"podTemplate.{camel}",
-        cel=f"!has({path}) || !{path}.exists(v, {clash})",
-        holds=lambda spec: found(spec) is None,
+        cel=f"!has({path}) || !{path}.exists(v, has(v.{key}) && {taken_cel})",
+        holds=holds,
         message=message,
-        value_cel=f"{path}.filter(v, {clash})[0].{key}",
-        value=found,
     )
 
 
@@ -237,12 +236,12 @@ RULES: tuple[Rule, ...] = (
     _entries_rule(
         "volumes", "volumes", "name", lambda name: _TAKEN_VOLUME.fullmatch(name) is not None,
         f"v.name.matches('^{_TAKEN_VOLUME.pattern}$')",
-        "'{value}' is the name of a volume that the operator adds to the pods; give yours another name",
+        f"has a name of the operator's own volumes ({', '.join(VOLUMES)}, claim-<number>); give yours another one",
     ),
     _entries_rule(
         "volume_mounts", "volumeMounts", "mountPath", lambda path: _TAKEN_PATH.fullmatch(path) is not None,
         f"v.mountPath.matches('^({_TAKEN_PATH.pattern})$')",
-        "'{value}' is where the operator mounts a volume of its own; mount yours at another path",
+        f"has a mountPath of the operator's own volumes ({', '.join(MOUNT_PATHS)}); mount yours at another path",
     ),
 )  # fmt: skip
 

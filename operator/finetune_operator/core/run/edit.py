@@ -45,14 +45,14 @@ def launched_as_edited(job: FineTuneJob, run: RunStatus, settings: Settings) -> 
 
 
 def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
-    """By the status, which survives a restart of the operator; by what the agents and the ended pods say; and where all
-    pods have started but rank 0's agent says nothing, because it may be out of the operator's reach."""
-    if _has_trained(observed.job.status, run) or attested(run, observed.answers.values()):
+    """By the status, which survives a restart of the operator; by what ended pods have said; and once all pods have
+    started, by what the agents say. Where rank 0's agent says nothing then, it may be out of the operator's reach."""
+    if _has_trained(observed.job.status, run) or any(pod.message and pod.message.step for pod in observed.pods):
         return True
-    if any(pod.message and pod.message.step for pod in observed.pods):
-        return True
-    started = sum(pod.running or pod.exit_code is not None for pod in observed.pods)
-    return started >= run.nodes and not any(answer.index == 0 for answer in observed.answers.values())
+    if sum(pod.running or pod.exit_code is not None for pod in observed.pods) < run.nodes:
+        return False
+    answers = observed.answers.values()
+    return bool(attested(run, answers)) or not any(answer.index == 0 for answer in answers)
 
 
 def _has_trained(status: FineTuneJobStatus, run: RunStatus) -> bool:

@@ -237,7 +237,7 @@ def test_a_first_attempt_that_failed_before_its_first_step_has_not_trained() -> 
 def attested(observed: Observed) -> Observed:
     run = run_of(observed.job.status)
     rank = RankStatus(
-        rank=0, world=1, config_digest=run.config_digest or "", backend="gloo", zero_stage=2, phase=Phase.TRAIN, step=1,
+        rank=0, world=run.world, config_digest=run.config_digest or "", backend="gloo", zero_stage=2, phase=Phase.TRAIN, step=1,
         heartbeat=1.0,
     )  # fmt: skip
     answer = PodStatus(pod_uid="u", attempt=1, nonce=run.nonce, index=0, ranks=(rank,))
@@ -251,6 +251,12 @@ def test_what_the_pods_say_now_counts_before_the_status_has_it() -> None:
     ended = replace(RUNNING, running=False, exit_code=0, message=word)
     more = replace(RUNNING, uid="v", index=1, running=False)
     assert run_of(decided(replace(seen, pods=(ended, more)))[1]).attempt == 1
+
+
+def test_a_rank_that_reports_while_other_pods_are_not_there_has_not_trained() -> None:
+    two = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
+    alone = attested(edited(with_run(started(), nodes=2, world=2), two, child=child(), pods=(RUNNING,)))
+    assert run_of(decided(alone)[1]).attempt == 2
 
 
 def test_pods_that_run_and_cannot_be_asked_may_train_so_nobody_ends_them() -> None:
