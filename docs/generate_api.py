@@ -66,7 +66,7 @@ def _sections(schema: Schema, path: str, with_limits: bool) -> list[str]:
         shape = _shape(field)
         default = "**required**" if name in required else _default(field)
         cells = [f"`{name}`", _type(field), default, _limits(field), field.get("description", "")]
-        if "properties" in shape:
+        if "properties" in shape and not shape.get("x-kubernetes-preserve-unknown-fields"):
             below = f"{path}.{name}"
             cells[0] = f"[`{name}`](#{below.replace('.', '').lower()})"
             described = _text([shape["description"]]) if shape is not field else ""

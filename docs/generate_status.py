@@ -184,6 +184,8 @@ def _failure(failure: FailureClass) -> str:
         counted, follows = "no", f"another attempt, if it was not the {row}"
         if failure is FailureClass.SUSPENDED:
             follows = "another attempt, when the job is resumed or the queue has room"
+        if failure is FailureClass.EDITED:
+            follows = "another attempt, launched as the spec says now"
         if failure is FailureClass.GANG_TIMEOUT:
             follows = "another attempt, each time a little later"
     elif failure is FailureClass.OUT_OF_MEMORY:

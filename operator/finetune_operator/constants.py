@@ -37,6 +37,9 @@ CLAIMS_PATH = "/claims"
 SCRATCH_PATH = "/scratch"
 CONFIG_PATH = "/etc/finetune"
 SHARED_MEMORY_PATH = "/dev/shm"
+VOLUMES = ("workspace", "config", "scratch", "shared-memory")
+"""Names of the volumes of every pod; those of the claims that URIs name are claim-0, claim-1 and so on."""
+MOUNT_PATHS = (WORKSPACE_PATH, CLAIMS_PATH, SCRATCH_PATH, CONFIG_PATH, SHARED_MEMORY_PATH)
 RUN_CONFIG_KEY = "run.json"
 SPEC_KEY = "spec.json"
 HUB_TOKEN_KEY = "HF_TOKEN"
@@ -84,6 +87,11 @@ VOLUME_ATTACHED_ELSEWHERE = Reason(
     "Attempt {attempt} of run {run} waits: claim {claim} is {modes}, and pod {pod} of an earlier attempt holds it on "
     "node {node}; it goes on when that pod is gone (if the node is lost for good, delete the pod with --force)",
 )
+UNSCHEDULABLE = Reason("Unschedulable", "{running} of {pods} pods run; {detail}")
+PODS_REFUSED = Reason("PodsRefused", "{running} of {pods} pods run; {detail}")
+QUEUED = Reason("Queued", "{running} of {pods} pods run; {detail}")
+IMAGE_NOT_PULLED = Reason("ImageNotPulled", "{running} of {pods} pods run; {detail}")
+CONTAINER_NOT_CREATED = Reason("ContainerNotCreated", "{running} of {pods} pods run; {detail}")
 STARTING = Reason("Starting", "{running} of {pods} pods run{detail}")
 PODS_RUNNING = Reason("PodsRunning", "All {pods} pods run; {ready} of {world} ranks have reported{detail}")
 TRAINING = Reason("Training", "Run {run} trains")

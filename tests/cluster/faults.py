@@ -298,6 +298,11 @@ def message(status: dict[str, Any], kind: str = "Ready") -> str:
     return next((str(c["message"]) for c in status.get("conditions", []) if c["type"] == kind), "")
 
 
+def reason(status: dict[str, Any], kind: str = "Ready") -> str:
+    """Of a condition; empty as long as it is not there."""
+    return next((str(c["reason"]) for c in status.get("conditions", []) if c["type"] == kind), "")
+
+
 def classes(status: dict[str, Any]) -> list[tuple[str, bool]]:
     """Class of each ledger entry, and whether it is counted."""
     return [(entry["class"], entry["counted"]) for entry in status.get("ledger", [])]

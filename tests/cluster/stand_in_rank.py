@@ -6,6 +6,7 @@ workspace below `orders/<job>`:
 - hold           it does not report yet
 - finish         it ends with a result, when all ranks have come
 - linger         it does not follow a request to stop
+- miss-rank-0    the other ranks end as if they had not heard of rank 0 for long
 - take-memory-N  in attempt N, rank 0 takes memory without end
 """
 
@@ -80,6 +81,9 @@ def main() -> None:
     while not (meet() and is_asked("finish")):
         if is_stopped():
             leave(ExitCode.PREEMPTED, error="stopped on request", step=1)
+        if RANK != 0 and is_asked("miss-rank-0"):
+            sentence = "Nothing has moved for 30 s in phase train: rank 0 does not even say that it lives."
+            leave(ExitCode.HUNG, error=sentence, error_time=time.time(), slowest_rank=0, step=1)
         if RANK == 0 and is_asked(f"take-memory-{CONFIG.attempt}"):
             taken.append(b"x" * 2**24)
         pause()

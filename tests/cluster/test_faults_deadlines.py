@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.faults import Ground, classes, eventually, message, ready_nodes
+from cluster.faults import Ground, classes, eventually, ready_nodes, reason
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECONDS = 150.0
@@ -45,7 +45,7 @@ def ground(shared_ground: Ground, all_slots: dict[str, Any]) -> Iterator[Ground]
                 },
             )
         for job in GANGS:
-            shared_ground.until(job, lambda s: s.get("phase") == "Starting" and "nodes are available" in message(s))
+            shared_ground.until(job, lambda s: s.get("phase") == "Starting" and reason(s) == "Unschedulable")
         for job in GANGS:
             kubectl.run("label", "nodes", *nodes, f"{label}-{job}=here", "--overwrite")
         yield shared_ground

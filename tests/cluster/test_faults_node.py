@@ -79,3 +79,18 @@ def test_a_job_goes_on_without_a_node_that_lost_its_power_and_its_return_changes
     assert after == before
     assert len(ground.made_pods(JOB)) == 4
     ground.leaves_nothing(JOB)
+
+
+def test_the_node_without_power_is_blamed_and_not_that_of_the_rank_that_noticed(ground: Ground, power: Power) -> None:
+    """The survivor speaks long before the cluster gives up waiting for the node."""
+    ground.start(JOB)
+    pods = ground.training(JOB)
+    dead, survivor = pods
+    power.stop(dead["spec"]["nodeName"])
+    ground.order(JOB, "miss-rank-0")
+    failed = ground.until(JOB, lambda s: s.get("ledger"))
+    entry = failed["ledger"][0]
+    assert (entry["class"], entry["counted"]) == ("Hung", True)
+    assert (entry["pod"], entry["node"]) == (dead["metadata"]["name"], dead["spec"]["nodeName"])
+    assert entry["slowestRank"] == 0
+    assert survivor["spec"]["nodeName"] != entry["node"]

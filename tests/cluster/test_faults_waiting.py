@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from cluster.conftest import RESTRICTED
-from cluster.faults import Ground, classes, eventually, message, ready_nodes, true_conditions
+from cluster.faults import Ground, classes, eventually, message, ready_nodes, reason, true_conditions
+from cluster.image import TEST_IMAGE
 
 pytestmark = pytest.mark.timeout(600)
 JOB = "clauses"
@@ -40,8 +41,9 @@ def test_an_image_that_does_not_exist_is_told_until_startup_minutes_end_the_job(
 def test_a_job_that_no_node_can_take_waits_with_the_scheduler_s_words_and_starts_when_one_can(ground: Ground) -> None:
     label = f"test/{ground.kubectl.namespace}"
     ground.start(JOB, **{"spec.podTemplate.nodeSelector": {label: "here"}})
-    waiting = ground.until(JOB, lambda s: "nodes are available" in message(s))
-    assert "didn't match Pod's node affinity/selector" in message(waiting)
+    waiting = ground.until(JOB, lambda s: reason(s) == "Unschedulable")
+    assert "that podTemplate.nodeSelector or podTemplate.affinity rules out" in message(waiting)
+    assert "Unschedulable" in ground.kubectl.run("get", "ftj", JOB).stdout.splitlines()[1].split()
     ground.in_phase(JOB, "Pending", attempt=1)
     node = ready_nodes(ground.kubectl)[-1]
     ground.kubectl.run("label", "node", node, f"{label}=here")
@@ -51,6 +53,39 @@ def test_a_job_that_no_node_can_take_waits_with_the_scheduler_s_words_and_starts
         ground.leaves_nothing(JOB)
     finally:
         ground.kubectl.run("label", "node", node, f"{label}-")
+
+
+def test_a_node_selector_and_an_image_that_were_wrong_are_corrected_by_edits(ground: Ground) -> None:
+    """Each takes effect at once, as an attempt that is not counted."""
+    ground.start(JOB, **{"spec.image": "localhost/nobody-has-made-this:1", "spec.podTemplate.nodeSelector": {"a": "b"}})
+    ground.until(JOB, lambda s: reason(s) == "Unschedulable")
+    ground.edit(JOB, podTemplate={"nodeSelector": {"a": None}})
+    waiting = ground.until(JOB, lambda s: reason(s) == "ImageNotPulled")
+    assert waiting["run"]["attempt"] == 2
+    ground.edit(JOB, image=TEST_IMAGE)
+    ground.training(JOB, attempt=3)
+    edited = ("Edited", False)
+    assert classes(ground.completes(JOB, attempt=3)) == [edited, edited, ("Success", False)]
+    ground.leaves_nothing(JOB)
+
+
+@pytest.fixture
+def memory(ground: Ground) -> Iterator[str]:
+    """The pods of a job have room in the namespace only with less memory than they ask for."""
+    ground.kubectl.run("create", "quota", QUOTA, "--hard=limits.memory=300Mi")
+    eventually(lambda: "hard" in ground.kubectl.get("quota", QUOTA)["status"])
+    yield QUOTA
+    ground.kubectl.run("delete", "quota", QUOTA, "--ignore-not-found")
+
+
+def test_resources_above_a_quota_are_lowered_by_an_edit(ground: Ground, memory: str) -> None:
+    ground.start(JOB)
+    ground.until(JOB, lambda s: reason(s) == "PodsRefused")
+    ground.edit(JOB, resources={"memory": "128Mi"})
+    ground.training(JOB, attempt=2)
+    assert classes(ground.completes(JOB, attempt=2)) == [("Edited", False), ("Success", False)]
+    ground.kubectl.run("delete", "quota", memory)
+    ground.leaves_nothing(JOB)
 
 
 @pytest.fixture
@@ -125,7 +160,8 @@ def test_of_two_jobs_that_fill_the_cluster_the_second_waits_for_the_first(
     ground.start("first", **{"spec.resources": all_slots})
     ground.training("first")
     ground.start("second", **{"spec.resources": all_slots})
-    assert "Insufficient" in message(ground.until("second", lambda s: "nodes are available" in message(s)))
+    waiting = ground.until("second", lambda s: reason(s) == "Unschedulable")
+    assert f"without enough free {all_slots['gpuResource']}" in message(waiting)
     assert classes(ground.completes("first", attempt=1)) == [("Success", False)]
     ground.training("second")
     assert classes(ground.completes("second", attempt=1)) == [("Success", False)]

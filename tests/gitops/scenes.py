@@ -16,11 +16,13 @@ from support.manifests import changed, manifest
 
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.constants import Phase
+from finetune_operator.local.finetunejobs import admit
 from finetune_operator.protocol import (
     CLAIMS,
     CONFIGMAPS,
     FINETUNEJOBS,
     JOBS,
+    PODS,
     ForbiddenError,
     Object,
     Resource,
@@ -41,6 +43,13 @@ class Running(NamedTuple):
 
     pod: Object
     run: RunStatus
+
+
+def without_pods(resource: Resource, obj: Object) -> Object:
+    """A quota that no pod has room in."""
+    if resource == PODS:
+        raise ForbiddenError(403, "Forbidden", f'pods "{obj["metadata"]["name"]}" is forbidden: exceeded quota: team')
+    return admit(resource, obj)
 
 
 def scene(**how: Any) -> Callable[[Callable[[World], Awaitable[Object]]], Scene]:
@@ -123,24 +132,70 @@ async def created(world: World) -> Object:
     return await world.cluster.create(FINETUNEJOBS, manifest())
 
 
-@scene(automatic=False)
-async def pending(world: World) -> Object:
-    await world.cluster.create(FINETUNEJOBS, manifest())
-    (pod,) = await world.pods(1)
-    world.driver.unschedulable(pod, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
-    await world.until(lambda s: "Insufficient" in next(c.message for c in s.conditions if c.type == "Ready"))
+async def waiting(world: World, reason: str) -> Object:
+    """The job, once it waits for that reason."""
+    await world.until(lambda s: s.conditions and condition(s, "Ready") == ("False", reason))
     return await world.job()
 
 
 @scene(automatic=False)
-async def starting(world: World) -> Object:
-    """The pod has a node and waits for its image."""
+async def pending(world: World) -> Object:
+    """The pods have just been made."""
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    return await waiting(world, "Pending")
+
+
+@scene(automatic=False)
+async def unschedulable(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    (pod,) = await world.pods(1)
+    world.driver.unschedulable(pod, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    return await waiting(world, "Unschedulable")
+
+
+@scene(automatic=False, admission=without_pods)
+async def pods_refused(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    return await waiting(world, "PodsRefused")
+
+
+@scene(automatic=False)
+async def queued(world: World) -> Object:
+    """A queue has suspended the Job before it had pods that ran."""
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    await world.pods_of_attempt(1, 1)
+    (job,) = await world.cluster.list(JOBS, "default")
+    await world.cluster.put(JOBS, changed(job, {"spec.suspend": True}))
+    return await waiting(world, "Queued")
+
+
+@scene(automatic=False)
+async def image_not_pulled(world: World) -> Object:
     await world.cluster.create(FINETUNEJOBS, manifest())
     (pod,) = await world.pods(1)
     world.driver.schedule(pod)
     world.driver.wait(pod, "ErrImagePull", "trainer:test: not found")
-    await world.until(lambda s: s.phase == Phase.STARTING and "ErrImagePull" in s.conditions[0].message)
-    return await world.job()
+    return await waiting(world, "ImageNotPulled")
+
+
+@scene(automatic=False)
+async def container_not_created(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    (pod,) = await world.pods(1)
+    world.driver.schedule(pod)
+    world.driver.wait(pod, "CreateContainerConfigError", 'secret "hf" not found')
+    return await waiting(world, "ContainerNotCreated")
+
+
+@scene(automatic=False)
+async def starting(world: World) -> Object:
+    """One of two pods runs, and the other has a node and loads its image."""
+    await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
+    first, second = await world.pods(2)
+    for pod in (first, second):
+        world.driver.schedule(pod)
+    world.driver.run(first)
+    return await waiting(world, "Starting")
 
 
 @scene()

@@ -26,6 +26,11 @@ GOING = Verdict("Terminating", "Progressing", "InProgress")
 VERDICTS = {
     "created": WORKING,
     "pending": WORKING,
+    "unschedulable": WORKING,
+    "pods-refused": WORKING,
+    "queued": WORKING,
+    "image-not-pulled": WORKING,
+    "container-not-created": WORKING,
     "starting": WORKING,
     "pods-running": WORKING,
     "training": WORKING,

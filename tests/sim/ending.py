@@ -88,9 +88,10 @@ def _fault(schedule: Schedule, job: Object) -> str | None:
     name, status = job["metadata"]["name"], job["status"]
     known = schedule.invariants.known[job["metadata"]["uid"]]
     phase, generation = status.get("phase"), job["metadata"]["generation"]
-    # An edit that another model comes of waits for the end of the run, also of one that is suspended.
-    waits = phase == "Suspended" and "completionTime" not in status.get("run", {}) and _is_edited(known, job)
-    waits = waits and job["spec"]["retrain"]["whileRunning"] == "Finish"
+    # An edit waits for the end of a run that has trained, also of one that is suspended.
+    run = status.get("run", {})
+    waits = phase == "Suspended" and "completionTime" not in run and _is_edited(known, job)
+    waits = waits and run["number"] in known.trained and job["spec"]["retrain"]["whileRunning"] == "Finish"
     if any(c["reason"] == "Refused" and c["status"] == "True" for c in status.get("conditions", [])):
         return f"{name} is still Refused"
     if status["observedGeneration"] != generation and not waits:
@@ -142,6 +143,8 @@ def _left(schedule: Schedule) -> list[str]:
                 if meta["labels"][LABEL_JOB] in protected:
                     found.append(f"{meta['name']} is another NetworkPolicy")
                 protected.add(meta["labels"][LABEL_JOB])
+                if _may_not_stay(store.get(FINETUNEJOBS, "default", meta["labels"][LABEL_JOB])):
+                    found.append(f"NetworkPolicy {meta['name']} has outlived ttlSecondsAfterFinished")
             elif resource != PODS and _may_not_stay(store.get(FINETUNEJOBS, "default", meta["labels"][LABEL_JOB])):
                 found.append(f"{resource.kind} {meta['name']} has outlived ttlSecondsAfterFinished")
     return found

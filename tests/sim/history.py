@@ -21,6 +21,9 @@ class History:
     last_checkpoints: dict[str, tuple[float, int]] = field(default_factory=dict)
     """When rank 0's pod ended with its word of one, and its step."""
 
+    silenced: dict[str, set[str]] = field(default_factory=dict)
+    """Nodes that lost their power with a pod of the Job, whose other pods then said that it is silent."""
+
     def happened(self, job_uid: str | None, *classes: FailureClass) -> None:
         """Something that ends an attempt as one of these classes."""
         self.classes[job_uid or ""].update(map(str, classes))

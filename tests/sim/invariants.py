@@ -32,7 +32,8 @@ from finetune_operator.protocol import (
 
 COUNTED = {"Infrastructure", "Hung", "StartupTimeout", "Unknown"}
 UNCOUNTED_IN_ROW = 20
-UNCOUNTED = {"Preempted", "GangTimeout", "Suspended", "Superseded"}
+ON_REQUEST = {"Suspended", "Edited"}
+UNCOUNTED = ON_REQUEST | {"Preempted", "GangTimeout", "Superseded"}
 NEVER_AGAIN = {"Invalid", "Diverged", "Mismatch", "Untrusted", "DeadlineExceeded", "Replaced"}
 OUT_OF_MEMORY = "OutOfMemory"
 ENDED = ("Failed", "Succeeded")
@@ -68,14 +69,18 @@ class Known:
     """UIDs of those that are there and have not ended, and since when."""
     configs: dict[int, Object] = field(default_factory=dict)
     """What the first attempt of each run was to train."""
+    worlds: dict[tuple[int, int], Object] = field(default_factory=dict)
+    """In what world, by run and the first attempt with that spec."""
+    trained: set[int] = field(default_factory=set)
+    """Runs of which the status has said that a world was attested, or that a step was made."""
     ended: set[str] = field(default_factory=set)
     """UIDs of those of which a pod has ended or is gone, and of those that somebody deleted."""
     bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
     """Of each attempt: two counted failures of its run were there."""
-    rows: dict[int, int] = field(default_factory=dict)
-    """In a forward pass, as each run began."""
+    rows: dict[tuple[int, int], int] = field(default_factory=dict)
+    """In a forward pass, as each run began, by run and the first attempt with that spec."""
     started: dict[int, int] = field(default_factory=dict)
-    """Generation of each run."""
+    """Generation of each run: the newest that it has followed."""
     suspended_since: float | None = None
     deleted_at: float | None = None
     suspensions: float = -1.0
@@ -161,12 +166,19 @@ class Invariants:
                 known.ended.add(meta["uid"])
         elif resource == CONFIGMAPS and event.type == "ADDED":
             config = json.loads(event.object["data"][RUN_CONFIG_KEY])
-            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "world", "folder")}
+            recipe = {name: config[name] for name in ("task", "model", "dataset", "training", "folder")}
             plan = ("microBatchSize", "activationCheckpointing")
-            known.rows.setdefault(which[0], recipe["training"]["microBatchSize"])
+            run = known.status.get("run")
+            current = run is not None and which == (run["number"], run["attempt"])
+            if run is None or not current:
+                return  # an operator that was late has made it
+            spec = (which[0], run.get("specAttempt", 1))
+            known.rows.setdefault(spec, recipe["training"]["microBatchSize"])
             recipe["training"] = {k: v for k, v in recipe["training"].items() if k not in plan}
             first = known.configs.setdefault(which[0], recipe)
             self._expect(first == recipe, "attempts of run {} of {} train different things", which[0], known.name)
+            world = known.worlds.setdefault(spec, config["world"])
+            self._expect(world == config["world"], "attempts of run {} of {} have different worlds", spec, known.name)
 
     # ---- attempts ----------------------------------------------------------------------------------------------------
 
@@ -288,6 +300,8 @@ class Invariants:
         if after:
             self._check_run(known, before, after)
         entry = self._check_ledger(known, old, new)
+        if after and ("WorldReady" in true or new.get("progress") or (entry and entry.get("step"))):
+            known.trained.add(before["number"] if entry and before else after["number"])
         self._check_checkpoint(known, old, new)
         if entry:
             self._check_entry(known, spec, before, after, entry)
@@ -302,7 +316,8 @@ class Invariants:
         now = (after["number"], after["attempt"])
         follows = now == was or now == (was[0], was[1] + 1) or now == (was[0] + 1, 1)
         self._expect(follows, "{}: attempt {} after {}", known.name, now, was)
-        known.started.setdefault(after["number"], after["generation"])
+        if after["number"] not in known.started or "completionTime" not in after:
+            known.started[after["number"]] = after["generation"]
         if uid := after.get("jobUid"):
             self._expect(uid in known.jobs.get(now, []), "{}: attempt {} took Job {} for its own", known.name, now, uid)
 
@@ -348,7 +363,8 @@ class Invariants:
         if what in NEVER_AGAIN:
             self._expect(ended, "{}: an attempt after {}", name, what)
         elif what == OUT_OF_MEMORY:
-            rows = [run.get("microBatchSize", known.rows[before["number"]]) for run in (before, after)]
+            spec_of_run = (before["number"], before.get("specAttempt", 1))
+            rows = [run.get("microBatchSize", known.rows[spec_of_run]) for run in (before, after)]
             computes = [run.get("activationCheckpointing", False) for run in (before, after)]
             smaller = (rows[1] < rows[0] and computes[0] == computes[1]) or (
                 rows[0] == rows[1] and computes[1] > computes[0]
@@ -359,7 +375,7 @@ class Invariants:
         elif what in COUNTED:
             self._check_budget(known, spec, after, entry, goes_on)
         else:
-            may_end = before.get("uncountedInRow", 0) >= UNCOUNTED_IN_ROW and what not in ("GangTimeout", "Suspended")
+            may_end = before.get("uncountedInRow", 0) >= UNCOUNTED_IN_ROW and what not in {"GangTimeout", *ON_REQUEST}
             self._expect(what in UNCOUNTED and (goes_on or may_end), "{}: no attempt after {}", name, what)
 
     def _check_next(self, known: Known, spec: Object, before: Object, after: Object, entry: Object) -> None:
@@ -369,7 +385,7 @@ class Invariants:
         in_row = before.get("uncountedInRow", 0)
         if what in UNCOUNTED and what != "GangTimeout":
             progressed = (newest or 0) > before.get("checkpointStep", 0)
-            in_row = (0 if progressed else in_row) + (what != "Suspended")
+            in_row = (0 if progressed else in_row) + (what not in ON_REQUEST)
         elif what not in UNCOUNTED:
             in_row = 0
         told = after.get("uncountedInRow", 0)
@@ -442,6 +458,10 @@ class Invariants:
                 "{}: a success, but of {} pods only {} ended well", known.name, len(nodes), uids,
             )  # fmt: skip
             return
+        if entry["message"].startswith("a rank is silent"):
+            cut: set[str] = set().union(*(self._history.silenced.get(uid, set()) for uid in uids))
+            right = "node" not in entry or entry["node"] in cut
+            self._expect(right, "{}: {} blames {} and not {}", known.name, which, entry.get("node"), cut)
         since, tolerance = _seconds(entry["startTime"]), spec["faultTolerance"]
         allowed = {name for name, minutes in BY_TIME.items() if self._is_over(since, tolerance[minutes])}
         if self._is_late(known, spec, which, entry):
@@ -452,6 +472,10 @@ class Invariants:
             allowed.add("Suspended")
         if known.edited_at >= 0:
             allowed.add("Replaced")
+            if which[0] not in known.trained:
+                allowed.add("Edited")
+            elif "before training began" in entry["message"]:
+                allowed.discard("Replaced")
         if not self._kept:
             allowed |= {"Unknown", "Preempted"}
         self._expect(

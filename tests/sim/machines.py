@@ -35,6 +35,8 @@ from finetune_trainer.contract import (
 STEP = 2.0
 """Seconds of a step."""
 STEPS_OF_A_CHECKPOINT = 15
+SILENCE = 15.0
+"""Seconds after which the ranks of a gang say that one of them is silent."""
 LOOK = 5.0
 """Seconds between two looks at something that is missing."""
 
@@ -106,8 +108,27 @@ class Machines(ScriptedDriver):
         self._trace.say("{} loses power", node)
         self.cut.add(node)
         for pod in self._on(node):
+            if program := self._programs.get(pod["metadata"]["uid"]):
+                asyncio.get_running_loop().call_later(SILENCE, self._survive, program, node)
             self._end_life(pod)
             self._note(pod, FailureClass.PREEMPTED, FailureClass.INFRASTRUCTURE)
+
+    def _survive(self, lost: Program, node: str) -> None:
+        """The other pods of a gang that trained end: they say for which rank they waited, or only that one is gone."""
+        gone, uid = lost.pod["metadata"]["uid"], pods.controller_uid(lost.pod) or ""
+        there = any(pod["metadata"]["uid"] == gone and not pods.is_finished(pod) for pod in self._on(node))
+        siblings = [p for p in self._programs.values() if p.gang is lost.gang and p.phase is Phase.TRAIN]
+        if not there or node not in self.cut or lost.phase is not Phase.TRAIN:
+            return
+        says_which = self._chance.random() < 0.6
+        for sibling in siblings:
+            self._history.silenced.setdefault(uid, set()).add(node)
+            code = 79 if says_which else 1
+            told = {"slowest_rank": lost.index, "error_time": self._now()} if says_which else {}
+            word = self._word(sibling, code).model_copy(update={"error": "a rank is silent", **told})
+            self._note(sibling.pod, FailureClass.HUNG if says_which else FailureClass.INFRASTRUCTURE)
+            self._finish(sibling, code, word)
+            self._end_life(sibling.pod)
 
     def notice(self, node: str) -> None:
         """The tolerations of its pods have passed."""

@@ -17,6 +17,7 @@ from finetune_operator.core.attempt import cause, checkpoint, deadline, memory, 
 from finetune_operator.core.attempt.deadline import Wait
 from finetune_operator.core.attempt.success import Verdict
 from finetune_operator.core.decide import Decision
+from finetune_operator.core.decisions import attempt_ends, attempt_goes_on, between_attempts, between_runs
 from finetune_operator.core.observed import views as observed
 from finetune_operator.core.observed.views import JobView, Observed, PodView
 from finetune_operator.core.run import retrain, volume
@@ -72,7 +73,7 @@ def one_restart_too_many() -> Any:
         more = tolerance.model_copy(update={"max_restarts": tolerance.max_restarts + 1})
         return restart.after_failure(failure, run, rows, more, *rest)
 
-    return patch.object(decide, "after_failure", later)
+    return patch.object(attempt_ends, "after_failure", later)
 
 
 def there_is_no_back_off() -> Any:
@@ -91,7 +92,7 @@ def memory_that_ran_out_is_no_lesson() -> Any:
 
 
 def deadlines_are_forgotten() -> Any:
-    return patch.object(decide, "overdue", lambda *_: Wait(None))
+    return patch.object(attempt_goes_on, "overdue", lambda *_: Wait(None))
 
 
 def queue_time_runs_while_suspended() -> Any:
@@ -100,7 +101,7 @@ def queue_time_runs_while_suspended() -> Any:
         began = from_text(run.attempt_time or run.start_time)
         return deadline.overdue(run, tolerance, pods, reported, refused, now, began, attested)
 
-    return patch.object(decide, "overdue", overdue)
+    return patch.object(attempt_goes_on, "overdue", overdue)
 
 
 def a_gang_that_gave_way_is_counted_among_preemptions() -> Any:
@@ -111,15 +112,21 @@ def a_gang_that_gave_way_is_counted_among_preemptions() -> Any:
 
 
 def bad_nodes_are_not_avoided() -> Any:
-    return patch.object(decide, "bad_nodes", lambda *_: ())
+    return patch.object(attempt_ends, "bad_nodes", lambda *_: ())
 
 
 def a_held_claim_is_not_waited_for() -> Any:
     return patch.object(volume, "holder", lambda remaining, modes: None)
 
 
-def pods_that_save_are_not_waited_for() -> Any:
-    return patch.object(decide, "seconds_until_stopped", lambda pods, settle, now: 0.0)
+@contextmanager
+def pods_that_save_are_not_waited_for() -> Iterator[None]:
+    def nobody(pods: Any, settle: float, now: Any) -> float:
+        return 0.0
+
+    after, between = (patch.object(part, "seconds_until_stopped", nobody) for part in (attempt_ends, between_attempts))
+    with after, between:
+        yield
 
 
 def checkpoints_are_no_progress() -> Any:
@@ -139,12 +146,20 @@ def _time_left(of: Callable[[int | None], float | None]) -> Iterator[None]:
     def seconds_left(run: RunStatus, ttl: int | None, now: Any) -> float | None:
         return of(ttl) if run.completion_time else None
 
-    with patch.object(decide, "seconds_left", seconds_left), patch.object(observer, "seconds_left", seconds_left):
+    with patch.object(between_runs, "seconds_left", seconds_left), patch.object(observer, "seconds_left", seconds_left):
         yield
 
 
 def edits_are_lost() -> Any:
-    return patch.object(decide, "run_is_needed", lambda job: job.status.run is None)
+    return patch.object(between_runs, "run_is_needed", lambda job: job.status.run is None)
+
+
+def edits_wait_though_nothing_was_trained() -> Any:
+    return patch.object(decide, "holds_at_once", lambda seen: False)
+
+
+def edits_end_a_run_that_trains() -> Any:
+    return patch.object(decide, "holds_at_once", lambda seen: seen.edit is not None)
 
 
 def a_request_is_no_reason_to_try_again() -> Any:
@@ -191,6 +206,10 @@ def symptoms_are_taken_for_the_cause() -> Any:
     return patch.object(cause, "_failed_at", lambda pod: pod.ended or cause._LATE)
 
 
+def whoever_heard_of_a_failure_is_blamed() -> Any:
+    return patch.object(cause, "culprit", lambda witness, pods, ranks_per_pod: witness)
+
+
 def evidence_is_dropped() -> Any:
     def merged(self: JobMemories, owner_uid: str, listed: Iterable[PodView], key: Key) -> tuple[PodView, ...]:
         return tuple(pod for pod in listed if pod.owner_uid == owner_uid)
@@ -228,8 +247,8 @@ def numbers_of_attempts_are_used_again() -> Any:
     def same(status: FineTuneJobStatus, run: RunStatus, *rest: Any) -> RunStatus:
         return _next(status, run, *rest).model_copy(update={"attempt": run.attempt})
 
-    _next = decide.next_attempt
-    return patch.object(decide, "next_attempt", same)
+    _next = attempt_ends.next_attempt
+    return patch.object(attempt_ends, "next_attempt", same)
 
 
 def the_attempt_before_is_left_alone() -> Any:
@@ -311,12 +330,15 @@ MUTANTS: tuple[Callable[[], Any], ...] = (
     ttl_is_over_at_once,
     ttl_is_never_over,
     edits_are_lost,
+    edits_wait_though_nothing_was_trained,
+    edits_end_a_run_that_trains,
     a_request_is_no_reason_to_try_again,
     suspended_jobs_go_on,
     suspended_before_its_pods_are_gone,
     one_index_is_enough,
     another_world_is_as_good,
     symptoms_are_taken_for_the_cause,
+    whoever_heard_of_a_failure_is_blamed,
     evidence_is_dropped,
     deletions_of_pods_are_not_seen,
     entries_are_forgotten,

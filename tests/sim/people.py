@@ -147,11 +147,13 @@ class People:
 
     async def _lose_node(self) -> None:
         machines = self._all.machines
-        node = self._chance.choice(machines.nodes)
+        pod = self._some(PODS)
+        busy = pod["spec"].get("nodeName") if pod else None
+        node = busy or self._chance.choice(machines.nodes)
         if node not in machines.cut:
             machines.cut_off(node)
             loop = asyncio.get_running_loop()
-            loop.call_later(self._chance.choice((20, 300)), machines.notice, node)
+            loop.call_later(self._chance.choice((20, 300, 300)), machines.notice, node)
             loop.call_later(self._chance.choice((10, 120, 900)), self._power_on, node)
 
     def _power_on(self, node: str) -> None:

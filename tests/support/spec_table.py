@@ -33,6 +33,47 @@ def _case(name: str, refused: str | None, *changes: dict[str, Any], job: str = "
 
 
 CASES = (
+    # ---- volumes of the pods
+    _case(
+        "a volume of one's own",
+        None,
+        {
+            "spec.podTemplate.volumes": [{"name": "claims", "emptyDir": {}}],
+            "spec.podTemplate.volumeMounts": [
+                {"name": "claims", "mountPath": "/data"},
+                {"name": "workspace", "mountPath": "/workspace/more"},
+            ],
+        },
+    ),
+    _case(
+        "a volume with the name of an operator's",
+        "spec.podTemplate.volumes: has a name of the operator",
+        {
+            "spec.podTemplate.volumes": [{"name": "mine", "emptyDir": {}}, {"name": "scratch", "emptyDir": {}}],
+        },
+    ),
+    _case(
+        "a volume with the name of a claim's",
+        "spec.podTemplate.volumes: has a name of the operator",
+        {
+            "spec.podTemplate.volumes": [{"name": "claim-7", "emptyDir": {}}],
+        },
+    ),
+    _case(
+        "a mount over the operator's",
+        "spec.podTemplate.volumeMounts: has a mountPath of the operator",
+        {
+            "spec.podTemplate.volumeMounts": [{"name": "mine", "mountPath": "/dev/shm/"}],
+        },
+    ),
+    _case(
+        "a mount among the claims",
+        "spec.podTemplate.volumeMounts: has a mountPath of the operator",
+        {
+            "spec.podTemplate.volumeMounts": [{"name": "mine", "mountPath": "/claims/a"}],
+        },
+    ),
+    _case("a volume whose name is a number", "", {"spec.podTemplate.volumes": [{"name": 5}]}),
     # ---- valid
     _case("the smallest", None),
     _case("prompt and completion", None, LLM),

@@ -196,3 +196,4 @@ def test_a_store_that_is_gone_ends_the_rank_as_a_symptom(tmp_path: Path, monkeyp
         train_until(ranks, lambda: bool(ranks.ends), [1])
     assert ranks.ends[1].is_symptom
     assert ranks.ends[1].sentence.startswith("Rank 0's pod does not answer any more")
+    assert (ranks.ends[1].slowest_rank, ranks.ends[1].is_symptom) == (0, True)

@@ -18,7 +18,7 @@
 {{- if .Values.jobNetworkPolicy.enabled }}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create]
+  verbs: [get, create, delete]
 {{- end }}
 - apiGroups: [""]
   resources: [pods]

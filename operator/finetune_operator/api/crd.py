@@ -19,6 +19,7 @@ Schema = dict[str, Any]
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
     ("Run", "integer", ".status.run.number", 0),
     ("Step", "integer", ".status.progress.step", 0),
     ("Loss", "number", ".status.progress.loss", 0),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from finetune_operator.api.quantity import is_quantity, parse_quantity
 from finetune_operator.api.shown import cut
 from finetune_operator.api.v1alpha1 import Columns, FineTuneJobSpec
-from finetune_operator.constants import MAX_NAME_LENGTH
+from finetune_operator.constants import CLAIMS_PATH, MAX_NAME_LENGTH, MOUNT_PATHS, VOLUMES
 from finetune_trainer.contract import METHODS, TASKS, Task, TaskEntry
 
 
@@ -140,6 +140,27 @@ def _only_with_adapter(field: str, camel: str) -> Rule:
     )
 
 
+def _entries_rule(field: str, camel: str, key: str, taken: Callable[[str], bool], taken_cel: str, message: str) -> Rule:
+    """No entry of a list in podTemplate may have a value of `key` that is taken; `taken_cel` says so of `v.<key>`."""
+
+    def holds(spec: FineTuneJobSpec) -> bool:
+        entries: list[dict[str, object]] = getattr(spec.pod_template, field) or []
+        return not any(isinstance(name := entry.get(key), str) and taken(name) for entry in entries)
+
+    path = f"self.podTemplate.{camel}"
+    # Without the value: to look for it again would cost the API server more than it allows.
+    return Rule(
+        field=f"podTemplate.{camel}",
+        cel=f"!has({path}) || !{path}.exists(v, has(v.{key}) && {taken_cel})",
+        holds=holds,
+        message=message,
+    )
+
+
+_TAKEN_VOLUME = re.compile(rf"({'|'.join(VOLUMES)}|claim-[0-9]+)")
+_TAKEN_PATH = re.compile(rf"({'|'.join(MOUNT_PATHS)})/?|{CLAIMS_PATH}/.*")
+
+
 def _from_hub(spec: FineTuneJobSpec) -> bool:
     return spec.model.uri.startswith("hf://") or spec.dataset.uri.startswith("hf://")
 
@@ -217,6 +238,16 @@ RULES: tuple[Rule, ...] = (
     _uri_rules(
         "dataset.evaluation.uri", "self.dataset.evaluation.uri", "has(self.dataset.evaluation.uri)",
         lambda spec: spec.dataset.evaluation.uri,
+    ),
+    _entries_rule(
+        "volumes", "volumes", "name", lambda name: _TAKEN_VOLUME.fullmatch(name) is not None,
+        f"v.name.matches('^{_TAKEN_VOLUME.pattern}$')",
+        f"has a name of the operator's own volumes ({', '.join(VOLUMES)}, claim-<number>); give yours another one",
+    ),
+    _entries_rule(
+        "volume_mounts", "volumeMounts", "mountPath", lambda path: _TAKEN_PATH.fullmatch(path) is not None,
+        f"v.mountPath.matches('^({_TAKEN_PATH.pattern})$')",
+        f"has a mountPath of the operator's own volumes ({', '.join(MOUNT_PATHS)}); mount yours at another path",
     ),
 )  # fmt: skip
 

@@ -105,6 +105,7 @@ def set_running(pod: Object, ip: str, now: float) -> None:
     """The container runs and, as there is no readiness probe, is ready."""
     pod["status"] |= {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": timestamp(now)}
     set_condition(pod, "Ready", "True", now)
+    set_condition(pod, "ContainersReady", "True", now)
     _set_container(pod, {"running": {"startedAt": timestamp(now)}}, ready=True)
 
 
@@ -121,7 +122,8 @@ def set_finished(pod: Object, exit_code: int, message: str, now: float, reason: 
     if message:
         terminated["message"] = message.encode()[:MAX_TERMINATION_MESSAGE_BYTES].decode(errors="ignore")
     pod["status"]["phase"] = "Succeeded" if succeeded else "Failed"
-    set_condition(pod, "Ready", "False", now, "PodCompleted" if succeeded else "PodFailed")
+    for ready in ("Ready", "ContainersReady"):
+        set_condition(pod, ready, "False", now, "PodCompleted" if succeeded else "PodFailed")
     _set_container(pod, {"terminated": terminated}, ready=False)
 
 

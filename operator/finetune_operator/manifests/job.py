@@ -17,8 +17,7 @@ from finetune_trainer import contract
 
 USER = 65532
 """Neither root nor anybody's: works with any image and any namespace that enforces restricted."""
-_WORKSPACE = "workspace"
-"""The volume of the job's storage."""
+_WORKSPACE, _CONFIG, _SCRATCH, _SHARED_MEMORY = constants.VOLUMES
 _CACHES = {
     "HOME": "home",
     "TMPDIR": "tmp",
@@ -170,9 +169,9 @@ def _environment(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settin
 def _volumes(metadata: Object, spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
     return [
         {"name": _WORKSPACE, "persistentVolumeClaim": {"claimName": run.claim_name}},
-        {"name": "config", "configMap": {"name": metadata["name"]}},
-        {"name": "scratch", "emptyDir": {}},
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
+        {"name": _CONFIG, "configMap": {"name": metadata["name"]}},
+        {"name": _SCRATCH, "emptyDir": {}},
+        {"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
         *(
             {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
             for claim, volume in _volumes_of_claims(spec, run).items()
@@ -184,9 +183,9 @@ def _volumes(metadata: Object, spec: FineTuneJobSpec, run: RunStatus) -> list[Ob
 def _mounts(spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
     return [
         {"name": _WORKSPACE, "mountPath": constants.WORKSPACE_PATH},
-        {"name": "config", "mountPath": constants.CONFIG_PATH, "readOnly": True},
-        {"name": "scratch", "mountPath": constants.SCRATCH_PATH},
-        {"name": "shared-memory", "mountPath": constants.SHARED_MEMORY_PATH},
+        {"name": _CONFIG, "mountPath": constants.CONFIG_PATH, "readOnly": True},
+        {"name": _SCRATCH, "mountPath": constants.SCRATCH_PATH},
+        {"name": _SHARED_MEMORY, "mountPath": constants.SHARED_MEMORY_PATH},
         *(
             {"name": volume, "mountPath": f"{constants.CLAIMS_PATH}/{claim}", "readOnly": True}
             for claim, volume in _volumes_of_claims(spec, run).items()

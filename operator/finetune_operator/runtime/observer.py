@@ -92,10 +92,10 @@ class Observer:
         try:
             found = JobView.of(await self.cluster.get(JOBS, job.metadata.namespace, name))
         except NotFoundError:
-            never_began = run.attempt == 1 and run.job_uid is None  # the edit holds for it: it will be another run
-            seen = await self._without_child(key, job if never_began else own, run, edited)
-            return replace(seen, spec_lost=lost and not never_began)
-        return replace(await self._with_child(key, own, run, found, name, edited), spec_lost=lost)
+            seen = await self._without_child(key, own, run, edited)
+        else:
+            seen = await self._with_child(key, own, run, found, name, edited)
+        return replace(seen, edit=job.spec if edited else None, spec_lost=lost)
 
     async def _at_rest(self, job: FineTuneJob, run: RunStatus | None) -> Observed:
         several = job.spec.resources.nodes > 1 and run_is_needed(job)
@@ -117,15 +117,14 @@ class Observer:
             gone = self.memories.merged(run.job_uid, (), key)
             return Observed(job, self.now(), self.nonce(), pods=gone, edited=edited, jitter=self.jitter())
         remaining = () if (run.number, run.attempt) == (1, 1) else await self._remaining(job)
-        held = remaining and not job.spec.suspend
+        judged = (remaining or (run.nodes > 1 and run.attempt > 1)) and not job.spec.suspend
         return Observed(
             job,
             self.now(),
             self.nonce(),
-            claim_modes=await self._claim_modes(job, run.claim_name) if held else None,
+            claim_modes=await self._claim_modes(job, run.claim_name) if judged else None,
             previous=await self._previous(key, job, run) if run.attempt > 1 else None,
             remaining=remaining,
-            leftover=edited and run.attempt == 1 and await self._leftover(job, run),
             edited=edited,
             jitter=self.jitter(),
         )
@@ -189,9 +188,9 @@ class Observer:
         return None if previous and stops_by_itself(self.memories.told(previous.uid, key)) else previous
 
     async def _with_own_spec(self, job: FineTuneJob, run: RunStatus) -> FineTuneJob | None:
-        """With the spec that the run began with, from the ConfigMap of its newest attempt that has one. None if all
+        """With the spec that the run goes on with, from the ConfigMap of its newest attempt that has one. None if all
         were deleted: then its attempt may end, but no other may follow."""
-        for attempt in range(run.attempt, 0, -1):
+        for attempt in range(run.attempt, run.spec_attempt - 1, -1):
             name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
             with suppress(NotFoundError, KeyError, ValueError):
                 found = await self.cluster.get(CONFIGMAPS, job.metadata.namespace, name)

@@ -22,6 +22,7 @@ from finetune_operator.core.status.transitions import notes
 from finetune_operator.core.times import within
 from finetune_operator.manifests.children import children
 from finetune_operator.manifests.event import event
+from finetune_operator.manifests.network_policy import network_policy
 from finetune_operator.protocol import (
     CONFIGMAPS,
     EVENTS,
@@ -86,6 +87,7 @@ class Reconciler:
         began = self.memories.begin_look(key, self.now())
         manifest = await self.cluster.get(FINETUNEJOBS, key.namespace, key.name)
         if "deletionTimestamp" in manifest["metadata"]:
+            await self._free(manifest)
             self.memories.forget(key, Because.DELETED)
             return None
         try:
@@ -122,7 +124,7 @@ class Reconciler:
         if decision.delete_job:
             await self._delete(JOBS, job, decision.delete_job)
         if decision.delete_children:
-            await self._delete_children(job)
+            await self._delete_children(job, decision.delete_policy)
         return await self._create(key, look, decision) if decision.create_children else decision.look_again
 
     async def _tell(self, manifest: Object, decision: Decision) -> float | None:
@@ -193,12 +195,28 @@ class Reconciler:
         with suppress(NotFoundError):
             await self.cluster.delete(resource, job.metadata.namespace, name)
 
-    async def _delete_children(self, job: FineTuneJob) -> None:
+    async def _free(self, manifest: Object) -> None:
+        """Delete the Jobs of a job whose own deletion waits for a finalizer, so that its pods free their nodes now.
+        With `orphan` among the finalizers somebody wants them to stay."""
+        metadata, run = manifest["metadata"], read_status(manifest.get("status"))[0].run
+        if run is None or "orphan" in metadata.get("finalizers", ()):
+            return
+        for attempt in (run.attempt, run.attempt - 1):
+            name = child_name(metadata["name"], metadata["uid"], run.number, attempt)
+            with suppress(NotFoundError):
+                found = await self.cluster.get(JOBS, metadata["namespace"], name)
+                if is_of(found, metadata["uid"]) and "deletionTimestamp" not in found["metadata"]:
+                    await self.cluster.delete(JOBS, metadata["namespace"], name)
+
+    async def _delete_children(self, job: FineTuneJob, with_policy: bool) -> None:
         """Of the newest run. Those of the last attempt go last: as long as one is there, the rest may be."""
         run = job.status.run
         assert run is not None
-        for attempt in range(1, run.attempt + 1):
+        for attempt in range(1, run.attempt):
             await self._delete_attempt(job, run, attempt)
+        if with_policy and (policy := network_policy(job, self.settings)):
+            await self._delete(NETWORKPOLICIES, job, policy["metadata"]["name"])
+        await self._delete_attempt(job, run, run.attempt)
 
     async def _delete_attempt(self, job: FineTuneJob, run: RunStatus, attempt: int) -> None:
         for resource in (SERVICES, CONFIGMAPS, JOBS):

@@ -194,7 +194,7 @@ async def test_following_a_job_that_completes_ends_with_0() -> None:
     assert shown.splitlines()[-1] == "Complete"
 
 
-KILLED = finishing(137, error="Rank 1 was killed by signal 9 (SIGKILL).")
+KILLED = finishing(137, error="Rank 1 was killed by signal 9 (SIGKILL).", error_time=1.0)
 
 
 async def test_following_a_job_whose_rank_was_killed_goes_on_with_its_next_attempt() -> None:

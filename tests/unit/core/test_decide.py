@@ -87,29 +87,6 @@ def failed(status: FineTuneJobStatus, error: str = "no such column", log: tuple[
     return decided(Observed(job(status), NOW, "n", child(failure=NOW - timedelta(minutes=1)), (pod,)))
 
 
-@pytest.mark.parametrize(
-    "edit", [{"spec.image": "mended:1"}, {"spec.training.epochs": 1}, {"spec.podTemplate.labels": {"a": "b"}}]
-)
-def test_an_edit_before_the_children_are_made_asks_for_a_run_of_its_own(edit: dict[str, Any]) -> None:
-    """Some of the first run's children may be there, immutable: the next run must not meet them."""
-    first = started()
-    second = decided(Observed(job(first, **{"metadata.generation": 2, **edit}), NOW, "other", edited=True))
-    assert (run_of(second).number, run_of(second).generation) == (2, 2)
-    assert run_of(second).image == edit.get("spec.image", "trainer:1")
-
-
-def test_a_run_that_was_edited_before_it_began_ends_before_its_children_go() -> None:
-    """Another operator may be about to make its Job."""
-    edit = {"metadata.generation": 2, "spec.training.seed": 3}
-    seen = Observed(job(started(), **edit), NOW, "other", edited=True, leftover=True)
-    ended = decided(seen)
-    assert not decide(seen, SETTINGS).delete_children
-    for later in (edit, {"metadata.generation": 3}):  # the second takes the edit back
-        rest = Observed(job(ended, **later), NOW, "other", leftover=True)
-        assert decide(rest, SETTINGS).delete_children
-        assert run_of(decided(replace(rest, leftover=False))).number == 2
-
-
 def test_a_run_speaks_at_its_end_for_the_edits_that_held_at_once() -> None:
     status, edit = started(), {"metadata.generation": 2, "spec.ttlSecondsAfterFinished": 60}
     success = Observed(job(status, **edit), NOW, "n", child(succeeded=frozenset({0})), (ended_well(status),))

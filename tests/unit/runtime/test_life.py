@@ -191,13 +191,13 @@ async def test_deleting_the_finetunejob_removes_everything() -> None:
                     await asyncio.sleep(0.005)
 
 
-async def test_an_unschedulable_pod_is_pending_with_the_scheduler_s_words() -> None:
+async def test_an_unschedulable_pod_is_pending_with_what_the_scheduler_s_words_mean() -> None:
     async with operated(automatic=False) as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
         (pod,) = await world.pods(1)
         world.driver.unschedulable(pod, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
         pending = await world.until(
-            lambda s: "Insufficient" in next(c.message for c in s.conditions if c.type == "Ready")
+            lambda s: "without enough free nvidia.com/gpu" in next(c.message for c in s.conditions if c.type == "Ready")
         )
         assert pending.phase == Phase.PENDING
 

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from support.clusters import NOW, World, condition, run_of
 from support.jobs import job
-from support.manifests import manifest
+from support.manifests import changed, manifest
 from support.scripted import ScriptedDriver
 
 from finetune_operator.core.run.naming import child_name
@@ -158,3 +159,21 @@ async def test_an_edit_between_the_decision_and_the_start_starts_what_was_edited
         (config,) = await bench_.cluster.list(CONFIGMAPS, "default")
         assert '"seed":2' in config["data"]["run.json"]
         assert run_of(await bench_.world.status()).generation == 2
+
+
+@pytest.mark.parametrize(("finalizer", "left"), [("example.com/backup", 0), ("orphan", 1)])
+async def test_a_job_whose_deletion_waits_for_a_finalizer_gives_its_pods_back(finalizer: str, left: int) -> None:
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest())
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        held = {"metadata.deletionTimestamp": "2026-01-01T00:00:00Z", "metadata.finalizers": [finalizer]}
+        get = made.cluster.get
+
+        async def being_deleted(resource: Resource, namespace: str, name: str) -> Object:
+            found = await get(resource, namespace, name)
+            return changed(found, held) if resource == FINETUNEJOBS else found
+
+        made.cluster.get = being_deleted  # type: ignore[method-assign]
+        made.reconciler.memories.forget(KEY, Because.CHANGED)
+        assert await made.reconciler.reconcile(KEY) is None
+        assert len(await made.cluster.list(JOBS, "default")) == left

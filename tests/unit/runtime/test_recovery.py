@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from support.clusters import SETTINGS, condition, last_words, operated, run_of
 from support.manifests import changed, manifest
 
 from finetune_operator.constants import Phase
-from finetune_operator.core.settings import Settings
-from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, SERVICES
+from finetune_operator.core.settings import Network, Settings
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES
 from finetune_trainer.contract import CheckpointReport, RunConfig
 
 TWO_NODES = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
@@ -191,6 +192,19 @@ async def test_after_its_time_the_children_go_and_the_job_stays_as_it_is() -> No
         before = await world.job()
         await world.cluster.idle()
         assert await world.job() == before
+
+
+async def test_after_its_time_the_network_policy_goes_too_and_the_next_run_makes_it_again() -> None:
+    async with operated(replace(SETTINGS, network=Network())) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.ttlSecondsAfterFinished": 0}))
+        (pod,) = await world.pods_of_attempt(1, 1)
+        assert len(await world.cluster.list(NETWORKPOLICIES, "default")) == 1
+        await world.succeed([pod])
+        await world.until(lambda s: s.phase == Phase.COMPLETE)
+        await world.gone(JOBS, SERVICES, CONFIGMAPS, NETWORKPOLICIES)
+        await world.edit(**{"spec.training.seed": 2})
+        await world.until(lambda s: s.run and s.run.number == 2 and s.run.job_uid)
+        assert len(await world.cluster.list(NETWORKPOLICIES, "default")) == 1
 
 
 async def test_after_its_time_the_rest_goes_though_somebody_has_deleted_the_job() -> None:

@@ -43,6 +43,8 @@ class FailureClass(StrEnum):
     """Of the queue, or of the run."""
     SUSPENDED = "Suspended"
     """By spec.suspend, or by whoever suspended the Job."""
+    EDITED = "Edited"
+    """The spec was edited before training began: the next attempt is launched as it says."""
     REPLACED = "Replaced"
     """The spec was edited, and the run was not to be finished."""
 

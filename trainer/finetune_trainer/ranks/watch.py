@@ -144,7 +144,7 @@ class Watch:
                 ending = self._look()
             except Exception as error:
                 sentence = f"Rank 0's pod does not answer any more ({type(error).__name__})."
-                ending = Ending(1, sentence, is_symptom=True)
+                ending = Ending(1, sentence, slowest_rank=0, is_symptom=True)
                 # The training thread mostly notices too, and knows more.
                 if self._closing.wait(TELLING_SECONDS):
                     return

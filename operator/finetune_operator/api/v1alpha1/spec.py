@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from finetune_trainer.contract import MAX_REQUEST_CHARACTERS, Task
 
@@ -28,6 +29,23 @@ Quantity = Annotated[
 ]
 Preserved = dict[str, Any]
 """An object whose keys belong to somebody else: kept as it is, checked by its owner."""
+
+
+def _with_texts(**longest: int) -> tuple[AfterValidator, FieldInfo]:
+    """Fields of a preserved object that rules look at, and so must be texts, with the number of characters of each."""
+
+    def check(value: Preserved) -> Preserved:
+        for name, characters in longest.items():
+            if name in value and not (isinstance(value[name], str) and len(value[name]) <= characters):
+                raise ValueError(f"{name} must be text of at most {characters} characters")
+        return value
+
+    properties: Any = {name: {"type": "string", "maxLength": characters} for name, characters in longest.items()}
+    return AfterValidator(check), Field(json_schema_extra={"properties": properties})
+
+
+NamedVolume = Annotated[Preserved, *_with_texts(name=63)]
+VolumeMount = Annotated[Preserved, *_with_texts(name=63, mountPath=1024)]
 
 
 class Model(BaseModel):
@@ -182,8 +200,8 @@ class PodTemplate(Model):
     tolerations: list[Preserved] | None = Field(None, max_length=64, description="Taints that the pods tolerate.")
     affinity: Preserved | None = Field(None, description="To nodes and other pods.")
     env: list[Preserved] | None = Field(None, max_length=256, description="Environment of the trainer.")
-    volumes: list[Preserved] | None = Field(None, max_length=64, description="More volumes of the pods.")
-    volume_mounts: list[Preserved] | None = Field(
+    volumes: list[NamedVolume] | None = Field(None, max_length=64, description="More volumes of the pods.")
+    volume_mounts: list[VolumeMount] | None = Field(
         None, max_length=64, description="Where the trainer finds those volumes."
     )
     annotations: dict[str, str] | None = Field(None, max_length=64, description="Of the pods.")
@@ -285,8 +303,8 @@ class Retrain(Model):
     )
     while_running: Literal["Finish", "Replace"] = Field(
         "Finish",
-        description="What an edit means for the run that goes on, unless it ends none (suspend, ttl, budgets, "
-        "checkpoint).",
+        description="What an edit means for a run that has trained and goes on, unless it ends none (suspend, ttl, "
+        "budgets, checkpoint). A run that has not trained yet follows an edit at once.",
     )
 
 

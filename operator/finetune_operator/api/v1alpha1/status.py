@@ -59,6 +59,8 @@ class RunStatus(StatusModel):
     image_id: str | None = Field(None, description="What the image was, by digest, where the first pod runs.")
     claim_name: str = Field(DEFAULT_CLAIM, description="Of the storage, as it was when the run started.")
     generation: int = Field(description="Of the spec that this run trains.")
+    spec_attempt: Number = Field(1, description="The first attempt with that spec; earlier ones had another.")
+    attested: bool = Field(False, description="All ranks of an attempt have reported; from then on an edit waits.")
     recipe: str = Field(description="Digest of what is trained; another one asks for another run.")
     wanted: str = Field("", description="Digest of all that asks for another run if this one fails.")
     job_uid: str | None = Field(None, description="Of the attempt's Job, once it was seen.")

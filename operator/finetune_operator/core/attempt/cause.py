@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from finetune_operator.core.attempt.culprit import culprit, only_heard
 from finetune_operator.core.observed.views import JobView, PodView
 from finetune_operator.core.times import from_seconds
 from finetune_trainer.contract import ExitCode, FailureClass, class_of
@@ -61,15 +62,15 @@ def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, se
         return 0
     if child.failure is None and any(pod.failed and pod.exit_code and pod.message is None for pod in pods):
         return 0
-    untold = (pod for pod in pods if pod.exit_code is None and not pod.disrupted)
+    untold = (pod for pod in pods if pod.exit_code is None and not pod.disrupted and not pod.on_lost_node)
     if not any(pod.present or (pod.scheduled and pod.deleted is None) for pod in untold):
         return 0
     began = [time for time in (child.failure, *(pod.ended for pod in pods if pod.failed)) if time]
     return settle - (now - min(began)).total_seconds() if began else 0
 
 
-def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
-    """The cause of a failed attempt."""
+def cause_of(child: JobView | None, pods: Iterable[PodView], ranks_per_pod: int = 1) -> Cause:
+    """The cause of a failed attempt, each of whose pods runs so many ranks."""
     pods = list(pods)
     taken = [p for p in pods if p.disrupted or (p.deleted and not _stopped_by_controller(p, child))]
     failed = [p for p in pods if p.failed and p not in taken and not _stopped(p, child)]
@@ -84,7 +85,7 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
         first_failed and _failed_at(first_failed) == _LATE and any(p.told_code == ExitCode.PREEMPTED for p in pods)
     )
     if first_failed and not noticed:
-        return _failed(first_failed)
+        return _failed(first_failed, culprit(first_failed, pods, ranks_per_pod))
     if stopped:
         return _preempted(stopped, f"pod {stopped.name} was stopped")
     if child is None:
@@ -93,10 +94,8 @@ def cause_of(child: JobView | None, pods: Iterable[PodView]) -> Cause:
 
 
 def _failed_at(pod: PodView) -> datetime:
-    """A pod that says what went wrong, but not when, only heard of it from another one."""
     told = from_seconds(pod.message.error_time) if pod.message and pod.message.error_time else None
-    heard = pod.message is not None and pod.message.error is not None and pod.message.error_time is None
-    return told or (_LATE if heard else pod.ended) or _LATE
+    return told or (_LATE if only_heard(pod) else pod.ended) or _LATE
 
 
 def _taken_at(pod: PodView) -> datetime:
@@ -133,7 +132,8 @@ def _preempted(pod: PodView, message: str) -> Cause:
     return Cause(FailureClass.PREEMPTED, message, pod.exit_code, None, pod.node, pod.name, step)
 
 
-def _failed(pod: PodView) -> Cause:
+def _failed(pod: PodView, blamed: PodView | None) -> Cause:
+    """By the words of one pod, with the place of the pod of which they speak; None if nobody knows that place."""
     word = pod.message
     code = pod.told_code
     if pod.reason == "OOMKilled":
@@ -149,13 +149,16 @@ def _failed(pod: PodView) -> Cause:
         message = f"pod {pod.name} failed: {reason}"
     else:
         message = f"pod {pod.name} ended with exit code {code} ({reason}) and said no more"
+    if blamed and blamed.uid != pod.uid and blamed.message is None:
+        message = f"{message.removesuffix('.')}; pod {blamed.name} on node {blamed.node} has left no word"
+    rank = word.failing_rank if word and blamed is pod else None
     return Cause(
         failure,
         message,
         code,
-        word.failing_rank if word else None,
-        pod.node,
-        pod.name,
+        word.slowest_rank if word and word.slowest_rank is not None else rank,
+        blamed.node if blamed else None,
+        blamed.name if blamed else None,
         word.step if word else None,
         word.rows if word else (),
         word.slowest_rank if word else None,

@@ -1,7 +1,8 @@
 """After an attempt that failed: another one, when, and what is different; or none, and why.
 
 The classes: what cannot help to try again (wrong data, divergence, another world, checkpoints that nobody trusts) is
-never tried again. What is nobody's fault (preemption, suspension, a gang that gave way) is tried again and not counted.
+never tried again. What is nobody's fault (preemption, suspension, an edit before training began, a gang that gave way)
+is tried again and not counted.
 All else is counted in a window: the first failure in it starts the next attempt at once, from the second on with a
 delay that doubles, with jitter, so that jobs that fail together do not come back together.
 """
@@ -27,9 +28,9 @@ NEVER = frozenset(
         FailureClass.REPLACED,
     }
 )
-UNCOUNTED = frozenset(
-    {FailureClass.PREEMPTED, FailureClass.GANG_TIMEOUT, FailureClass.SUSPENDED, FailureClass.SUPERSEDED}
-)
+ON_REQUEST = frozenset({FailureClass.SUSPENDED, FailureClass.EDITED})
+"""The user, or a queue, wanted the attempt to end."""
+UNCOUNTED = ON_REQUEST | {FailureClass.PREEMPTED, FailureClass.GANG_TIMEOUT, FailureClass.SUPERSEDED}
 MAX_UNCOUNTED_IN_ROW = 20
 """Without a new checkpoint: nothing that they did was kept."""
 FIRST_DELAY = 10.0
@@ -127,10 +128,10 @@ def _gave_way(run: RunStatus, times: tuple[str, ...], jitter: float) -> Restart:
 def _uncounted(
     failure: FailureClass, run: RunStatus, progressed: bool, times: tuple[str, ...], jitter: float
 ) -> Restart | GiveUp:
-    in_row = (0 if progressed else run.uncounted_in_row) + (failure is not FailureClass.SUSPENDED)
+    in_row = (0 if progressed else run.uncounted_in_row) + (failure not in ON_REQUEST)
     if in_row > MAX_UNCOUNTED_IN_ROW:
         return GiveUp(f"{MAX_UNCOUNTED_IN_ROW} attempts in a row were stopped without a new checkpoint")
-    at_once = failure is FailureClass.SUSPENDED or (failure is FailureClass.PREEMPTED and in_row == 1)
+    at_once = failure in ON_REQUEST or (failure is FailureClass.PREEMPTED and in_row == 1)
     delay = 0.0 if at_once else _delay(in_row - 1, jitter)
     return Restart(delay, False, times, in_row, run.micro_batch_size, run.activation_checkpointing)
 

@@ -12,8 +12,6 @@ from datetime import datetime
 from finetune_operator.core.observed.views import PodView
 from finetune_trainer.contract import ExitCode
 
-LOST_NODE = ("DeletionByTaintManager", "DeletionByPodGC")
-"""Reasons of a DisruptionTarget with which no kubelet answers any more."""
 AFTER_GRACE = 5.0
 """Seconds from SIGKILL until the API server knows."""
 
@@ -22,7 +20,7 @@ def seconds_until_stopped(pods: Iterable[PodView], settle: float, now: datetime)
     """How long to wait at most, 0 or less if not at all. When the first has ended the others are about to: they have
     agreed on the step after which all end."""
     pods = list(pods)
-    if any(_failed_by_itself(pod) or _is_on_lost_node(pod) for pod in pods):
+    if any(_failed_by_itself(pod) or pod.on_lost_node for pod in pods):
         return 0
     deadlines = [pod.grace_ends for pod in pods if pod.grace_ends and _may_be_saving(pod)]
     if not deadlines:
@@ -35,10 +33,6 @@ def seconds_until_stopped(pods: Iterable[PodView], settle: float, now: datetime)
 def _failed_by_itself(pod: PodView) -> bool:
     """Without success, and not on request."""
     return pod.failed and pod.told_code != ExitCode.PREEMPTED and pod.deleted is None
-
-
-def _is_on_lost_node(pod: PodView) -> bool:
-    return pod.disrupted is not None and pod.disrupted.startswith(LOST_NODE)
 
 
 def _may_be_saving(pod: PodView) -> bool:

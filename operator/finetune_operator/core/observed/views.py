@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator import constants
-from finetune_operator.api.v1alpha1 import FineTuneJob
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
+from finetune_operator.core.observed.scheduler_message import explained
+from finetune_operator.core.observed.text import MAX_LINE_BYTES, shortened
 from finetune_trainer.contract import PodStatus, TerminationMessage
 
 Object = Mapping[str, Any]
@@ -23,6 +25,9 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _LONGEST_GRACE = 10**8
 """Seconds; three years."""
 _LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
+_LOST_NODE = ("DeletionByTaintManager", "DeletionByPodGC")
+"""Reasons of a DisruptionTarget with which no kubelet answers any more."""
+UNSCHEDULABLE = "Unschedulable"
 _HOPELESS_WAITS = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -49,7 +54,9 @@ class PodView:
     scheduled_at: datetime | None = None
     running: bool = False
     waiting: str | None = None
-    """Why it does not start: the scheduler's or the kubelet's words."""
+    """Why it does not start, for people."""
+    waiting_reason: str | None = None
+    """The same in one word: Unschedulable, or the kubelet's reason, such as ErrImagePull."""
     exit_code: int | None = None
     message: TerminationMessage | None = None
     reason: str | None = None
@@ -63,6 +70,8 @@ class PodView:
     """The resourceVersion with which that was first seen: the order of deletions within a second."""
     disrupted: str | None = None
     """Why the cluster takes it away, by its DisruptionTarget condition."""
+    unreachable: bool = False
+    """Its node does not report: the node's controller has called the pod not ready, though its container was."""
     present: bool = True
     """False: it is gone, and will say nothing more."""
 
@@ -80,6 +89,7 @@ class PodView:
         scheduled = conditions.get("PodScheduled", {})
         disruption = conditions.get("DisruptionTarget", {})
         disrupted = disruption.get("status") == "True"
+        waiting = _waiting(conditions, [*(fields(c.get("state")) for c in before), state])
         shares_node = bool(spec.get("hostNetwork")) or status.get("podIP") == status.get("hostIP")
         return cls(
             uid=text(metadata.get("uid")) or "",
@@ -93,7 +103,8 @@ class PodView:
             scheduled=text(spec.get("nodeName")) is not None,
             scheduled_at=moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
             running="running" in state,
-            waiting=_waiting(conditions, [*(fields(c.get("state")) for c in before), state]),
+            waiting=waiting[1] if waiting else None,
+            waiting_reason=waiting[0] if waiting else None,
             exit_code=whole(terminated.get("exitCode")),
             message=last_word(text(terminated.get("message"))),
             reason=text(terminated.get("reason")) or text(status.get("reason")) or _failed_before(before),
@@ -102,6 +113,7 @@ class PodView:
             grace_ends=moment(metadata.get("deletionTimestamp")),
             deletion_version=_deletion_version(metadata),
             disrupted=f"{disruption.get('reason')}: {disruption.get('message', '')}" if disrupted else None,
+            unreachable="running" in state and _is_unreachable(conditions),
         )
 
     def after(self, earlier: PodView | None) -> PodView:
@@ -145,21 +157,35 @@ class PodView:
         return not self.present or self.phase in ("Succeeded", "Failed")
 
     @property
+    def on_lost_node(self) -> bool:
+        """Whether its node does not answer, or the cluster has given up waiting for that node."""
+        return self.unreachable or (self.disrupted is not None and self.disrupted.startswith(_LOST_NODE))
+
+    @property
     def ending(self) -> tuple[object, ...] | None:
         """How it ends, or is asked to; None as long as it lives."""
         facts = (self.phase == "Failed", self.exit_code, self.deleted, self.disrupted)
         return facts if any(fact is not None and fact is not False for fact in facts) else None
 
 
-def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> str | None:
+def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> tuple[str, str] | None:
+    """In one word, and in a sentence: the scheduler's, if it is understood in plain words, or the kubelet's."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
+        words = str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
+        return UNSCHEDULABLE, explained(words) or shortened(words, MAX_LINE_BYTES)
     for state in states:
         waiting = fields(state.get("waiting"))
         if waiting.get("reason") in _HOPELESS_WAITS:
-            return f"{waiting['reason']}: {waiting.get('message', '')}"
+            return waiting["reason"], f"{waiting['reason']}: {waiting.get('message', '')}"
     return None
+
+
+def _is_unreachable(conditions: Mapping[str, Any]) -> bool:
+    """A kubelet calls a pod not ready for its containers or for a readiness gate, and says which."""
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    gate = ready.get("reason") == "ReadinessGatesNotReady"
+    return ready.get("status") == "False" and containers.get("status") == "True" and not gate
 
 
 def _failed_before(init_containers: Iterable[Object]) -> str | None:
@@ -255,6 +281,8 @@ class Observed:
     edited: bool = False
     """The spec wants another model than the run that goes on; `job` then has the run's own spec, with the fields of the
     new one that hold at once."""
+    edit: FineTuneJobSpec | None = None
+    """The spec of now, if it is `edited`."""
     spec_lost: bool = False
     """The run's own spec was deleted; `job` then has that of now."""
     jitter: float = 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime, timedelta
+from typing import Any
 
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, RunStatus
 from finetune_operator.core.attempt import checkpoint
@@ -57,24 +58,31 @@ def with_spec_of_run(job: FineTuneJob, spec: FineTuneJobSpec) -> FineTuneJob:
 
 def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now: datetime) -> RunStatus:
     """The run that starts now. What the operator's configuration gives is frozen here."""
-    world = world_of(job.spec)
     run = RunStatus(
         number=number,
         attempt=1,
         contract=CONTRACT_VERSION,
         nonce=nonce,
-        image=job.spec.image or settings.image,
-        claim_name=storage_claim(job.spec, settings.claim),
-        generation=job.metadata.generation,
         recipe=recipe_digest(job.spec, CONTRACT_VERSION),
-        wanted=wanted_digest(job.spec),
         start_time=to_text(now),
         attempt_time=to_text(now),
-        nodes=world.nodes,
-        world=world.size,
-        zero_stage=job.spec.deepspeed.zero_stage,
+        **launch_of(job, settings),
     )
     return with_config_digest(job, run, settings)
+
+
+def launch_of(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
+    """The fields of a run that say with what spec, and how, its pods are started."""
+    world = world_of(job.spec)
+    return {
+        "image": job.spec.image or settings.image,
+        "claim_name": storage_claim(job.spec, settings.claim),
+        "generation": job.metadata.generation,
+        "wanted": wanted_digest(job.spec),
+        "nodes": world.nodes,
+        "world": world.size,
+        "zero_stage": job.spec.deepspeed.zero_stage,
+    }
 
 
 def next_attempt(

@@ -16,7 +16,7 @@ from finetune_operator.api.v1alpha1 import (
     RunStatus,
 )
 from finetune_operator.constants import ConditionType, Phase, Reason
-from finetune_operator.core.observed.text import shortened
+from finetune_operator.core.observed.text import MAX_MESSAGE_BYTES, shortened
 from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.status import conditions
 from finetune_operator.core.status.health import NOT_TRAINING, Health
@@ -29,9 +29,18 @@ def in_phase(
     observed: Observed, status: FineTuneJobStatus, phase: Phase, reason: Reason, **words: object
 ) -> FineTuneJobStatus:
     """Phase, conditions and observed generation; the words fill the reason's message."""
-    message = shortened(reason.message.format(**words))
+    waits = _waiting_edit(observed, status)
+    message = shortened(reason.message.format(**words), MAX_MESSAGE_BYTES - len(waits)) + waits
     changed = conditions.for_phase(status.conditions, phase, reason.name, message, observed.generation, observed.now)
     return status.model_copy(update={"phase": phase, "conditions": changed, "observed_generation": observed.generation})
+
+
+def _waiting_edit(observed: Observed, status: FineTuneJobStatus) -> str:
+    """What is said of an edit that the run which goes on does not follow."""
+    run, newest = status.run, observed.job.metadata.generation
+    if not observed.edited or run is None or run.completion_time or run.generation == newest:
+        return ""
+    return f"; the edit of generation {newest} waits for the end of this run (retrain.whileRunning: Finish)"
 
 
 def stalled(
@@ -45,7 +54,9 @@ def stalled(
 
 
 def world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    """All ranks have attested world and configuration."""
+    """All ranks have attested world and configuration; the run remembers it when the attempt has ended."""
+    goes_on = status.run or run
+    status = status.model_copy(update={"run": goes_on.model_copy(update={"attested": True})})
     text = constants.WORLD_READY.message.format(world=run.world, digest=(run.config_digest or "")[:12])
     return _with(observed, status, ConditionType.WORLD_READY, "True", constants.WORLD_READY.name, text)
 
@@ -75,6 +86,16 @@ def _with(
     generation, now = observed.generation, observed.now
     changed = conditions.set_condition(status.conditions, kind, truth, reason, message, generation, now)
     return status.model_copy(update={"conditions": changed})
+
+
+def as_suspending(observed: Observed, status: FineTuneJobStatus, run: RunStatus, pods: int) -> FineTuneJobStatus:
+    """The job is to be suspended; so many pods are still there."""
+    return in_phase(observed, status, Phase.SUSPENDING, constants.SUSPENDING, run=run.number, pods=pods)
+
+
+def as_suspended(observed: Observed, status: FineTuneJobStatus, detail: str) -> FineTuneJobStatus:
+    """The job is suspended, and no pod is left."""
+    return in_phase(observed, status, Phase.SUSPENDED, constants.SUSPENDED, detail=detail)
 
 
 def as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:

@@ -147,5 +147,8 @@ def test_every_reason_that_ends_or_holds_up_a_job_is_told() -> None:
     silent = {reason.name for reason in vars(constants).values() if isinstance(reason, Reason)}
     silent -= {reason.name for reason in EVENTS}
     of_training = {"Healthy", "Diverging", "Diverged", "CheckpointFailing", "Straggling", "Hung", "NotTraining"}
-    assert silent - of_training == {"Pending", "Starting", "PodsRunning", "Exporting", "Suspending", "NotYet"}
+    assert silent - of_training == {
+        "Pending", "Unschedulable", "PodsRefused", "Queued", "ImageNotPulled", "ContainerNotCreated", "Starting",
+        "PodsRunning", "Exporting", "Suspending", "NotYet",
+    }  # fmt: skip
     assert of_training <= silent, "they come and go; the status tells them"

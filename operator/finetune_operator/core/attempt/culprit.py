@@ -1,0 +1,42 @@
+"""Which pod failed first, when the one that says why only heard of it.
+
+A node that loses its power takes its pod's last words with it. What is left are those of the survivors, a minute later:
+they waited for a rank, or a connection to it was closed. The ledger names the node of the pod that they speak of, since
+the next attempt may avoid that node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetune_operator.core.observed.views import PodView
+from finetune_trainer.contract import CLASS_OF_EXIT_CODE
+
+
+def culprit(witness: PodView, pods: Iterable[PodView], ranks_per_pod: int) -> PodView | None:
+    """The pod of which a failed pod's last words speak: itself, unless it only heard of another one. None if it did,
+    and nobody knows of which.
+
+    In this order: the pod of the rank for which all waited; a pod without a word whose node is lost; the only pod
+    without a word.
+    """
+    others = sorted((pod for pod in pods if pod.uid != witness.uid), key=lambda pod: not pod.present)
+    word = witness.message
+    if word is not None and word.slowest_rank is not None:
+        index = word.slowest_rank // ranks_per_pod
+        return witness if index == witness.index else next((pod for pod in others if pod.index == index), None)
+    if not others:
+        return witness
+    silent = [pod for pod in others if pod.present and pod.exit_code is None and pod.message is None]
+    lost = [pod for pod in silent if pod.on_lost_node]
+    heard = only_heard(witness)
+    if lost and (heard or witness.told_code not in CLASS_OF_EXIT_CODE):
+        return lost[0]
+    if heard:
+        return silent[0] if len(silent) == 1 else None
+    return witness
+
+
+def only_heard(pod: PodView) -> bool:
+    """Whether a pod says what went wrong but not when: it heard of it from another one."""
+    return pod.message is not None and pod.message.error is not None and pod.message.error_time is None

@@ -1,0 +1,1 @@
+"""What `core/decide.py` chooses from: one file for each part of a job's life."""

@@ -1,0 +1,108 @@
+"""An attempt ends: another one follows, or its run ends with it."""
+
+from __future__ import annotations
+
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import FineTuneJob, RunStatus
+from finetune_operator.constants import Phase
+from finetune_operator.core.attempt import checkpoint, facts
+from finetune_operator.core.attempt.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
+from finetune_operator.core.attempt.deadline import active_seconds
+from finetune_operator.core.attempt.restart import ON_REQUEST, GiveUp, Restart, after_failure, bad_nodes
+from finetune_operator.core.attempt.stopping import seconds_until_stopped
+from finetune_operator.core.decisions.decision import Decision, attempt_name
+from finetune_operator.core.observed.views import Observed
+from finetune_operator.core.run.edit import holds_at_once, launched_as_edited
+from finetune_operator.core.run.resolve import micro_batch_of, with_config_digest
+from finetune_operator.core.run.retrain import next_attempt
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.status import health, ledger
+from finetune_operator.core.status import written as status
+from finetune_operator.core.times import duration, to_text
+from finetune_trainer.contract import Result
+
+
+def failing(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
+    """Wait a moment for the other pods' words: the one who says why may be last, and pods that stop in order save what
+    they have done. A pod that is gone says no more."""
+    assert observed.child is not None
+    settle, now = settings.settle, observed.now
+    words = seconds_to_wait(observed.child, observed.pods, now, settle)
+    if (wait := max(words, seconds_until_stopped(observed.pods, settle, now))) > 0:
+        return Decision(None, look_again=min(1.0, wait))
+    return end_as_failure(observed, run, cause_of(observed.child, observed.pods, run.world // run.nodes), settings)
+
+
+def end_as_failure(
+    observed: Observed, run: RunStatus, cause: Cause, settings: Settings, edited: FineTuneJob | None = None
+) -> Decision:
+    """The attempt ends; another one follows, or the run ends with it. `edited`: the job with another spec, as which the
+    next attempt is launched."""
+    spec, now = observed.job.spec, observed.now
+    newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
+    found = facts.from_pods(observed.pods, observed.job.status.facts)
+    before = observed.job.status.model_copy(update={"checkpoint": newest, "facts": found})
+    rows, progressed = micro_batch_of(spec, run), checkpoint.has_progressed(run, newest)
+    follows = after_failure(cause.failure, run, rows, spec.fault_tolerance, now, observed.jitter, progressed)
+    step = before.progress.step if before.progress else None
+    addition = follows.why if isinstance(follows, GiveUp) else follows.change
+    saved = newest.step if newest and checkpoint.is_there(newest) else None
+    entry = ledger.failure(run, cause, follows.counted, addition, step, now, saved)
+    after = status.between_attempts(observed, ledger.entered(before, entry), health.after_attempt(entry))
+    if isinstance(follows, Restart):
+        avoid = bad_nodes(after.ledger, run.number, spec.fault_tolerance, now)
+        active = active_seconds(run, observed.pods, now)
+        following = next_attempt(before, run, follows, avoid, active, observed.nonce, now)
+        if edited:
+            following = launched_as_edited(edited, following, settings)
+        else:
+            following = with_config_digest(observed.job, following, settings)
+        after = after.model_copy(update={"run": following, "progress": None})
+        if spec.suspend and cause.failure in ON_REQUEST:
+            present = sum(pod.present for pod in observed.pods)
+            suspending = status.as_suspending(observed, after, run, present)
+            return Decision(suspending if observed.child else after, look_again=0)
+        when = f" in {duration(follows.delay)}" if follows.delay else " now"
+        when = " when spec.suspend is false" if spec.suspend else when
+        words = {"attempt": following.attempt, "run": run.number, "when": when, "start": checkpoint.start(newest)}
+        words["detail"] = ledger.described(entry)
+        after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
+        must_go = observed.child and not observed.child.deleted and not stops_by_itself(observed.pods)
+        delete = attempt_name(observed, run) if must_go else None
+        if cause.failure in ON_REQUEST or not _may_follow_at_once(observed, following):
+            return Decision(after, delete_job=delete, look_again=0)
+        return Decision(after, delete_job=delete, create_children=True, look_again=settings.waiting_interval)
+    after = after.model_copy(update={"run": ended_run(observed, run, release=True)})
+    return Decision(status.as_failed(observed, after, entry), look_again=0)
+
+
+def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
+    """Whether an attempt waits for nothing: no delay, nobody who wants the job suspended, no pod that may hold its
+    claim (several nodes have one that they share), its spec is known, and no edit takes its place."""
+    waits = observed.job.spec.suspend or following.not_before or observed.spec_lost or holds_at_once(observed)
+    ended = observed.child and all(pod.ended_or_gone for pod in observed.pods)
+    return not waits and bool(following.nodes > 1 or ended)
+
+
+def end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
+    """The attempt has left a result, and its run ends with it."""
+    newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
+    found = facts.from_pods(observed.pods, observed.job.status.facts)
+    before = observed.job.status.model_copy(update={"checkpoint": newest, "facts": found})
+    entry = ledger.success(run, result.last_step or result.step, observed.now)
+    after = status.with_result(ledger.entered(before, entry), result)
+    after = status.between_attempts(observed, after.model_copy(update={"run": ended_run(observed, run, release=False)}))
+    return Decision(status.as_complete(observed, after, run), look_again=0)
+
+
+def ended_run(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
+    """The run with its end. `release`: pods that are still alive, or that a quota or a queue has kept back, must go;
+    those that have ended stay for their logs."""
+    job_uid = observed.child.uid if observed.child else run.job_uid
+    alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
+    child = observed.child
+    awaited = child is not None and not child.succeeded and not has_failed(child, observed.pods)
+    # If it is not `edited`, what was changed in the spec meanwhile held at once.
+    generation = run.generation if observed.edited else observed.job.metadata.generation
+    update = {"job_uid": job_uid, "release": release and (alive or awaited), "generation": generation}
+    return run.model_copy(update={"completion_time": to_text(observed.now), **update})

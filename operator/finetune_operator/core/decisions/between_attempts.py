@@ -1,0 +1,74 @@
+"""A run goes on, and its attempt has no Job yet: it is suspended, it waits for something, or it starts."""
+
+from __future__ import annotations
+
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import RunStatus
+from finetune_operator.constants import Phase
+from finetune_operator.core.attempt.restart import ON_REQUEST
+from finetune_operator.core.attempt.stopping import seconds_until_stopped
+from finetune_operator.core.decisions.between_runs import start_run
+from finetune_operator.core.decisions.decision import Decision, suspending, volume_not_shared
+from finetune_operator.core.observed.views import Observed, PodView
+from finetune_operator.core.run import volume
+from finetune_operator.core.run.resolve import run_config, with_config_digest
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.status import ledger
+from finetune_operator.core.status import written as status
+from finetune_operator.core.times import from_text
+
+
+def suspended(observed: Observed, run: RunStatus) -> Decision:
+    """The job is suspended: the next attempt starts when it is no longer."""
+    before = observed.job.status
+    if observed.remaining:
+        return suspending(observed, run)
+    before = before.model_copy(update={"run": run.model_copy(update={"not_before": None})})
+    return Decision(
+        status.as_suspended(observed, before, f"attempt {run.attempt} of run {run.number} starts when it is false")
+    )
+
+
+def create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
+    """The run's attempt starts, as soon as it need not wait for its time, its claim or a checkpoint."""
+    if run_config(observed.job, run, settings).digest != run.config_digest:  # the operator, and its defaults, changed
+        if run.attempt == 1:
+            return start_run(observed, settings, number=run.number + 1)
+        again = run.model_copy(update={"attempt": run.attempt + 1, "nonce": observed.nonce})
+        again = with_config_digest(observed.job, again, settings)
+        return Decision(observed.job.status.model_copy(update={"run": again}), look_again=0)
+    if run.not_before and (wait := (from_text(run.not_before) - observed.now).total_seconds()) > 0:
+        return Decision(look_again=wait)
+    if run.nodes > 1 and not volume.is_shared(observed.claim_modes):
+        return volume_not_shared(observed, run.claim_name, run.nodes)
+    if holder := volume.holder(observed.remaining, observed.claim_modes):
+        return _volume_attached(observed, run, holder)
+    if (wait := _seconds_until_saved(observed, settings)) > 0:
+        return Decision(look_again=min(1.0, wait))
+    return Decision(create_children=True, look_again=settings.waiting_interval)
+
+
+def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
+    """An attempt that was suspended or edited is over when its pods are told to stop: they save what the next one
+    begins with. They are told a moment after its Job was deleted."""
+    entry = ledger.last_failure(observed.job.status)
+    if entry is None or entry.class_ not in ON_REQUEST:
+        return 0
+    asking = settings.settle - (observed.now - from_text(entry.end_time)).total_seconds()
+    unasked = any(pod.running and pod.deleted is None for pod in observed.remaining)
+    saving = seconds_until_stopped(observed.remaining, settings.settle, observed.now)
+    return max(asking, saving) if unasked else saving
+
+
+def _volume_attached(observed: Observed, run: RunStatus, holder: PodView) -> Decision:
+    words = {
+        "attempt": run.attempt,
+        "run": run.number,
+        "claim": run.claim_name,
+        "modes": ", ".join(observed.claim_modes or ()),
+        "pod": holder.name,
+        "node": holder.node,
+    }
+    reason = constants.VOLUME_ATTACHED_ELSEWHERE
+    phase = Phase.PENDING if run.attempt == 1 else Phase.RESTARTING
+    return Decision(status.in_phase(observed, observed.job.status, phase, reason, **words), look_again=5)

@@ -1,0 +1,66 @@
+"""What an edit of the spec means for a run that has not trained yet: it takes effect at once, for nothing was learned
+that could be lost. An edit of a run that has trained waits for its end (or replaces it, by retrain.whileRunning).
+"""
+
+from __future__ import annotations
+
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
+from finetune_operator.constants import ConditionType
+from finetune_operator.core.attempt import checkpoint
+from finetune_operator.core.observed.views import Observed
+from finetune_operator.core.run.resolve import with_config_digest
+from finetune_operator.core.run.retrain import launch_of
+from finetune_operator.core.settings import Settings
+from finetune_operator.core.status.conditions import is_true
+from finetune_operator.core.status.progress import attested
+
+BEFORE_TRAINING = "the spec was edited before training began"
+
+
+def holds_at_once(observed: Observed) -> bool:
+    """Whether the spec was edited, and the run that goes on cannot have trained yet."""
+    run = observed.job.status.run
+    return observed.edit is not None and run is not None and not _may_have_trained(observed, run)
+
+
+def edited_job(observed: Observed) -> FineTuneJob:
+    """The job with the spec of now, where `observed.job` has that of the run."""
+    assert observed.edit is not None
+    return observed.job.model_copy(update={"spec": observed.edit})
+
+
+def launches_alike(observed: Observed) -> bool:
+    """Whether the edit changes nothing in the pods: only retrain.request, which the run answers when it trains."""
+    assert observed.edit is not None
+    same = observed.job.spec.model_copy(update={"retrain": observed.edit.retrain})
+    return not observed.spec_lost and same == observed.edit
+
+
+def launched_as_edited(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunStatus:
+    """The run's attempt, launched as the spec of `job` says, which asks for the model that the run trains anyway. A
+    plan that was made smaller for the old spec's memory is forgotten."""
+    forgotten = {"image_id": None, "micro_batch_size": None, "activation_checkpointing": False}
+    update = launch_of(job, settings) | forgotten | {"spec_attempt": run.attempt}
+    return with_config_digest(job, run.model_copy(update=update), settings)
+
+
+def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
+    """By the status, which survives a restart of the operator; by what ended pods have said; and once all pods have
+    started, by what the agents say. Where rank 0's agent says nothing then, it may be out of the operator's reach."""
+    if _has_trained(observed.job.status, run) or any(pod.message and pod.message.step for pod in observed.pods):
+        return True
+    if sum(pod.running or pod.exit_code is not None for pod in observed.pods) < run.nodes:
+        return False
+    answers = observed.answers.values()
+    return bool(attested(run, answers)) or not any(answer.index == 0 for answer in answers)
+
+
+def _has_trained(status: FineTuneJobStatus, run: RunStatus) -> bool:
+    """Whether an attempt of the run has attested its world, made a step or left a checkpoint, as the status has it."""
+    return (
+        run.attested
+        or is_true(status.conditions, ConditionType.WORLD_READY)
+        or status.progress is not None
+        or checkpoint.is_there(status.checkpoint)
+        or any(entry.run == run.number and (entry.step or entry.checkpoint_step) for entry in status.ledger)
+    )
