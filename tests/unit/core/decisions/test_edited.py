@@ -237,7 +237,8 @@ def test_a_first_attempt_that_failed_before_its_first_step_has_not_trained() -> 
 def attested(observed: Observed) -> Observed:
     run = run_of(observed.job.status)
     rank = RankStatus(
-        rank=0, world=run.world, config_digest=run.config_digest or "", backend="gloo", zero_stage=2, phase=Phase.TRAIN, step=1,
+        rank=0, world=run.world, config_digest=run.config_digest or "", backend="gloo", zero_stage=2,
+        phase=Phase.TRAIN, step=1,
         heartbeat=1.0,
     )  # fmt: skip
     answer = PodStatus(pod_uid="u", attempt=1, nonce=run.nonce, index=0, ranks=(rank,))
