@@ -16,7 +16,7 @@ from trainer.base_models import MODELS, tokenizer
 from trainer.fixtures_data import run_config, workspace
 from transformers import BartConfig, BartForSequenceClassification, MixtralConfig, MixtralForCausalLM
 
-from finetune_trainer.contract import Lora, RunConfig
+from finetune_trainer.contract import Facts, Lora, RunConfig
 from finetune_trainer.model.export import digest_of, export, load_result
 from finetune_trainer.model.merge import Merged, add_merged_copy
 from finetune_trainer.model.prepare import Prepared
@@ -66,6 +66,7 @@ def published(paths: Paths, config: RunConfig = CONFIG, base: Any = None, spread
         new_parameters=(),
         start=start,
         settings=Settings(tokenizer(), base.config, 32),
+        facts=Facts(training_rows=0, evaluation_rows=20),
     )
 
 

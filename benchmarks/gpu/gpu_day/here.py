@@ -85,8 +85,10 @@ def token_rows(lengths: Sequence[int], vocabulary: int, seed: int = 3) -> Any:
 
 def prepared_of(rows: Any, model_config: Any, tokens: int, processor: Any = None, classes: int = 0) -> Any:
     """What `prepare` would have left, in memory: the same rows for training and for evaluation."""
+    from finetune_trainer.contract import Facts
     from finetune_trainer.model.prepare import Prepared
     from finetune_trainer.tasks import Settings
 
     settings = Settings(processor, model_config, tokens)
-    return Prepared(rows, rows, classes, "made", (), Path(), settings)
+    facts = Facts(training_rows=len(rows), evaluation_rows=len(rows))
+    return Prepared(rows, rows, classes, "made", (), Path(), settings, facts)
