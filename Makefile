@@ -17,7 +17,7 @@ KIND_IMAGE ?=
 QUICK := not slow and not cluster and not images and not e2e
 IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-operator test-trainer sim check audit generate record benchmark-operator benchmark-faults benchmark-cost benchmark-gpu soak test-slow test-cluster test-cluster-slow test-docs images test-images kind e2e picture release clean
+.PHONY: help setup demo test test-operator test-trainer sim check audit generate record benchmark-operator benchmark-faults benchmark-cost benchmark-gpu soak test-slow test-cluster test-cluster-slow test-docs images push test-images kind e2e picture release clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -61,6 +61,11 @@ images: export DOCKER_BUILDKIT = 1
 images:  ## Build both images with Docker; docs/images.md has the variables
 	docker build --target operator --tag $(OPERATOR_IMAGE) $(IMAGE_LABELS) $(BUILD_FLAGS) .
 	docker build --target trainer --tag $(TRAINER_IMAGE) $(IMAGE_LABELS) $(BUILD_FLAGS) .
+
+push:  ## Push both images, which `make images` has built, to REGISTRY, such as registry.example/team
+	@test -n "$(REGISTRY)" || { echo "make push: set REGISTRY to where the images go, such as registry.example/team"; exit 2; }
+	for image in $(OPERATOR_IMAGE) $(TRAINER_IMAGE); do \
+	  docker tag $$image $(REGISTRY)/$$image && docker push $(REGISTRY)/$$image || exit 2; done
 
 test-images: $(READY)  ## The tests of what `make images` has built; needs Docker
 	OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) $(BIN)/pytest -m images

@@ -6,10 +6,17 @@ from typing import Any
 
 EVERYTHING: dict[str, Any] = {
     "fullnameOverride": "tuner",
-    "image": {"repository": "registry.example:5000/ops/finetune-operator", "tag": "9.9", "pullPolicy": "Always"},
+    "image": {"repository": "finetune/operator", "tag": "9.9", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
-    "trainer": {"image": {"repository": "registry.example/trainer", "digest": "sha256:" + "0" * 64}},
-    "storage": {"claimName": "models"},
+    "trainer": {"image": {"repository": "finetune/trainer", "digest": "sha256:" + "0" * 64}},
+    "imageRegistry": "mirror.example:5000/ops",
+    "storage": {
+        "claimName": "models",
+        "claims": [
+            {"namespace": "legal", "size": "100Gi"},
+            {"namespace": "shop", "size": "1Ti", "storageClassName": "nfs", "accessModes": ["ReadWriteOnce"]},
+        ],
+    },
     "jobNetworkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}]},
     "trust": {"remoteCode": True, "pickleWeights": True},
     "serviceAccount": {"annotations": {"example.com/role": "tuner"}},

@@ -110,6 +110,8 @@ def test_roles_are_in_the_namespaces_that_are_watched(objects: list[Object], nam
     [
         ("rel", "rel-finetune-operator"),
         ("my-finetune-operator", "my-finetune-operator"),
+        ("finetune", "finetune-operator"),
+        ("fine", "fine-finetune-operator"),
         ("my.release", "my-release-finetune-operator"),
         ("123", "r123-finetune-operator"),
         ("a" * 49 + ".b", "a" * 49),

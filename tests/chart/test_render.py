@@ -123,7 +123,7 @@ def test_the_configuration_is_what_the_operator_reads(objects: list[Object]) -> 
 
 def test_the_configuration_holds_the_values(helm: Helm) -> None:
     found = settings(helm.render(EVERYTHING))
-    assert found.image == "registry.example/trainer@sha256:" + "0" * 64
+    assert found.image == "mirror.example:5000/ops/finetune/trainer@sha256:" + "0" * 64
     assert (found.claim, found.allow_remote_code, found.allow_pickle_weights) == ("models", True, True)
     assert found.network is not None
     assert list(found.network.egress) == EVERYTHING["jobNetworkPolicy"]["egress"]
@@ -143,12 +143,12 @@ def test_the_pod_s_account_is_the_bound_one(objects: list[Object]) -> None:
 def test_all_values_arrive(helm: Helm) -> None:
     objects = helm.render(EVERYTHING)
     assert {o["metadata"]["name"] for o in objects} == {
-        "tuner", "ops.tuner", "ops.tuner.view", "ops.tuner.edit", "finetunejobs.finetune.dev",
+        "tuner", "ops.tuner", "ops.tuner.view", "ops.tuner.edit", "finetunejobs.finetune.dev", "models",
     }  # fmt: skip
     spec, metadata = pod(objects)["spec"], pod(objects)["metadata"]
     for key in ("imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"):
         assert spec[key] == EVERYTHING[key]
-    assert container(objects)["image"] == "registry.example:5000/ops/finetune-operator:9.9"
+    assert container(objects)["image"] == "mirror.example:5000/ops/finetune/operator:9.9"
     assert container(objects)["imagePullPolicy"] == "Always"
     assert metadata["labels"]["team"] == "ml"
     assert metadata["annotations"]["example.com/scrape"] == "true"
@@ -227,6 +227,17 @@ def test_the_network_policy_lets_the_operator_reach_the_agents_of_what_it_watche
     assert peer["namespaceSelector"] == ({"matchExpressions": [name]} if namespaces else {})
 
 
+def test_claims_are_made_in_the_namespaces_that_want_them_and_outlive_the_release(helm: Helm) -> None:
+    claims = of_kind(helm.render(EVERYTHING), "PersistentVolumeClaim")
+    assert [claim["metadata"]["namespace"] for claim in claims] == ["legal", "shop"]
+    assert {claim["metadata"]["name"] for claim in claims} == {"models"}
+    assert all(claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for claim in claims)
+    assert [claim["spec"] for claim in claims] == [
+        {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "100Gi"}}},
+        {"accessModes": ["ReadWriteOnce"], "storageClassName": "nfs", "resources": {"requests": {"storage": "1Ti"}}},
+    ]
+
+
 def test_the_network_policy_takes_peers_and_the_api_server_s_address(helm: Helm) -> None:
     policy = only(helm.render(EVERYTHING), "NetworkPolicy")["spec"]
     (ingress,) = policy["ingress"]
@@ -240,8 +251,18 @@ def test_the_network_policy_takes_peers_and_the_api_server_s_address(helm: Helm)
 @pytest.mark.parametrize(
     ("values", "sentences"),
     [
-        ({}, ["watches all namespaces.", "kubectl -n ops rollout status deployment/rel-finetune-operator"]),
-        ({"scope": "namespaced"}, ["watches namespace ops."]),
+        (
+            {},
+            [
+                "watches all namespaces.",
+                "kubectl -n ops rollout status deployment/rel-finetune-operator\n",
+                "kubectl -n NAMESPACE get pvc finetune\n",
+                "kubectl -n NAMESPACE apply -f job.yaml && kubectl -n NAMESPACE get finetunejobs -w\n",
+                "let the chart make it: --set storage.claims[0].namespace=NAMESPACE,storage.claims[0].size=100Gi",
+            ],
+        ),
+        ({"scope": "namespaced"}, ["watches namespace ops.", "kubectl -n ops get pvc finetune\n"]),
+        ({"storage": {"claims": [{"namespace": "legal", "size": "1Gi"}]}}, ["kubectl -n legal apply -f job.yaml"]),
         ({"replicas": 0}, ["It is stopped: replicas is 0."]),
         ({"crds": {"install": False}}, ["the CustomResourceDefinition is yours to install and upgrade."]),
     ],

@@ -90,7 +90,7 @@ def test_two_releases_of_one_name_work_in_two_namespaces(releases: Releases, ano
     another_namespace.install("finetune", values)
     another_namespace.uninstall("finetune")
     assert another_namespace.objects("finetune") == []
-    assert "deployment.apps/finetune-finetune-operator" in releases.objects("finetune")
+    assert "deployment.apps/finetune-operator" in releases.objects("finetune")
 
 
 def test_a_release_watches_other_namespaces_than_its_own(releases: Releases, another_namespace: Releases) -> None:

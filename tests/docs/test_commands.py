@@ -26,6 +26,7 @@ ELSEWHERE = {
     "make test-images": "tests/images/conftest.py",
     "make test": ".ci/run",
     "make images": "tests/images/test_images.py",
+    "make push": "tests/unit/test_push.py",
     "helm install": "tests/cluster/test_chart.py",
     "helm upgrade": "tests/cluster/test_chart_upgrade.py",
     "helm rollback": "tests/cluster/test_chart_upgrade.py",

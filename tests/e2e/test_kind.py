@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 NAME = "contract-clauses"
 LABEL_OF_RUN = f"finetune.dev/job={NAME},finetune.dev/run"
-OPERATOR = "finetune-finetune-operator"
+OPERATOR = "finetune-operator"
 DEFINITION = "crd/finetunejobs.finetune.dev"
 METRICS = f"/api/v1/namespaces/{SYSTEM}/services/{OPERATOR}:http/proxy/metrics"
 FINISHED = {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Complete": "True", "Failed": "False"}

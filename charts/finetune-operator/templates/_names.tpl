@@ -4,7 +4,13 @@ release's need not. */}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
 {{- else -}}
-{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- $name = .Release.Name -}}
+{{- else if hasPrefix (printf "%s-" .Release.Name) .Chart.Name -}}
+{{- /* The release `finetune` is not named finetune twice. */ -}}
+{{- $name = .Chart.Name -}}
+{{- end -}}
 {{- $name = replace "." "-" $name -}}
 {{- if regexMatch "^[0-9]" $name -}}
 {{- $name = printf "r%s" $name -}}
@@ -45,14 +51,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
-{{/* Of (list $ .Values.image): repository:tag, or repository@digest. */}}
+{{/* The image of (list $ .Values.image): repository:tag, or repository@digest, below imageRegistry if there is one. */}}
 {{- define "finetune-operator.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
+{{- $repository := $image.repository -}}
+{{- with $root.Values.imageRegistry -}}
+{{- $repository = printf "%s/%s" . $image.repository -}}
+{{- end -}}
 {{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $image.repository ($image.tag | default $root.Chart.AppVersion) -}}
+{{- printf "%s:%s" $repository ($image.tag | default $root.Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 
