@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_operator.kube.pod_http import PodHttp, pod_url
-from finetune_operator.local import pods, supervise
+from finetune_operator.local import memory, pods, supervise
 from finetune_operator.local.addresses import LoopbackAddresses, NoAddressError, loopback_interface
 from finetune_operator.local.container import CannotStartError, Claims, Container, build
 from finetune_operator.local.driver import PodHost
@@ -37,6 +37,8 @@ class Running:
     task: asyncio.Task[None] | None = None
     starting: bool = False
     """From here on there is, or will be, a process; before, the pod can just be dropped."""
+    ran_out_of_memory: bool = False
+    """The pod was ended because it took more than its limit."""
     _process: asyncio.subprocess.Process | None = None
     _stop_asked: bool = False
     _kill_asked: bool = False
@@ -153,10 +155,13 @@ class ProcessDriver:
             return
         self._host.update_pod(pod, lambda p: pods.set_running(p, running.ip, self._now()))
         running.started(process)
+        watch = asyncio.create_task(self._end_beyond_limit(pod, process.pid, running))
         code = await process.wait()
+        watch.cancel()
         exit_code = code if code >= 0 else 128 - code
         message = _read_message(container.termination_message)
-        current = self._host.update_pod(pod, lambda p: pods.set_finished(p, exit_code, message, self._now()))
+        reason = "OOMKilled" if running.ran_out_of_memory else None
+        current = self._host.update_pod(pod, lambda p: pods.set_finished(p, exit_code, message, self._now(), reason))
         if current and pods.is_terminating(current):
             self._host.remove_pod(current)
 
@@ -194,6 +199,16 @@ class ProcessDriver:
         """The pods that have addresses, as they will be when they run."""
         peers = [(pod, self._running.get(pod["metadata"]["uid"])) for pod in self._host.all_pods()]
         return [{**pod, "status": {**pod["status"], "podIP": peer.ip}} for pod, peer in peers if peer]
+
+    async def _end_beyond_limit(self, pod: Object, pid: int, running: Running) -> None:
+        """End a pod that takes more memory than its limit, as the kernel does on a cluster."""
+        limit = memory.limit_of(pod)
+        while limit is not None:
+            await asyncio.sleep(memory.SECONDS_BETWEEN_LOOKS)
+            if await asyncio.to_thread(memory.memory_of, pid) > limit:
+                running.ran_out_of_memory = True
+                running.kill()
+                return
 
     async def _kill_after(self, seconds: float, running: Running) -> None:
         await self._host.clock.sleep(seconds)

@@ -15,6 +15,7 @@ import pytest
 from support.jobs import config_map, headless_service, job
 
 from finetune_operator.constants import LABEL_INDEX, LABEL_JOB_NAME
+from finetune_operator.local import memory
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.driver import SECRETS
 from finetune_operator.local.processes import ProcessDriver
@@ -105,6 +106,24 @@ async def test_a_pod_that_ends_well_is_succeeded_and_its_log_is_kept(laptop: Lap
     assert terminated(pod)["reason"] == "Completed"
     assert "hello" in laptop.log(pod)
     assert "to the error stream" in laptop.log(pod)
+
+
+@pytest.mark.parametrize(("megabytes", "reason", "exit_code"), [(10, "Completed", 0), (300, "OOMKilled", 137)])
+async def test_a_pod_that_takes_more_memory_than_its_limit_is_ended(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, megabytes: int, reason: str, exit_code: int
+) -> None:
+    """The memory is that of a process below the first one, and it is held for longer than between two looks."""
+    monkeypatch.setattr(memory, "SECONDS_BETWEEN_LOOKS", 0.05)
+    await laptop.run(
+        f"""
+        import subprocess, sys
+        held = "import time; held = b'x' * ({megabytes} << 20); time.sleep({30 if exit_code else 0.3})"
+        sys.exit(subprocess.run([sys.executable, "-c", held]).returncode)
+        """,
+        container={"resources": {"limits": {"memory": "150Mi"}}},
+    )
+    (pod,) = await laptop.ended()
+    assert (terminated(pod)["reason"], terminated(pod)["exitCode"]) == (reason, exit_code)
 
 
 async def test_the_termination_message_is_read_from_its_file_and_cut_to_4096_bytes(laptop: Laptop) -> None:

@@ -145,6 +145,8 @@ def _failed(pod: PodView, blamed: PodView | None) -> Cause:
     reason = pod.reason or "no reason given"
     if word and word.error:
         message = word.error
+    elif pod.reason == "OOMKilled":
+        message = f"pod {pod.name} was ended because it took more memory than resources.memory; give it more"
     elif code is None:
         message = f"pod {pod.name} failed: {reason}"
     else:
