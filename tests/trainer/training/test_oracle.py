@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from trainer import programs, tiny
 from trainer.accumulation_ranks import gradients_of_a_step
-from trainer.test_parity import CASES, GLOBAL_BATCH, LORA, STAGES, Layout, Trainings
+from trainer.training.test_parity import CASES, GLOBAL_BATCH, LORA, STAGES, Layout, Trainings
 from trainer.worlds import Worlds
 from transformers import Trainer, TrainingArguments
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from trainer import programs, tiny
-from trainer.test_parity import LORA, SHARD_ALL, Case, Layout, Trainings, assert_equal_curves
+from trainer.training.test_parity import LORA, SHARD_ALL, Case, Layout, Trainings, assert_equal_curves
 from trainer.worlds import Worlds
 from transformers import BitConfig, PreTrainedConfig, RegNetConfig, ResNetConfig
 

@@ -23,7 +23,7 @@ from finetune_trainer.pod.paths import Paths
 pytestmark = pytest.mark.timeout(300)
 """The first test of a stage waits until all its cases are trained and reloaded."""
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 METHODS = {"full": None, "lora": Lora(rank=4, alpha=8, dropout=0.0)}
 TASKS = {"bert": "SequenceClassification", "vit": "ImageClassification", "llama": "CausalLM", "gpt2": "CausalLM"}

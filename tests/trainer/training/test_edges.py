@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trainer import programs, tiny
 from trainer.programs import Curve, Poison
-from trainer.test_parity import CASES, SHARD_ALL, STAGES, TWO_ACCUMULATED, Layout, Trainings, loss_difference
+from trainer.training.test_parity import CASES, SHARD_ALL, STAGES, TWO_ACCUMULATED, Layout, Trainings, loss_difference
 from trainer.worlds import Worlds
 
 from finetune_trainer import contract
