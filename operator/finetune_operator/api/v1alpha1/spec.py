@@ -87,7 +87,9 @@ class Columns(Model):
     text: Text | None = Field(None, description="Text to classify or, for CausalLM, to continue.")
     label: Text | None = Field(None, description="Class of the row: a name or a number.")
     messages: Text | None = Field(
-        None, description="Chat: a list of {role, content}; the assistant's words are learned."
+        None,
+        description="Chat: a list of {role, content} and what else the model's chat template reads; the assistant's "
+        "words are learned, but for messages of weight 0.",
     )
     prompt: Text | None = Field(None, description="What the model is given; goes with completion.")
     completion: Text | None = Field(None, description="What the model shall answer; only this is learned.")
@@ -124,7 +126,7 @@ class Method(Model):
         None,
         min_length=1,
         max_length=64,
-        description="LoRA only. Names of layers. Default: every linear layer but the head.",
+        description="LoRA only. Names of layers. Default: the linear layers of the body on which it has an effect.",
     )
 
 
