@@ -7,30 +7,13 @@ import time
 import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from trainer.metric_ranks import batches, measured, synced
 from trainer.worlds import Worlds
 
-from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks.metrics import Accuracy, MacroF1, Metric
 
 SECONDS_FOR_A_BATCH = 0.5
 """Of 8 rows and 100,000 classes."""
-
-
-def batches(classes: int, occurring: int, seed: int, number: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Random logits and labels; only the first classes occur, and some of them as predictions or as labels alone."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for _ in range(number):
-        logits = torch.randn(16, classes, generator=generator)
-        logits[:, occurring:] = -100.0
-        made.append((logits, torch.randint(0, max(1, occurring - 1), (16,), generator=generator)))
-    return made
-
-
-def measured(metric: Metric, rows: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    for logits, labels in rows:
-        metric.update(logits, labels)
-    return metric.compute()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -63,15 +46,6 @@ def test_a_hundred_thousand_classes_take_a_fraction_of_a_second() -> None:
     metric.update(logits, labels)
     assert metric.compute() == 1.0
     assert time.process_time() - began < SECONDS_FOR_A_BATCH
-
-
-def synced(ranks: Ranks, seeds: tuple[int, ...]) -> tuple[float, float]:
-    """What this rank computes after it has counted its own rows alone."""
-    f1, accuracy = MacroF1(7), Accuracy()
-    for metric in (f1, accuracy):
-        measured(metric, batches(7, 5, seeds[ranks.rank]))
-        metric.sync()
-    return f1.compute(), accuracy.compute()
 
 
 def test_ranks_add_up_their_counts(worlds: Worlds) -> None:
