@@ -104,7 +104,7 @@ def assert_killed_as_a_whole(entry: dict[str, Any], terminated: dict[str, Any]) 
     assert (terminated["exitCode"], terminated["reason"]) == (137, "OOMKilled")
     assert "message" not in terminated
     assert "rank" not in entry
-    assert f"pod {entry['pod']} ended with exit code 137 (OOMKilled) and said no more" in entry["message"]
+    assert f"pod {entry['pod']} was ended because it took more memory than resources.memory" in entry["message"]
 
 
 def test_a_rank_out_of_memory_is_tried_again_with_half_the_rows_in_a_forward_pass(ground: Ground) -> None:
