@@ -159,7 +159,7 @@ async def test_every_phase_of_real_runs_has_the_health_that_its_user_expects(kub
             kubectl.apply(job("clauses", **{"spec.resources.memory": "5Gi"}))
             found["edited-while-training"] = await jobs.first("clauses", in_phase("Training", 2, 1))
             kubectl.apply(job("crowded", **{"spec.resources.cpu": "4000"}))
-            found["pending"] = await jobs.first("crowded", lambda obj: "Insufficient cpu" in str(obj["status"]))
+            found["pending"] = await jobs.first("crowded", lambda obj: "too little free cpu" in str(obj["status"]))
             kubectl.apply(job("unreadable", **{"spec.model.uri": UNREADABLE}))
             found["invalid-spec"] = await jobs.first("unreadable", stalled("InvalidSpec"))
             kubectl.apply(claim_for_one_node("single"))
