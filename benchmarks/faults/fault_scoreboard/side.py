@@ -28,7 +28,7 @@ class Attempt:
     world: int = WORLD
     micro_batch: int = MICRO_BATCH
     ports: tuple[int, ...] = field(default_factory=lambda: tuple(free_ports(1 + WORLD)))
-    """Of this machine: the rendezvous's, then one for each pod."""
+    """The ports of this machine that the attempt uses: the rendezvous's, then one for each pod."""
 
 
 @dataclass(frozen=True)

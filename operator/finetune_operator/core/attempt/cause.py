@@ -133,7 +133,7 @@ def _preempted(pod: PodView, message: str) -> Cause:
 
 
 def _failed(pod: PodView, blamed: PodView | None) -> Cause:
-    """By the words of one pod, with the place of the pod of which they speak; None if nobody knows that place."""
+    """The cause that one pod's message gives. `blamed` is the pod of which it speaks; None if that one is not known."""
     word = pod.message
     code = pod.told_code
     if pod.reason == "OOMKilled":

@@ -38,5 +38,5 @@ def culprit(witness: PodView, pods: Iterable[PodView], ranks_per_pod: int) -> Po
 
 
 def only_heard(pod: PodView) -> bool:
-    """Whether a pod says what went wrong but not when: it heard of it from another one."""
+    """Return whether a pod says what went wrong but not when, because it heard of it from another pod."""
     return pod.message is not None and pod.message.error is not None and pod.message.error_time is None

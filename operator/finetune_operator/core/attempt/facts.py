@@ -30,6 +30,6 @@ def _first(found: Iterable[Facts | None], so_far: FactsStatus | None) -> FactsSt
 
 
 def _is_plausible(facts: Facts) -> bool:
-    """Whether a status can hold the counts: an API server would refuse it otherwise, again and again."""
+    """Return whether a status can hold the counts. If it cannot, the API server would refuse it again and again."""
     counts = facts.model_dump(exclude={"notes"}, exclude_none=True).values()
     return all(0 <= count < LARGEST_FIGURE for count in counts)

@@ -23,7 +23,7 @@ _REASONS = {
     "CreateContainerConfigError": constants.CONTAINER_NOT_CREATED,
     "CreateContainerError": constants.CONTAINER_NOT_CREATED,
 }
-"""By the word for what a pod waits for."""
+"""The condition's reason for each reason that a waiting pod gives."""
 
 
 def report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:

@@ -158,7 +158,7 @@ class PodView:
 
     @property
     def on_lost_node(self) -> bool:
-        """Whether its node does not answer, or the cluster has given up waiting for that node."""
+        """True if the pod's node does not answer, or the cluster has given up waiting for that node."""
         return self.unreachable or (self.disrupted is not None and self.disrupted.startswith(_LOST_NODE))
 
     @property

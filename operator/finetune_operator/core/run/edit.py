@@ -18,7 +18,7 @@ BEFORE_TRAINING = "the spec was edited before training began"
 
 
 def holds_at_once(observed: Observed) -> bool:
-    """Whether the spec was edited, and the run that goes on cannot have trained yet."""
+    """Return whether the spec was edited while the run that goes on cannot have trained yet."""
     run = observed.job.status.run
     return observed.edit is not None and run is not None and not _may_have_trained(observed, run)
 
@@ -30,7 +30,7 @@ def edited_job(observed: Observed) -> FineTuneJob:
 
 
 def launches_alike(observed: Observed) -> bool:
-    """Whether the edit changes nothing in the pods: only retrain.request, which the run answers when it trains."""
+    """Return whether the edit changes nothing in the pods: only retrain.request, which the run answers by training."""
     assert observed.edit is not None
     same = observed.job.spec.model_copy(update={"retrain": observed.edit.retrain})
     return not observed.spec_lost and same == observed.edit
@@ -45,8 +45,9 @@ def launched_as_edited(job: FineTuneJob, run: RunStatus, settings: Settings) -> 
 
 
 def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
-    """By the status, which survives a restart of the operator; by what ended pods have said; and once all pods have
-    started, by what the agents say. Where rank 0's agent says nothing then, it may be out of the operator's reach."""
+    """Return whether the run may have trained. The status says so, which survives a restart of the operator; or what
+    ended pods have said; and once all pods have started, what the agents say. Where rank 0's agent says nothing then,
+    it may be out of the operator's reach, and the run counts as one that may have trained."""
     if _has_trained(observed.job.status, run) or any(pod.message and pod.message.step for pod in observed.pods):
         return True
     if sum(pod.running or pod.exit_code is not None for pod in observed.pods) < run.nodes:
@@ -56,7 +57,7 @@ def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
 
 
 def _has_trained(status: FineTuneJobStatus, run: RunStatus) -> bool:
-    """Whether an attempt of the run has attested its world, made a step or left a checkpoint, as the status has it."""
+    """Return whether, by the status, an attempt of the run has attested its world, made a step or left a checkpoint."""
     return (
         run.attested
         or is_true(status.conditions, ConditionType.WORLD_READY)

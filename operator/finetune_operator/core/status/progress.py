@@ -96,7 +96,7 @@ def starts_now(pods: Iterable[PodView], now: datetime) -> bool:
 
 
 def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
-    """By rank 0's word; without it, or when a newer image names a phase that is not known here, as it was."""
+    """The phase that rank 0 reports; the phase so far if it reports none, or a newer image reports an unknown one."""
     first = next((rank for answer in answers for rank in answer.ranks if rank.rank == 0), None)
     if first is None or first.phase is contract.Phase.OTHER:
         return so_far
