@@ -88,7 +88,7 @@ def test_the_longest_row_that_is_not_cut_passes_the_model(
 ) -> None:
     model, tokenizer = model_of(task, kind, arguments), tiny.tokenizer(pad=True)
     assert tokenizer.model_max_length >= ENDLESS
-    task_of(task).adapt_processor(tokenizer, model)
+    task_of(task).adapt_processor(tokenizer, lambda: model)
     task_of(task).adapt(model, tokenizer, ())
     assert max_tokens(Settings(tokenizer, model.config, ASKED)) == longest
     assert forward(model, longest).isfinite().all()

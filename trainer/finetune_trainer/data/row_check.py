@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from PIL import Image
 from finetune_trainer import contract
 from finetune_trainer.contract import TASKS, Task
 from finetune_trainer.data.bad_rows import BadRows
-from finetune_trainer.data.columns import SeenColumns, listed
+from finetune_trainer.data.columns import SeenColumns
 from finetune_trainer.data.image_folder import PICTURE_SUFFIXES
 from finetune_trainer.data.messages import SHAPE, conversation
 from finetune_trainer.data.raw_row import BadRow, RawRow
@@ -234,7 +234,3 @@ def _kind(value: Any) -> str:
         case bytes():
             return "bytes"
     return f"a {type(value).__name__}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return listed(names)

@@ -22,6 +22,7 @@ from finetune_trainer.errors import InvalidError, TrainingError
 from finetune_trainer.model.load import load_model
 from finetune_trainer.model.optimizer import adamw, sum_in_fp32
 from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.model.refusal import MAX_CHARACTERS, in_one_line
 from finetune_trainer.ranks.distributed import Ranks
 
 OF_THE_MACHINE = re.compile(
@@ -66,7 +67,7 @@ def _refusals_named(config: RunConfig, prepared: Prepared) -> Iterator[None]:
     except Exception as error:
         if _is_of_the_machine(error):
             raise
-        words = " ".join(str(error).split())[:MAX_REASON]
+        words = in_one_line(error, MAX_REASON)
         remedy = "set deepspeed.zeroStage to 2" if config.zero_stage == 3 else "use another model"
         raise InvalidError(
             f"model.uri: {config.model.uri}, a model of type {prepared.settings.model.model_type}, cannot be trained "
@@ -111,7 +112,7 @@ def initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, An
     except Exception as error:
         if not config.deepspeed:
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error, MAX_CHARACTERS)
         raise InvalidError(f"deepspeed.config: DeepSpeed refuses it ({reason}); correct or remove the key") from None
     with _one_optimizer_at_stage_1():
         engine, *_ = deepspeed.initialize(

@@ -13,6 +13,7 @@ from finetune_trainer.contract import RunConfig
 from finetune_trainer.data.sampler import MicroBatch, evaluation_batches
 from finetune_trainer.errors import DivergedError, InvalidError, TrainingError
 from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.model.start_model import DTYPES
 from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks import Batch, Task, task_of
 from finetune_trainer.tasks.metrics import Metric
@@ -80,12 +81,7 @@ def load_batch(
             f"dataset.columns: no batch can be made of the rows {', '.join(columns['id'][:8])} "
             f"({type(error).__name__}); correct or remove the one that is unlike the others"
         ) from error
-    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-    features = {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
-        for name, tensor in batch.features.items()
-    }
-    return Batch(features, batch.labels.to(device, non_blocking=True))
+    return batch.to(device, DTYPES[config.training.precision])
 
 
 def _values(mean: float, metrics: dict[str, Metric], config: RunConfig) -> dict[str, float]:

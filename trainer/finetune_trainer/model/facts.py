@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import datasets
 import numpy as np
@@ -29,24 +29,26 @@ def facts_of(
     """
     sides = (train, evaluation)
     cut = sum(int(np.count_nonzero(side["cut"])) for side in sides)
-    empty = sum(len(side) - int(np.count_nonzero(side["count"])) for side in sides)
+    empty_rows = [len(side) - int(np.count_nonzero(side["count"])) for side in sides]
     facts = Facts(
         training_rows=len(train),
         evaluation_rows=len(evaluation),
         effective_length=effective_length,
         cut_rows=cut,
-        empty_rows=empty,
+        empty_rows=sum(empty_rows),
         leaked_rows=rows.leaked,
     )
-    _refuse_empty_rows(config, facts, sides)
+    _refuse_empty_rows(config, facts, sides, empty_rows)
     sentences = [*_sentences(config, facts), *notes]
     return facts.model_copy(update={"notes": tuple(_shortened(note) for note in sentences[:MAX_NOTES])})
 
 
-def _refuse_empty_rows(config: RunConfig, facts: Facts, sides: tuple[datasets.Dataset, ...]) -> None:
+def _refuse_empty_rows(
+    config: RunConfig, facts: Facts, sides: Sequence[datasets.Dataset], empty_rows: Sequence[int]
+) -> None:
     total = facts.training_rows + facts.evaluation_rows
     allowed = MAX_BAD_FRACTION if config.dataset.max_bad_fraction is None else config.dataset.max_bad_fraction
-    all_of_one = next((side for side in sides if not any(side["count"])), None)
+    all_of_one = next((side for side, empty in zip(sides, empty_rows, strict=True) if empty == len(side)), None)
     if facts.empty_rows <= allowed * total and all_of_one is None:
         return
     empty = [

@@ -16,6 +16,7 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.model.adapter import adapter_config
 from finetune_trainer.model.new_tokens import check_tied_layers
 from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.model.refusal import MAX_CHARACTERS, in_one_line
 from finetune_trainer.model.start_model import DTYPES
 from finetune_trainer.tasks import task_of
 
@@ -54,7 +55,7 @@ def with_adapter(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Peft
             adapted: Any = get_peft_model(model, adapter, autocast_adapter_dtype=False)
     except (ValueError, TypeError, NotImplementedError) as error:
         asked = "method.targetModules" if lora.target_modules else "method.type"
-        reason = " ".join(str(error).split()).rstrip(".")[:300]
+        reason = in_one_line(error, MAX_CHARACTERS).rstrip(".")
         raise InvalidError(f"{asked}: PEFT cannot adapt the model ({reason}); name other layers or use Full") from None
     if prepared.new_tokens:
         check_tied_layers(model)

@@ -25,6 +25,7 @@ from finetune_trainer.data.sampler import evaluation_batches
 from finetune_trainer.model.evaluate import load_batch
 from finetune_trainer.model.export import digest_of, load_result, share, sync
 from finetune_trainer.model.prepare import Prepared
+from finetune_trainer.model.refusal import in_one_line
 from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks import task_of
@@ -86,7 +87,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, _DiffersError):
         reason = str(error)
     else:
-        words = " ".join(str(error).split())[:MAX_REASON]
+        words = in_one_line(error, MAX_REASON)
         reason = f"the adapter could not be merged into its base ({type(error).__name__}: {words})"
     return f"output.merge: {reason}; the result is the adapter alone"
 

@@ -125,7 +125,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
     base_labels = labels_of(model_config)
     with as_refusal("dataset.uri", "check the rows, or choose another model", quote=False):
         rows = load_rows(config.dataset, config.task, paths, partial(in_base_order, base=base_labels))
-        task.adapt_processor(processor, shape_of(config, task, model_config))
+        task.adapt_processor(processor, partial(shape_of, config, task, model_config))
         settings = Settings(processor, model_config, config.training.sequence_length)
         notes = list(rows.notes)
         train = task.encode(rows.train, settings, notes)

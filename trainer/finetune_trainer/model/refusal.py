@@ -43,5 +43,10 @@ def first_line(error: Exception) -> str:
     return lines[0][:MAX_CHARACTERS].rstrip(". ")
 
 
+def in_one_line(error: Exception, characters: int) -> str:
+    """All that a library's message says, in one line of at most so many characters."""
+    return " ".join(str(error).split())[:characters]
+
+
 def _is_of_network(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in NETWORK_PACKAGES

@@ -61,8 +61,9 @@ def telling_rows(rows: datasets.Dataset) -> list[int]:
     or the smallest and largest files of pictures, and some between them."""
     sizes = np.asarray(rows["length"])
     if "image" in rows.column_names:
-        stored = rows.with_format("arrow")[:]["image"].combine_chunks()
-        sizes = pc.binary_length(stored.field("bytes")).to_numpy(zero_copy_only=False)
+        # The bytes stay where they are on the disk: all of them would not fit into memory.
+        stored = pc.struct_field(rows.with_format("arrow")[:]["image"], "bytes")
+        sizes = pc.binary_length(stored).to_numpy()
     order = np.argsort(sizes, kind="stable")
     between = np.linspace(0, len(order) - 1, num=min(ROWS, len(order))).round().astype(int)
     return sorted({int(order[place]) for place in between})
@@ -79,10 +80,7 @@ def _failure(task: Task, model: PreTrainedModel, batch: Batch) -> Exception | No
 
 @torch.no_grad()
 def _raised(task: Task, model: PreTrainedModel, batch: Batch) -> Exception | None:
-    features = {
-        name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in batch.features.items()
-    }
+    features = batch.to(model.device, model.dtype).features
     was_training = model.training
     model.eval()
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,14 +15,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.chat import Chat
 from finetune_trainer.tasks.supervision import Supervised, completion, text
-from finetune_trainer.tasks.task import IGNORED, Batch, Settings, Task
+from finetune_trainer.tasks.task import IGNORED, Batch, Settings
 from finetune_trainer.tasks.text import (
+    TextTask,
     attention_mask,
-    limit_length,
-    load_tokenizer,
     max_tokens,
     note_unknown_rows,
     padded,
+    unknown_rows,
 )
 from finetune_trainer.tasks.turns import end_of_turn_tokens
 from finetune_trainer.tasks.vocabulary import make_room
@@ -32,25 +31,18 @@ FILLER = 0
 """Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
 
 
-class CausalLM(Task):
-    """Next-token prediction. Its loss is over supervised tokens, each predicted from those before it."""
+class CausalLM(TextTask):
+    """Next-token prediction. Its loss is over supervised tokens, each predicted from those before it.
+
+    No pad token is needed: padding is known by its place."""
 
     model_types = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     auto_class = AutoModelForCausalLM
     arguments = MappingProxyType({"use_cache": False})
 
-    def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        return load_tokenizer(folder, remote_code)
-
     def can_learn(self, model: PreTrainedModel) -> bool:
         """Whether it reads from left to right: one that reads both ways would see the words that it has to predict."""
         return reads_left_to_right(model)
-
-    def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: PreTrainedModel | None) -> None:
-        """The tokenizer knows how many positions the model has. No pad token is needed, as padding has its place."""
-        if shape is not None:
-            limit_length(shape, processor)
 
     def adapt(
         self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]
@@ -64,8 +56,10 @@ class CausalLM(Task):
         """Columns: id, input_ids, labels, count, length, cut. A row may have nothing to learn."""
         tokenizer, longest = settings.processor, max_tokens(settings)
         chat = Chat(tokenizer) if "messages" in rows.column_names else None
+        unknown = 0
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            nonlocal unknown
             features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "count": [], "length": [], "cut": []}
             for ids, supervised in _supervised_rows(columns, tokenizer, chat):
                 features["cut"].append(len(ids) > longest)
@@ -77,6 +71,7 @@ class CausalLM(Task):
                 features["labels"].append(labels)
                 features["count"].append(sum(label != IGNORED for label in labels[1:]))
                 features["length"].append(len(ids))
+            unknown += unknown_rows(features["input_ids"], tokenizer)
             return features
 
         encoded_rows = rows.map(
@@ -87,12 +82,8 @@ class CausalLM(Task):
         )
         if chat is not None and notes is not None:
             notes += chat.notes
-        note_unknown_rows(encoded_rows, tokenizer, notes)
+        note_unknown_rows(unknown, len(rows), notes)
         return encoded_rows
-
-    def effective_length(self, settings: Settings) -> int:
-        """Tokens of the longest row."""
-        return max_tokens(settings)
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
         """Padded at the right to the longest row."""

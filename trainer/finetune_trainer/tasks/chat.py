@@ -15,14 +15,12 @@ from typing import Any
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
+from finetune_trainer.data.messages import ANSWER_KEYS
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.chat_template import ChatTemplate, Written
 from finetune_trainer.tasks.supervision import Supervised, common
 from finetune_trainer.tasks.turn_openings import TurnOpenings
 from finetune_trainer.tasks.turns import Turn, Turns
-
-ANSWER_KEYS = ("tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
-"""Keys beside `content` in which the assistant says something."""
 
 Conversation = Mapping[str, Any]
 """`messages`, and `tools` and `documents` if there are any, as `data.messages` checked them."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -14,36 +13,30 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.task import Batch, Classification, Settings
 from finetune_trainer.tasks.text import (
+    TextTask,
     attention_mask,
-    limit_length,
-    load_tokenizer,
     max_tokens,
     note_unknown_rows,
     padded,
     set_padding,
+    unknown_rows,
 )
 from finetune_trainer.tasks.vocabulary import make_room
 
 PAD_TOKEN = "<|pad|>"
 
 
-class SequenceClassification(Classification):
+class SequenceClassification(TextTask, Classification):
     """Text to label. Models that read from left to right answer at the last token before the padding."""
 
     model_types = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
     auto_class = AutoModelForSequenceClassification
 
-    def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        return load_tokenizer(folder, remote_code)
-
-    def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: PreTrainedModel | None) -> None:
-        """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text. And
-        the tokenizer knows how many positions the model has."""
+    def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: Callable[[], PreTrainedModel | None]) -> None:
+        """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""
+        super().adapt_processor(processor, shape)
         if processor.pad_token_id is None:
             processor.add_special_tokens({"pad_token": PAD_TOKEN})
-        if shape is not None:
-            limit_length(shape, processor)
 
     def adapt(
         self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]
@@ -55,8 +48,10 @@ class SequenceClassification(Classification):
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
         """Columns: id, input_ids, label, count, length, cut."""
         tokenizer, longest = settings.processor, max_tokens(settings)
+        unknown = 0
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            nonlocal unknown
             ids = tokenizer(columns["text"], truncation=True, max_length=longest)["input_ids"]
             # Of a row that has exactly the greatest length, only one more token of room tells whether it was cut.
             full = [place for place, tokens in enumerate(ids) if len(tokens) == longest]
@@ -66,6 +61,7 @@ class SequenceClassification(Classification):
             for row, tokens in zip(columns["id"], ids, strict=True):
                 if not tokens:
                     raise InvalidError(f"dataset.columns.text: {row} has no token that the model knows; remove the row")
+            unknown += unknown_rows(ids, tokenizer)
             return {
                 "input_ids": ids,
                 "count": [1] * len(ids),
@@ -76,12 +72,8 @@ class SequenceClassification(Classification):
         encoded_rows = rows.map(encoded, batched=True, remove_columns=["text"], load_from_cache_file=False)
         if settings.model.is_encoder_decoder:
             _refuse_unequal_ends(encoded_rows, settings.model.model_type, tokenizer)
-        note_unknown_rows(encoded_rows, tokenizer, notes)
+        note_unknown_rows(unknown, len(rows), notes)
         return encoded_rows
-
-    def effective_length(self, settings: Settings) -> int:
-        """Tokens of the longest row."""
-        return max_tokens(settings)
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
         """Padded to the longest row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,14 @@ class Batch(NamedTuple):
     """Arguments of the model, (rows, ...)."""
     labels: torch.Tensor
     """(rows,) classes, or (rows, tokens) token ids; IGNORED where nothing is to be learned."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The batch on a device; floating-point features in this precision."""
+        features = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+            for name, tensor in self.features.items()
+        }
+        return Batch(features, self.labels.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,11 @@ class Task(ABC):
         """Whether the start model, on the CPU and in evaluation mode, can do the task. It is tried, if need be."""
         return True
 
-    def adapt_processor(self, processor: Any, shape: PreTrainedModel | None) -> None:  # noqa: B027  # optional
-        """Change the processor to what the task needs, before rows are encoded. `shape` is the model without values in
-        its weights; None where it cannot be built without them."""
+    def adapt_processor(  # noqa: B027  # optional
+        self, processor: Any, shape: Callable[[], PreTrainedModel | None]
+    ) -> None:
+        """Change the processor to what the task needs, before rows are encoded. `shape` builds the model without values
+        in its weights, or gives None where it cannot be built without them."""
 
     @abstractmethod
     def adapt(self, model: PreTrainedModel, processor: Any, columns: Collection[str]) -> tuple[int, ...]:

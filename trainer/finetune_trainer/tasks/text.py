@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import datasets
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_trainer.tasks.task import Settings
+from finetune_trainer.tasks.task import Settings, Task
 
 POSITION_TABLE = re.compile(
     r"^(?!.*(vision|audio|image)).*\b(position_embeddings|embed_positions|positions_embed|wpe)$"
@@ -19,6 +18,23 @@ POSITION_TABLE = re.compile(
 OTHER_NAMES = ("n_positions", "max_seq_len", "n_ctx", "max_sequence_length")
 """Names under which configurations that have no `max_position_embeddings` say how many positions there are. Old T5
 models name one, which their relative positions make meaningless."""
+
+
+class TextTask(Task):
+    """A task whose processor is a tokenizer, and whose rows are tokens."""
+
+    def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return load_tokenizer(folder, remote_code)
+
+    def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: Callable[[], PreTrainedModel | None]) -> None:
+        """The tokenizer knows how many positions the model has."""
+        if (model := shape()) is not None:
+            limit_length(model, processor)
+
+    def effective_length(self, settings: Settings) -> int:
+        """Tokens of the longest row."""
+        return max_tokens(settings)
 
 
 def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
@@ -72,11 +88,11 @@ def unknown_rows(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBa
     return sum({token for token in row if token not in ignored} == {unknown} for row in rows)
 
 
-def note_unknown_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, notes: list[str] | None) -> None:
-    """Add a sentence to `notes` if there are such rows among encoded ones."""
-    if notes is not None and (unknown := unknown_rows(rows["input_ids"], tokenizer)):
+def note_unknown_rows(unknown: int, rows: int, notes: list[str] | None) -> None:
+    """Add a sentence to `notes` if there are such rows."""
+    if notes is not None and unknown:
         notes.append(
-            f"{unknown} of {len(rows)} rows hold only tokens that the tokenizer does not know; a model for their "
+            f"{unknown} of {rows} rows hold only tokens that the tokenizer does not know; a model for their "
             "language or script would learn more from them."
         )
 

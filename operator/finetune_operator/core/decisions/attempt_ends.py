@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator import constants
-from finetune_operator.api.v1alpha1 import FineTuneJob, RunStatus
+from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Phase
 from finetune_operator.core.attempt import checkpoint, facts
 from finetune_operator.core.attempt.cause import Cause, cause_of, has_failed, seconds_to_wait, stops_by_itself
@@ -39,9 +39,8 @@ def end_as_failure(
     """The attempt ends; another one follows, or the run ends with it. `edited`: the job with another spec, as which the
     next attempt is launched."""
     spec, now = observed.job.spec, observed.now
-    newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
-    found = facts.from_pods(observed.pods, observed.job.status.facts)
-    before = observed.job.status.model_copy(update={"checkpoint": newest, "facts": found})
+    before = _with_last_words(observed)
+    newest = before.checkpoint
     rows, progressed = micro_batch_of(spec, run), checkpoint.has_progressed(run, newest)
     follows = after_failure(cause.failure, run, rows, spec.fault_tolerance, now, observed.jitter, progressed)
     step = before.progress.step if before.progress else None
@@ -77,8 +76,8 @@ def end_as_failure(
 
 
 def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
-    """Whether an attempt waits for nothing: no delay, nobody who wants the job suspended, no pod that may hold its
-    claim (several nodes have one that they share), its spec is known, and no edit takes its place."""
+    """Return whether an attempt waits for nothing: no delay, nobody who wants the job suspended, no pod that may hold
+    its claim (several nodes have one that they share), its spec is known, and no edit takes its place."""
     waits = observed.job.spec.suspend or following.not_before or observed.spec_lost or holds_at_once(observed)
     ended = observed.child and all(pod.ended_or_gone for pod in observed.pods)
     return not waits and bool(following.nodes > 1 or ended)
@@ -86,13 +85,17 @@ def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
 
 def end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
     """The attempt has left a result, and its run ends with it."""
-    newest = checkpoint.last(observed.pods, observed.job.status.checkpoint)
-    found = facts.from_pods(observed.pods, observed.job.status.facts)
-    before = observed.job.status.model_copy(update={"checkpoint": newest, "facts": found})
     entry = ledger.success(run, result.last_step or result.step, observed.now)
-    after = status.with_result(ledger.entered(before, entry), result)
+    after = status.with_result(ledger.entered(_with_last_words(observed), entry), result)
     after = status.between_attempts(observed, after.model_copy(update={"run": ended_run(observed, run, release=False)}))
     return Decision(status.as_complete(observed, after, run), look_again=0)
+
+
+def _with_last_words(observed: Observed) -> FineTuneJobStatus:
+    """The status with the checkpoint and the facts that the ended pods have told of."""
+    before = observed.job.status
+    newest = checkpoint.last(observed.pods, before.checkpoint)
+    return before.model_copy(update={"checkpoint": newest, "facts": facts.from_pods(observed.pods, before.facts)})
 
 
 def ended_run(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
