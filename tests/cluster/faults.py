@@ -213,7 +213,7 @@ class Ground:
 
     def everything(self) -> set[str]:
         """Names of all objects of the namespace but events."""
-        listed = self.kubectl.run("api-resources", "--namespaced", "--verbs=list", "-o", "name", "--cached").stdout
+        listed = self.kubectl.run("api-resources", "--namespaced", "--verbs=list", "-o", "name").stdout
         kinds = ",".join(sorted(set(listed.split()) - NOT_COMPARED))
         return set(self.kubectl.run("get", kinds, "-o", "name").stdout.split())
 
