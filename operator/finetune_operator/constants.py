@@ -96,6 +96,11 @@ STARTING = Reason("Starting", "{running} of {pods} pods run{detail}")
 PODS_RUNNING = Reason("PodsRunning", "All {pods} pods run; {ready} of {world} ranks have reported{detail}")
 TRAINING = Reason("Training", "Run {run} trains")
 EXPORTING = Reason("Exporting", "Run {run} saves and checks its result")
+READING_RESULT = Reason(
+    "ReadingResult",
+    "All pods of attempt {attempt} of run {run} ended well, but rank 0's pod is gone; a small pod without GPUs reads "
+    "the result from the workspace",
+)
 WORLD_READY = Reason("AllRanksAttested", "All {world} ranks attested world size {world} and configuration {digest}")
 HEALTHY = Reason("Healthy", "The weights change with every step{detail}")
 DIVERGING = Reason(

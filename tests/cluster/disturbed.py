@@ -153,9 +153,7 @@ class Disturbed:
     def evict(self, attempt: int) -> None:
         """By the eviction API, rank 0's pod."""
         pod = self.pods(attempt)[0]
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
-        path = f"/api/v1/namespaces/{self.kubectl.namespace}/pods/{pod}/eviction"
-        self.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+        self.kubectl.evict(pod)
 
     def suspend(self, attempt: int) -> None:
         """Suspended, and resumed when no pod is left."""

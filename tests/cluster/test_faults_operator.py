@@ -59,16 +59,41 @@ def test_an_operator_killed_while_pods_are_taken_away_counts_nothing_and_takes_t
     ground.operator.start()
 
 
-def test_what_happened_while_no_operator_was_there_is_unknown_and_counted_once(ground: Ground) -> None:
-    ground.start(JOB)
-    pods = ground.training(JOB)
+@pytest.mark.parametrize("order", ["drain", "delete"])
+def test_a_pod_taken_away_while_no_operator_ran_is_not_counted_though_all_pods_are_gone(
+    ground: Ground, order: str
+) -> None:
+    """The Job's condition says which exit code the pod had that was stopped first."""
+    ground.start(JOB, **{"spec.faultTolerance": {"maxRestarts": 0}})
+    name = ground.training(JOB)[1]["metadata"]["name"]
     ground.operator.kill()
-    ground.kubectl.run("delete", "pod", pods[1]["metadata"]["name"])
+    if order == "drain":
+        ground.kubectl.evict(name)
+    else:
+        ground.kubectl.run("delete", "pod", name)
     eventually(lambda: not ground.pods(JOB), ground.pods_at_a_glance)
     ground.operator.start()
     ground.training(JOB, attempt=2)
-    assert classes(ground.completes(JOB, attempt=2)) == [("Unknown", True), ("Success", False)]
+    complete = ground.completes(JOB, attempt=2)
+    assert classes(complete) == [("Preempted", False), ("Success", False)]
+    assert (complete["ledger"][0]["pod"], complete["ledger"][0]["exitCode"]) == (name, 75)
     assert len(ground.made_pods(JOB)) == 4
+    ground.leaves_nothing(JOB)
+
+
+def test_a_result_whose_pod_vanished_while_no_operator_ran_is_found_in_the_workspace(ground: Ground) -> None:
+    ground.start(JOB)
+    first = ground.training(JOB)[0]["metadata"]["name"]
+    ground.operator.kill()
+    ground.order(JOB, "finish")
+    eventually(lambda: {pod["status"]["phase"] for pod in ground.pods(JOB)} == {"Succeeded"}, ground.pods_at_a_glance)
+    ground.kubectl.run("delete", "pod", first)
+    ground.operator.start()
+    complete = ground.in_phase(JOB, "Complete", attempt=1)
+    assert classes(complete) == [("Success", False)]
+    assert complete["result"]["digest"] == "0" * 64
+    made = ground.made_pods(JOB)
+    assert (len(made), sum("-look-" in name for name in made)) == (3, 1)
     ground.leaves_nothing(JOB)
 
 

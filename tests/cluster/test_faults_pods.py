@@ -59,9 +59,7 @@ def test_an_evicted_pod_is_a_preemption_and_not_counted(ground: Ground) -> None:
     ground.start(JOB)
     pods = ground.training(JOB)
     name = pods[0]["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
-    path = f"/api/v1/namespaces/{ground.kubectl.namespace}/pods/{name}/eviction"
-    ground.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    ground.kubectl.evict(name)
     complete = goes_on_in_attempt_2(ground, pods)
     assert classes(complete) == [("Preempted", False), ("Success", False)]
     entry = lost(complete, pods[0])

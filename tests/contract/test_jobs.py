@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import pytest
 from support.contract import STAYS, Plan, Subject, conditions, terminated
 
 from finetune_operator.constants import LABEL_INDEX, LABEL_JOB_NAME
@@ -90,6 +91,53 @@ async def test_when_all_indexes_succeed_the_job_is_complete_and_its_pods_stay(su
         assert terminated(pod)["reason"] == "Completed"
         assert terminated(pod)["message"] == "well done"
         assert terminated(pod)["finishedAt"] >= terminated(pod)["startedAt"]
+
+
+RULES = [
+    {"action": "FailJob", "onExitCodes": {"containerName": "main", "operator": "In", "values": [75, 76]}},
+    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    {"action": "FailJob", "onExitCodes": {"containerName": "main", "operator": "NotIn", "values": [0]}},
+]
+
+
+async def failure_of(subject: Subject) -> str:
+    """The message of the Job's condition, when it has failed."""
+    job = await subject.job_has("task", "Failed")
+    (failed,) = (c for c in job["status"]["conditions"] if c["type"] == "Failed")
+    (target,) = (c for c in job["status"]["conditions"] if c["type"] == "FailureTarget")
+    assert failed["reason"] == target["reason"] == "PodFailurePolicy"
+    assert failed["message"] == target["message"]
+    return str(failed["message"])
+
+
+@pytest.mark.parametrize(("exit_code", "rule"), [(76, 0), (1, 2)])
+async def test_a_pod_failure_policy_says_which_exit_code_the_first_failed_pod_had(
+    subject: Subject, exit_code: int, rule: int
+) -> None:
+    await subject.start_job("task", STAYS, Plan(exit_code=exit_code), rules=RULES)
+    message = await failure_of(subject)
+    (left,) = await subject.cluster.list(PODS, subject.namespace)
+    name = f"{subject.namespace}/{left['metadata']['name']}"
+    assert message == (
+        f"Container main for pod {name} failed with exit code {exit_code} matching FailJob rule at index {rule}"
+    )
+
+
+async def test_with_a_pod_failure_policy_a_deleted_pod_counts_when_it_has_ended(subject: Subject) -> None:
+    await subject.start_job("task", STAYS, STAYS, rules=RULES)
+    first, second = await subject.running(2)
+    async with subject.watched(PODS) as events:
+        await subject.cluster.delete(PODS, subject.namespace, second["metadata"]["name"])
+        message = await failure_of(subject)
+        await subject.until(lambda: told(events, 2))
+    assert message.startswith(
+        f"Container main for pod {subject.namespace}/{second['metadata']['name']} failed with exit"
+    )
+    assert {pod["metadata"]["name"] for pod in deleted(events)} == {
+        first["metadata"]["name"],
+        second["metadata"]["name"],
+    }
+    assert await no_pods(subject), "no pod was made in the place of one that was deleted"
 
 
 async def test_a_failed_pod_fails_the_job_and_its_siblings_are_stopped_and_vanish(subject: Subject) -> None:

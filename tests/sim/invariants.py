@@ -224,20 +224,20 @@ class Invariants:
 
     def _check_saved(self, known: Known, which: tuple[int, int]) -> None:
         """No pod of the attempt before may still be saving. One that has lost a sibling, or its node, saves nothing;
-        one whose Job was deleted is not waited for."""
+        one whose Job was deleted is not waited for. A sibling is lost as well when its grace period is over and it has
+        not ended, as on a node that has no power: all ranks save together."""
         before = known.jobs.get((which[0], which[1] - 1), [])
         if not before or not known.ledger or known.ledger[-1]["class"] in BY_TIME or known.ended.intersection(before):
             return
         there = self._pods_of(before)
         if any(c["type"] == "DisruptionTarget" and c["reason"] in LOST for p in there for c in _conditions(p)):
             return
-        saving = [
-            pod["metadata"]["name"]
+        stopping = {
+            pod["metadata"]["name"]: _seconds(pod["metadata"]["deletionTimestamp"]) - self._now()
             for pod in there
-            if pod["status"]["phase"] == "Running"
-            and "deletionTimestamp" in pod["metadata"]
-            and self._now() < _seconds(pod["metadata"]["deletionTimestamp"])
-        ]
+            if pod["status"]["phase"] == "Running" and "deletionTimestamp" in pod["metadata"]
+        }
+        saving = [] if any(left <= 0 for left in stopping.values()) else list(stopping)
         self._expect(not saving, "attempt {} of {} comes while {} may be saving", which, known.name, saving)
 
     def _check_protection(self, job: Object) -> None:

@@ -6,9 +6,20 @@ from typing import Any
 
 
 def job(
-    name: str, namespace: str, *command: str, pods: int = 2, image: str = "none", grace: int = 30, **pod_spec: Any
+    name: str,
+    namespace: str,
+    *command: str,
+    pods: int = 2,
+    image: str = "none",
+    grace: int = 30,
+    rules: list[dict[str, Any]] | None = None,
+    **pod_spec: Any,
 ) -> dict[str, Any]:
-    """An Indexed Job with `backoffLimit: 0`, whose pods run the command and have its headless Service's subdomain."""
+    """An Indexed Job with `backoffLimit: 0`, whose pods run the command and have its headless Service's subdomain.
+
+    With `rules` it has a podFailurePolicy, and a pod counts as failed only when it has ended.
+    """
+    policy = {"podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": rules}} if rules else {}
     container = {"name": "main", "image": image, "command": list(command), **pod_spec.pop("container", {})}
     return {
         "apiVersion": "batch/v1",
@@ -19,6 +30,7 @@ def job(
             "completions": pods,
             "parallelism": pods,
             "backoffLimit": 0,
+            **policy,
             "template": {
                 "metadata": {"labels": {"example": name}},
                 "spec": {

@@ -34,6 +34,12 @@ class Kubectl:
         """Server-side."""
         self.run("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
 
+    def evict(self, pod: str) -> None:
+        """Evict a pod through the eviction API, as `kubectl drain` does."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
     def own_kubeconfig(self, path: Path) -> Path:
         """That of kubectl, with the namespace as the one that is meant where none is named."""
         config = yaml.safe_load(self.run("config", "view", "--raw", "--minify", "--flatten").stdout)

@@ -13,7 +13,7 @@ from finetune_operator.api.parse import InvalidManifestError, InvalidStatusError
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.core.attempt.cause import Cause, cause_of, has_failed
 from finetune_operator.core.attempt.success import judge
-from finetune_operator.core.decisions.attempt_ends import end_as_failure, end_as_success, failing
+from finetune_operator.core.decisions.attempt_ends import end_as_failure, end_as_success, failing, read_result
 from finetune_operator.core.decisions.attempt_goes_on import report
 from finetune_operator.core.decisions.between_attempts import create, suspended
 from finetune_operator.core.decisions.between_runs import at_rest
@@ -24,6 +24,7 @@ from finetune_operator.core.decisions.edited import follow_edit
 from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.run import suspend
 from finetune_operator.core.run.edit import holds_at_once
+from finetune_operator.core.run.naming import look_name
 from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import FailureClass
 
@@ -38,9 +39,13 @@ def decide(observed: Observed, settings: Settings) -> Decision:
         return Decision(delete_job=attempt_name(observed, run, before=1), look_again=0)
     if observed.child and observed.child.owner_uid != job.metadata.uid:
         return stall_job(observed, constants.NAME_CONFLICT, kind="Job", name=attempt_name(observed, run))
-    if observed.child and (verdict := judge(run, observed.child, observed.pods)):
+    if observed.look_job and observed.look_job.owner_uid != job.metadata.uid:
+        return stall_job(observed, constants.NAME_CONFLICT, kind="Job", name=look_name(attempt_name(observed, run)))
+    if observed.child and (verdict := judge(run, observed.child, observed.pods, observed.look_job)):
         if verdict.result:
             return end_as_success(observed, run, verdict.result)
+        if verdict.is_in_workspace:
+            return read_result(observed, run)
         return end_as_failure(observed, run, Cause(verdict.failure, verdict.fault), settings)
     if observed.child and has_failed(observed.child, observed.pods):
         return failing(observed, run, settings)

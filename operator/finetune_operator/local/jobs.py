@@ -1,10 +1,11 @@
 """The Job controller for Indexed Jobs, as Kubernetes 1.36 behaves.
 
-A pod that failed, or that anybody deleted, counts as a failure at once. When there are more failures than
-`backoffLimit`, the Job gets the condition FailureTarget, all its other pods are deleted (SIGTERM, grace period), and
-when the last of them has ended, it gets Failed. The pod that failed by itself stays. When every index has succeeded,
-the Job gets SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures. Pods
-that are refused, as by a quota, are told by an Event of the Job and tried again, later each time.
+A pod that failed counts as a failure at once, and so does one that anybody deleted; with podReplacementPolicy Failed it
+counts when it has ended. When a rule of the podFailurePolicy matches, or there are more failures than `backoffLimit`,
+the Job gets the condition FailureTarget, all its other pods are deleted (SIGTERM, grace period), and when the last of
+them has ended, it gets Failed. The pod that failed by itself stays. When every index has succeeded, the Job gets
+SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures. Pods that are
+refused, as by a quota, are told by an Event of the Job and tried again, later each time.
 """
 
 from __future__ import annotations
@@ -51,8 +52,11 @@ class Tally:
 
     pods: dict[str, Object] = field(default_factory=dict)
     """Those that are there, by UID."""
+    at_once: bool = True
+    """Whether a pod that was asked to go counts as failed before it has ended."""
     counted: set[str] = field(default_factory=set)
     failed: int = 0
+    first_failed: Object | None = None
     succeeded: set[int] = field(default_factory=set)
     refused: int = 0
     """How often in a row no pod could be made."""
@@ -67,8 +71,9 @@ class Tally:
             return
         if phase == "Succeeded":
             self.succeeded.add(_index(pod))
-        elif phase == "Failed" or gone or pods.is_terminating(pod):
+        elif phase == "Failed" or gone or (self.at_once and pods.is_terminating(pod)):
             self.failed += 1
+            self.first_failed = self.first_failed or pod
         else:
             return
         self.counted.add(uid)
@@ -108,7 +113,8 @@ class JobController:
             if event.type == "DELETED":
                 self._tallies.pop(meta["uid"], None)
                 return
-            self._tallies.setdefault(meta["uid"], Tally())
+            at_once = event.object["spec"].get("podReplacementPolicy") != "Failed"
+            self._tallies.setdefault(meta["uid"], Tally(at_once=at_once))
             self._enqueue(meta["namespace"], meta["name"])
         elif resource == PODS and (tally := self._tallies.get(pods.controller_uid(event.object) or "")):
             tally.see(event.object, gone=event.type == "DELETED")
@@ -137,8 +143,10 @@ class JobController:
         self._write_status(job, tally)
 
     def _judge(self, job: Object, tally: Tally) -> None:
-        if tally.failed > job["spec"]["backoffLimit"]:
-            pods.set_condition(job, "FailureTarget", "True", self._host.clock.now(), *FAILURE)
+        rules = job["spec"].get("podFailurePolicy", {}).get("rules", [])
+        by_rule = _matching_rule(rules, tally.first_failed) if tally.first_failed else None
+        if by_rule or tally.failed > job["spec"]["backoffLimit"]:
+            pods.set_condition(job, "FailureTarget", "True", self._host.clock.now(), *(by_rule or FAILURE))
         elif len(tally.succeeded) >= job["spec"]["completions"]:
             pods.set_condition(job, "SuccessCriteriaMet", "True", self._host.clock.now(), *SUCCESS)
 
@@ -149,7 +157,8 @@ class JobController:
             return
         now = self._host.clock.now()
         if _has(job, "FailureTarget"):
-            pods.set_condition(job, "Failed", "True", now, *FAILURE)
+            target = next(c for c in job["status"]["conditions"] if c["type"] == "FailureTarget")
+            pods.set_condition(job, "Failed", "True", now, target["reason"], target["message"])
         else:
             job["status"]["completionTime"] = timestamp(now)
             pods.set_condition(job, "Complete", "True", now, *SUCCESS)
@@ -166,7 +175,8 @@ class JobController:
         if _has(job, "Suspended"):
             pods.set_condition(job, "Suspended", "False", now, "JobResumed", "Job resumed")
         job["status"].setdefault("startTime", timestamp(now))
-        running = [_index(pod) for pod in tally.running()]
+        awaited = [] if tally.at_once else tally.terminating()
+        running = [_index(pod) for pod in (*tally.running(), *awaited)]
         missing = sorted(set(range(job["spec"]["completions"])) - tally.succeeded - set(running))
         for index in missing[: max(0, job["spec"]["parallelism"] - len(running))]:
             try:
@@ -248,6 +258,27 @@ class JobController:
 def _has(job: Object, condition: str) -> bool:
     conditions = job.setdefault("status", {}).get("conditions", [])
     return any(c["type"] == condition and c["status"] == "True" for c in conditions)
+
+
+def _matching_rule(rules: Iterable[Object], pod: Object) -> tuple[str, str] | None:
+    """Reason and message of the condition, if a FailJob rule matches the failed pod."""
+    name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    status = pod.get("status", {})
+    for number, rule in enumerate(rules):
+        suffix = f"matching FailJob rule at index {number}"
+        for wanted in rule.get("onPodConditions", []):
+            if any(
+                (c["type"], c["status"]) == (wanted["type"], wanted["status"]) for c in status.get("conditions", [])
+            ):
+                return "PodFailurePolicy", f"Pod {name} has condition {wanted['type']} {suffix}"
+        if codes := rule.get("onExitCodes"):
+            for container in status.get("containerStatuses", []):
+                code = container["state"].get("terminated", {}).get("exitCode", 0)
+                is_in = (code in codes["values"]) == (codes["operator"] == "In")
+                if code and is_in and container["name"] == codes.get("containerName", container["name"]):
+                    why = f"Container {container['name']} for pod {name} failed with exit code {code} {suffix}"
+                    return "PodFailurePolicy", why
+    return None
 
 
 def _index(pod: Object) -> int:

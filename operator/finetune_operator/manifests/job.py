@@ -14,9 +14,16 @@ from finetune_operator.core.run.resolve import claims_of
 from finetune_operator.core.settings import Settings
 from finetune_operator.protocol import Object
 from finetune_trainer import contract
+from finetune_trainer.contract import CLASS_OF_EXIT_CODE
 
 USER = 65532
 """Neither root nor anybody's: works with any image and any namespace that enforces restricted."""
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+TERMINATION_LOG = "/dev/termination-log"
 _WORKSPACE, _CONFIG, _SCRATCH, _SHARED_MEMORY = constants.VOLUMES
 _CACHES = {
     "HOME": "home",
@@ -43,9 +50,34 @@ def job_manifest(
             "completions": run.nodes,
             "parallelism": run.nodes,
             "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
             "template": _pod_template(metadata, spec, run, settings, policy),
         },
     }
+
+
+def pod_security(spec: FineTuneJobSpec) -> Object:
+    """The security context of a pod: restricted, with what the user's pod template sets, such as fsGroup."""
+    ours = {"runAsNonRoot": True, "runAsUser": USER, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {**ours, **(spec.pod_template.security_context or {})}
+
+
+def _failure_rules() -> list[Object]:
+    """Rules that make the Job's condition say how the pod that failed first has ended.
+
+    They change nothing about when the Job fails, which is with its first failed pod. Their evidence stays when the pods
+    are gone (`core/observed/job_verdict.py`). An exit code with a class says more than that the cluster took the pod
+    away, and that says more than any other exit code, such as 137 after a kill.
+
+    A podFailurePolicy requires podReplacementPolicy Failed, with which a pod counts as failed only when it has ended.
+    """
+    trainer = {"containerName": constants.CONTAINER}
+    return [
+        {"action": "FailJob", "onExitCodes": {**trainer, "operator": "In", "values": sorted(CLASS_OF_EXIT_CODE)}},
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": {**trainer, "operator": "NotIn", "values": [0]}},
+    ]
 
 
 def _pod_template(
@@ -61,12 +93,7 @@ def _pod_template(
         # its whole grace period. As any other process it ends.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": run.grace_seconds or settings.grace,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-            **(user.security_context or {}),
-        },
+        "securityContext": pod_security(spec),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -132,12 +159,8 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
         ],
         # Request = limit: no pod of ours is the first to be killed when a node runs short.
         "resources": {"requests": resources, "limits": resources},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "terminationMessagePath": "/dev/termination-log",
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePath": TERMINATION_LOG,
         "volumeMounts": _mounts(spec, run) + (spec.pod_template.volume_mounts or []),
     }
 
@@ -149,7 +172,7 @@ def _environment(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settin
         contract.ENV_WORKSPACE: constants.WORKSPACE_PATH,
         contract.ENV_CLAIMS: constants.CLAIMS_PATH,
         contract.ENV_SCRATCH: constants.SCRATCH_PATH,
-        contract.ENV_TERMINATION_LOG: "/dev/termination-log",
+        contract.ENV_TERMINATION_LOG: TERMINATION_LOG,
         contract.ENV_RENDEZVOUS: f"{host}:{settings.rendezvous_port}",
         contract.ENV_AGENT_PORT: str(settings.agent_port),
         contract.ENV_GRACE: str(run.grace_seconds or settings.grace),

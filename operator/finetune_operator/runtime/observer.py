@@ -17,9 +17,10 @@ from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.attempt.cause import has_failed, stops_by_itself
 from finetune_operator.core.attempt.checkpoint import asked_for
+from finetune_operator.core.attempt.success import lacks_result
 from finetune_operator.core.observed.foreign import controller_uid
-from finetune_operator.core.observed.views import JobView, Observed, PodView
-from finetune_operator.core.run.naming import child_name
+from finetune_operator.core.observed.views import JobView, LookJobView, Observed, PodView
+from finetune_operator.core.run.naming import child_name, look_name
 from finetune_operator.core.run.resolve import storage_claim
 from finetune_operator.core.run.retrain import is_edited, run_is_needed, with_spec_of_run
 from finetune_operator.core.run.ttl import seconds_left
@@ -132,9 +133,12 @@ class Observer:
     async def _with_child(
         self, key: Key, job: FineTuneJob, run: RunStatus, child: JobView, name: str, edited: bool
     ) -> Observed:
-        listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB_NAME: name})
+        namespace = job.metadata.namespace
+        listed = await self.cluster.list(PODS, namespace, {constants.LABEL_JOB_NAME: name})
         self.memories.keep_only(child.uid, key)
         pods = self.memories.merged(child.uid, map(PodView.of, listed), key)
+        if not child.failure and any(pod.deleted for pod in pods):
+            child = await self._read_again(namespace, name, child)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
         alive = ours and not has_failed(child, pods)
         return Observed(
@@ -144,10 +148,27 @@ class Observer:
             child,
             pods,
             await self._answers(key, job, run, pods) if alive else {},
-            await self._refusal(job.metadata.namespace, child, pods),
+            await self._refusal(namespace, child, pods),
+            look_job=await self._look_job(namespace, name) if ours and lacks_result(run, child, pods) else None,
             edited=edited,
             jitter=self.jitter(),
         )
+
+    async def _read_again(self, namespace: str, name: str, child: JobView) -> JobView:
+        """Return the Job as it is after its pods were listed: a Job that a queue suspended has its pods deleted, and
+        the first read may have been before that."""
+        try:
+            return JobView.of(await self.cluster.get(JOBS, namespace, name))
+        except NotFoundError:
+            return replace(child, deleted=True)
+
+    async def _look_job(self, namespace: str, child: str) -> LookJobView | None:
+        """Return the Job that reads the attempt's result from the workspace, if it was made."""
+        name = look_name(child)
+        with suppress(NotFoundError):
+            job = await self.cluster.get(JOBS, namespace, name)
+            return LookJobView.of(job, await self.cluster.list(PODS, namespace, {constants.LABEL_JOB_NAME: name}))
+        return None
 
     async def _released(self, job: FineTuneJob, run: RunStatus) -> JobView | None:
         """The Job of a run that has ended, if its pods were not done."""

@@ -22,6 +22,7 @@ from finetune_operator.core.status.transitions import notes
 from finetune_operator.core.times import within
 from finetune_operator.manifests.children import children
 from finetune_operator.manifests.event import event
+from finetune_operator.manifests.look_job import look_job
 from finetune_operator.manifests.network_policy import network_policy
 from finetune_operator.protocol import (
     CONFIGMAPS,
@@ -125,6 +126,8 @@ class Reconciler:
             await self._delete(JOBS, job, decision.delete_job)
         if decision.delete_children:
             await self._delete_children(job, decision.delete_policy)
+        if decision.create_look_job:
+            await self._create_look_job(job)
         return await self._create(key, look, decision) if decision.create_children else decision.look_again
 
     async def _tell(self, manifest: Object, decision: Decision) -> float | None:
@@ -190,6 +193,12 @@ class Reconciler:
         if run.attempt > 2:
             await self._delete_attempt(job, run, run.attempt - 2)
         return decision.look_again
+
+    async def _create_look_job(self, job: FineTuneJob) -> None:
+        run = job.status.run
+        assert run is not None
+        with suppress(AlreadyExistsError):  # the next look at the job sees whose it is
+            await self.cluster.create(JOBS, look_job(job, run, self.settings))
 
     async def _delete(self, resource: Resource, job: FineTuneJob, name: str) -> None:
         with suppress(NotFoundError):

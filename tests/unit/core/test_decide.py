@@ -23,7 +23,7 @@ from finetune_operator.api.v1alpha1 import (
     SlowestStatus,
 )
 from finetune_operator.core.decide import Decision, decide, decide_invalid
-from finetune_operator.core.observed.views import JobView, Observed, PodView
+from finetune_operator.core.observed.views import JobView, LookJobView, Observed, PodView
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status import written as status_words
 from finetune_operator.core.status.health import Health
@@ -305,13 +305,44 @@ def test_whoever_resumes_a_job_waits_for_no_delay_of_a_failure_before() -> None:
     assert run_of(suspended).not_before is None
 
 
-def test_success_whose_word_was_lost_with_its_pod_is_of_unknown_class() -> None:
+def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_by_one_job() -> None:
     status = started()
-    lost = decided(Observed(job(status), NOW, "n", child(succeeded=frozenset({0}))))
-    assert (lost.ledger[0].class_, lost.ledger[0].message) == (
-        "Unknown",
-        "all pods ended well, but rank 0's pod is gone and with it the word on its result",
-    )
+    seen = Observed(job(status), NOW, "n", child(succeeded=frozenset({0})))
+    first = decide(seen, SETTINGS)
+    assert first.create_look_job
+    assert first.status is not None
+    assert (first.status.phase, condition(first.status, "Reconciling")) == ("Exporting", ("True", "ReadingResult"))
+    waiting = decide(replace(seen, look_job=LookJobView("0b5e7d2a", False, None)), SETTINGS)
+    assert not waiting.create_look_job
+    read = decided(replace(seen, look_job=LookJobView("0b5e7d2a", True, ended_well(status).message)))
+    assert (read.phase, read.result and read.result.digest) == ("Complete", RESULT.digest)
+
+
+def test_a_job_that_only_bears_the_name_of_the_reading_one_is_not_believed() -> None:
+    status = started()
+    foreign = LookJobView("another", True, ended_well(status).message)
+    seen = Observed(job(status), NOW, "n", child(succeeded=frozenset({0})), look_job=foreign)
+    assert condition(decided(seen), "Stalled") == ("True", "NameConflict")
+
+
+def test_a_job_whose_pods_are_kept_by_sidecars_goes_when_the_result_is_known() -> None:
+    status = started()
+    pod = replace(ended_well(status), phase="Running", others=1, others_running=1)
+    complete = decided(Observed(job(status), NOW, "n", child(), (pod,)))
+    assert (complete.phase, run_of(complete).release) == ("Complete", True)
+    following = decide(Observed(job(complete), NOW, "n", child(), (pod,)), SETTINGS)
+    assert following.delete_job == "clauses-0b5e7-1-1"
+
+
+def test_a_failed_pod_that_a_sidecar_keeps_running_holds_nothing() -> None:
+    status = started()
+    pod = PodView(
+        uid="u", name="p", index=0, owner_uid="j", scheduled=True, phase="Running", exit_code=1, others=1,
+        others_running=1, ended=NOW,
+    )  # fmt: skip
+    decision = decide(Observed(job(status), NOW, "n", child(), (pod,)), SETTINGS)
+    assert decision.status is not None
+    assert (decision.status.ledger[0].class_, decision.delete_job) == ("Infrastructure", "clauses-0b5e7-1-1")
 
 
 @pytest.mark.parametrize("letter", ["x", "漢"])

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.clusters import NOW, World, condition, run_of
+from support.clusters import NOW, RESULT, World, condition, last_words, run_of
 from support.jobs import job
 from support.manifests import changed, manifest
 from support.scripted import ScriptedDriver
@@ -19,7 +19,7 @@ from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, ForbiddenError, Object, Resource
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, ForbiddenError, Object, Resource
 from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.reconciler import Reconciler
 
@@ -105,6 +105,27 @@ async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes
         made.now += timedelta(seconds=60)
         await made.reconciler.reconcile(KEY)
         assert made.cluster.asked - asked == {"0": 2, "1": 1}
+
+
+async def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_and_nothing_is_trained_again() -> None:
+    """The pods end while no operator runs, and rank 0's is deleted before one starts."""
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}))
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        pods = await made.world.pods(2)
+        run = run_of(await made.world.status())
+        await made.world.succeed(pods)
+        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        await made.reconcile_until(lambda s: condition(s, "Reconciling")[1] == "ReadingResult")
+        await made.reconcile_until(lambda s: made.cluster.created["Job"] == 2)
+        (look,) = [pod for pod in await made.cluster.list(PODS, "default") if "-look-" in pod["metadata"]["name"]]
+        made.world.driver.finish(look, 0, last_words(pods[0], run))
+        await made.reconcile_until(lambda s: s.phase == "Complete")
+        complete = await made.world.status()
+        assert complete.result is not None
+        assert (complete.result.digest, complete.result.path) == (RESULT.digest, RESULT.path)
+        assert [(entry.attempt, entry.class_) for entry in complete.ledger] == [(1, "Success")]
+        assert made.cluster.created["Job"] == 2
 
 
 async def test_a_quota_that_refuses_the_next_attempt_gets_the_job_of_the_one_before_back() -> None:

@@ -25,7 +25,14 @@ from finetune_trainer.agent.silence import Silence
 from finetune_trainer.agent.startup import Settings, check_workspace, read_run_config
 from finetune_trainer.agent.stop import Deadlines, StopRequest
 from finetune_trainer.agent.termination import End
-from finetune_trainer.contract import CONTRACT_VERSION, ExitCode, PodStatus, RunConfig, TerminationMessage
+from finetune_trainer.contract import (
+    CONTRACT_VERSION,
+    ExitCode,
+    PodStatus,
+    RunConfig,
+    TerminationMessage,
+    last_message_file,
+)
 from finetune_trainer.errors import InvalidError, StoppedError, TrainingError
 from finetune_trainer.pod.scratch import Scratch, write_atomically
 
@@ -183,11 +190,11 @@ class Agent:
         self.stop.ignore()
         if config is None:
             return
-        folder = self.settings.paths.run(config) / "attempts" / str(config.attempt)
+        path = self.settings.paths.run(config) / last_message_file(config.attempt, self.settings.index)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             full = message.model_copy(update={"log": tail})
-            write_atomically(folder / f"pod-{self.settings.index}.json", full.to_json())
+            write_atomically(path, full.to_json())
         except OSError as error:
             logger.warning("the attempt's record cannot be written: %s", error)
 

@@ -8,7 +8,7 @@ imports this package, and the operator's image has no torch.
 Times are seconds since the epoch (float); sizes are bytes; JSON keys are camelCase.
 """
 
-from finetune_trainer.contract.ending import RankExit, Result, TerminationMessage
+from finetune_trainer.contract.ending import RankExit, Result, TerminationMessage, last_message_file
 from finetune_trainer.contract.environment import (
     ENV_AGENT_PORT,
     ENV_CLAIMS,
@@ -133,6 +133,7 @@ __all__ = [
     "ZeroStage",
     "added",
     "class_of",
+    "last_message_file",
     "limited_to",
     "rank_beat_file",
     "rank_exit_file",

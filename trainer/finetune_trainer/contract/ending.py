@@ -90,3 +90,8 @@ class TerminationMessage(Answer):
             else:
                 raise ValueError(f"a termination message of {len(text)} bytes cannot be cut to {limit}")
         return text.decode()
+
+
+def last_message_file(attempt: int, index: int) -> str:
+    """Return the path, in the run's folder, of a pod's `TerminationMessage`; the log in it is longer."""
+    return f"attempts/{attempt}/pod-{index}.json"

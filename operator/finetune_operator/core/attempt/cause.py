@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from finetune_operator.core.attempt.culprit import culprit, only_heard
+from finetune_operator.core.observed.job_verdict import JobVerdict, job_verdict
 from finetune_operator.core.observed.views import JobView, PodView
 from finetune_operator.core.times import from_seconds
 from finetune_trainer.contract import ExitCode, FailureClass, class_of
@@ -39,17 +40,25 @@ class Cause:
 
 
 def has_failed(child: JobView, pods: tuple[PodView, ...]) -> bool:
-    """Whether an attempt is lost: its Job says so or is being deleted, or a pod has failed, which the Job will say
-    within a second or two. While pods are being deleted only the Job can tell whether its controller does so.
+    """Return whether an attempt is lost.
+
+    It is lost if its Job says so or is being deleted, or if a pod has failed or is being deleted: the Job itself says
+    the latter only when the pod has ended, up to its whole grace period later. The pods of a suspended Job are deleted
+    by the Job controller, which is not a failure.
     """
     if child.failure or child.deleted:
         return True
-    return any(pod.failed for pod in pods) and not any(pod.deleted for pod in pods)
+    if child.suspended:
+        return any(pod.failed for pod in pods) and not any(pod.deleted for pod in pods)
+    return any(pod.failed or (pod.deleted and pod.exit_code != 0) for pod in pods)
 
 
 def stops_by_itself(pods: Iterable[PodView]) -> bool:
-    """Whether the Job controller ends an attempt's other pods: one has failed, and stays for its log."""
-    return any(pod.failed and pod.present and pod.deleted is None for pod in pods)
+    """Return whether the Job controller ends an attempt's other pods: one has failed, and stays for its log.
+
+    A pod that another container keeps running has not failed for the Job controller.
+    """
+    return any(pod.failed and pod.present and pod.deleted is None and not pod.outlives_trainer for pod in pods)
 
 
 def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, settle: float) -> float:
@@ -86,6 +95,8 @@ def cause_of(child: JobView | None, pods: Iterable[PodView], ranks_per_pod: int 
     )
     if first_failed and not noticed:
         return _failed(first_failed, culprit(first_failed, pods, ranks_per_pod))
+    if child and (verdict := job_verdict(child.failure_message)):
+        return _as_job_says(verdict)
     if stopped:
         return _preempted(stopped, f"pod {stopped.name} was stopped")
     if child is None:
@@ -125,6 +136,18 @@ def _stopped(pod: PodView, child: JobView | None) -> bool:
 
 def _taken(pod: PodView) -> Cause:
     return _preempted(pod, f"pod {pod.name} was taken away: {pod.disrupted or 'deleted'}")
+
+
+def _as_job_says(verdict: JobVerdict) -> Cause:
+    """The cause that the Job's condition gives, when every pod that could say more is gone."""
+    if verdict.exit_code is None:
+        message = f"pod {verdict.pod} was taken away, as its Job says; the pod is gone"
+        return Cause(FailureClass.PREEMPTED, message, pod=verdict.pod)
+    message = f"pod {verdict.pod} ended with exit code {verdict.exit_code}, as its Job says; the pod is gone"
+    # A signal may have ended a pod that somebody deleted as well as one that failed, for example for want of memory.
+    killed = verdict.exit_code in (_SIGKILLED, _SIGTERMED)
+    failure = FailureClass.UNKNOWN if killed else class_of(verdict.exit_code)
+    return Cause(failure, message, verdict.exit_code, pod=verdict.pod)
 
 
 def _preempted(pod: PodView, message: str) -> Cause:

@@ -5,39 +5,60 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_operator.api.v1alpha1 import RunStatus
-from finetune_operator.core.observed.views import JobView, PodView
+from finetune_operator.core.observed.views import JobView, LookJobView, PodView
 from finetune_trainer.contract import FailureClass, Result
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of an attempt whose pods have all ended well: a result, or why it is none."""
+    """What is known of an attempt whose pods have all ended well.
 
-    result: Result | None
+    It has a result, or a fault that says why there is none, or `is_in_workspace`: rank 0's pod is gone, and its last
+    message, which names the result, must be read from the workspace by a Look Job.
+    """
+
+    result: Result | None = None
     fault: str = ""
     failure: FailureClass = FailureClass.MISMATCH
+    is_in_workspace: bool = False
 
 
-def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> Verdict | None:
-    """None as long as an index is missing.
+def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...], look: LookJobView | None = None) -> Verdict | None:
+    """Judge an attempt; None as long as an index is not complete.
 
-    An index whose pod is gone counts by the Job's completedIndexes; rank 0's word is needed for the result.
+    An index is complete when the Job says so. The Job does not say so as long as another container of its pod runs, or
+    if that container fails; then the end of the trainer's container counts. `look` is the Job that reads rank 0's last
+    message from the workspace, if there is one.
     """
-    if child.succeeded != frozenset(range(run.nodes)):
+    if not is_complete(run, child, pods):
         return None
     ended = [pod for pod in pods if pod.exit_code == 0]
     if silent := next((pod for pod in ended if pod.message is None), None):
-        return Verdict(None, f"pod {silent.index} ended well without a word of what it did")
-    words = {pod.index: pod.message for pod in ended if pod.message}
-    for index, word in sorted(words.items(), key=lambda item: item[0] or 0):
-        if word.nonce != run.nonce or word.world != run.world or word.config_digest != run.config_digest:
-            found = f"world {word.world} and configuration {(word.config_digest or 'none')[:12]}"
+        return Verdict(fault=f"pod {silent.index} ended well without a word of what it did")
+    messages = {pod.index: pod.message for pod in ended if pod.message}
+    if 0 not in messages:
+        if look is None or not look.ended:
+            return Verdict(is_in_workspace=True)
+        if look.message is None:
+            fault = "all pods ended well, but rank 0's pod is gone, and its last message was not found in the workspace"
+            return Verdict(fault=fault, failure=FailureClass.UNKNOWN)
+        messages[0] = look.message
+    for index, message in sorted(messages.items(), key=lambda item: item[0] or 0):
+        attested = (message.nonce, message.world, message.config_digest)
+        if attested != (run.nonce, run.world, run.config_digest):
+            found = f"world {message.world} and configuration {(message.config_digest or 'none')[:12]}"
             wanted = f"world {run.world} and configuration {(run.config_digest or 'none')[:12]}"
-            return Verdict(None, f"pod {index} ended well but attested {found} instead of {wanted}")
-    if not any(pod.index == 0 for pod in pods):
-        fault = "all pods ended well, but rank 0's pod is gone and with it the word on its result"
-        return Verdict(None, fault, FailureClass.UNKNOWN)
-    first = words.get(0)
-    if first is None or first.result is None:
-        return Verdict(None, "all pods ended well but rank 0 left no result")
-    return Verdict(first.result)
+            return Verdict(fault=f"pod {index} ended well but attested {found} instead of {wanted}")
+    result = messages[0].result
+    return Verdict(result) if result else Verdict(fault="all pods ended well but rank 0 left no result")
+
+
+def is_complete(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> bool:
+    """Return whether every index of an attempt has ended well."""
+    by_trainer = {pod.index for pod in pods if pod.exit_code == 0 and pod.others}
+    return child.succeeded | by_trainer >= frozenset(range(run.nodes))
+
+
+def lacks_result(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> bool:
+    """Return whether all pods of an attempt ended well, and rank 0's is gone without its message having been seen."""
+    return is_complete(run, child, pods) and not any(pod.index == 0 and pod.exit_code == 0 for pod in pods)

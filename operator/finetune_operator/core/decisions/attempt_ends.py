@@ -83,6 +83,16 @@ def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
     return not waits and bool(following.nodes > 1 or ended)
 
 
+def read_result(observed: Observed, run: RunStatus) -> Decision:
+    """All pods ended well, but rank 0's is gone: a small Job reads its last message from the workspace.
+
+    That message names the result. Training again for what is there already would take the nodes once more.
+    """
+    words = {"attempt": run.attempt, "run": run.number}
+    now = status.in_phase(observed, observed.job.status, Phase.EXPORTING, constants.READING_RESULT, **words)
+    return Decision(now, create_look_job=observed.look_job is None, look_again=5)
+
+
 def end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
     """The attempt has left a result, and its run ends with it."""
     entry = ledger.success(run, result.last_step or result.step, observed.now)
@@ -100,12 +110,14 @@ def _with_last_words(observed: Observed) -> FineTuneJobStatus:
 
 def ended_run(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
     """The run with its end. `release`: pods that are still alive, or that a quota or a queue has kept back, must go;
-    those that have ended stay for their logs."""
-    job_uid = observed.child.uid if observed.child else run.job_uid
-    alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
+    those that have ended stay for their logs. A pod that another container keeps running after its trainer's end must
+    go in any case."""
     child = observed.child
+    job_uid = child.uid if child else run.job_uid
+    alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
     awaited = child is not None and not child.succeeded and not has_failed(child, observed.pods)
+    must_go = (release and (alive or awaited)) or any(pod.outlives_trainer for pod in observed.pods)
     # If it is not `edited`, what was changed in the spec meanwhile held at once.
     generation = run.generation if observed.edited else observed.job.metadata.generation
-    update = {"job_uid": job_uid, "release": release and (alive or awaited), "generation": generation}
+    update = {"job_uid": job_uid, "release": must_go, "generation": generation}
     return run.model_copy(update={"completion_time": to_text(observed.now), **update})

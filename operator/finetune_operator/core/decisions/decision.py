@@ -19,6 +19,8 @@ class Decision:
 
     status: FineTuneJobStatus | None = None
     create_children: bool = False
+    create_look_job: bool = False
+    """Make the Job that reads an attempt's result from the workspace."""
     delete_job: str | None = None
     """Name of an attempt's Job, whose pods are to go."""
     delete_children: bool = False

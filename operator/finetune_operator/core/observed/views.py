@@ -72,6 +72,10 @@ class PodView:
     """Why the cluster takes it away, by its DisruptionTarget condition."""
     unreachable: bool = False
     """Its node does not report: the node's controller has called the pod not ready, though its container was."""
+    others: int = 0
+    """How many containers it has besides the trainer's, as an admission webhook injects them; native sidecars, which
+    end by themselves, do not count."""
+    others_running: int = 0
     present: bool = True
     """False: it is gone, and will say nothing more."""
 
@@ -83,13 +87,14 @@ class PodView:
         conditions = {str(c.get("type")): c for c in entries(status.get("conditions"))}
         containers = entries(status.get("containerStatuses"))
         container = next((c for c in containers if c.get("name") == constants.CONTAINER), {})
+        others = [fields(c.get("state")) for c in containers if c.get("name") != constants.CONTAINER]
         state = fields(container.get("state"))
         before = entries(status.get("initContainerStatuses"))
         terminated = fields(state.get("terminated"))
         scheduled = conditions.get("PodScheduled", {})
         disruption = conditions.get("DisruptionTarget", {})
         disrupted = disruption.get("status") == "True"
-        waiting = _waiting(conditions, [*(fields(c.get("state")) for c in before), state])
+        waiting = _waiting(conditions, [*(fields(c.get("state")) for c in before), state, *others])
         shares_node = bool(spec.get("hostNetwork")) or status.get("podIP") == status.get("hostIP")
         return cls(
             uid=text(metadata.get("uid")) or "",
@@ -114,6 +119,8 @@ class PodView:
             deletion_version=_deletion_version(metadata),
             disrupted=f"{disruption.get('reason')}: {disruption.get('message', '')}" if disrupted else None,
             unreachable="running" in state and _is_unreachable(conditions),
+            others=len(others),
+            others_running=sum("terminated" not in other for other in others),
         )
 
     def after(self, earlier: PodView | None) -> PodView:
@@ -148,8 +155,16 @@ class PodView:
 
     @property
     def failed(self) -> bool:
-        """Ended by itself, without success."""
-        return (self.exit_code is not None and self.exit_code != 0) or (self.phase == "Failed")
+        """True if the trainer's container ended without success, or the pod failed before that container ran.
+
+        The trainer's container alone counts: a pod whose injected sidecar fails is Failed, whatever its trainer did.
+        """
+        return self.phase == "Failed" if self.exit_code is None else self.exit_code != 0
+
+    @property
+    def outlives_trainer(self) -> bool:
+        """True if the trainer's container has ended and another container still keeps the pod on its node."""
+        return self.present and self.exit_code is not None and self.others_running > 0
 
     @property
     def ended_or_gone(self) -> bool:
@@ -216,6 +231,7 @@ class JobView:
     failure: datetime | None
     """Since when it counts as failed: its FailureTarget or Failed condition."""
     failure_message: str
+    """The message of that condition, which outlives the pods; `job_verdict.py` reads it."""
     succeeded: frozenset[int]
     """Completed indexes."""
     parallelism: int
@@ -245,6 +261,23 @@ class JobView:
         )
 
 
+@dataclass(frozen=True)
+class LookJobView:
+    """The Job that reads the last message of rank 0's pod from the workspace (`manifests/look_job.py`)."""
+
+    owner_uid: str | None
+    ended: bool
+    message: TerminationMessage | None
+    """None as long as it has not ended, and if no message was found."""
+
+    @classmethod
+    def of(cls, job: Object, pods: Iterable[Object]) -> LookJobView:
+        """Build it from the API's objects: the Job and its pods."""
+        view = JobView.of(job)
+        message = next((pod.message for pod in map(PodView.of, pods) if pod.exit_code == 0 and pod.message), None)
+        return cls(view.owner_uid, bool(message or view.failure or view.succeeded), message)
+
+
 def _indexes(ranges: str) -> frozenset[int]:
     """The set that the Job controller writes as `0-2,5`."""
     indexes: set[int] = set()
@@ -272,6 +305,8 @@ class Observed:
     """Why the Job controller cannot make pods (quota, Pod Security), from its events."""
     claim_modes: tuple[str, ...] | None = None
     """Access modes of the storage claim; looked up before several nodes start, and while pods remain."""
+    look_job: LookJobView | None = None
+    """Looked up when all pods ended well and the message of rank 0's is not known."""
     previous: JobView | None = None
     """The Job of the attempt before, while this attempt has none."""
     remaining: tuple[PodView, ...] = ()

@@ -15,6 +15,11 @@ def child_name(job: str, uid: str, run: int, attempt: int) -> str:
     return f"{job}-{_digits(uid, 5)}-{run}-{attempt}"
 
 
+def look_name(child: str) -> str:
+    """The name of the Job that reads an attempt's result from the workspace; `child` is that of the attempt's Job."""
+    return f"{child}-look"
+
+
 def policy_name(job: str, uid: str, content: str) -> str:
     """Of a job's NetworkPolicy: another content has another name, as children are never changed."""
     return f"{job}-{_digits(uid, 5)}-{hashlib.sha256(content.encode()).hexdigest()[:5]}"

@@ -19,6 +19,7 @@ EventType = Literal["Normal", "Warning"]
 EVENTS: dict[Reason, EventType] = {
     constants.WORLD_READY: "Normal",
     constants.TRAINING: "Normal",
+    constants.READING_RESULT: "Normal",
     constants.COMPLETE: "Normal",
     constants.SUSPENDED: "Normal",
     constants.RESUMED: "Normal",

@@ -6,7 +6,7 @@ from typing import Any
 
 from support.clusters import NOW
 
-from finetune_operator.core.attempt.cause import cause_of, has_failed, seconds_to_wait
+from finetune_operator.core.attempt.cause import cause_of, has_failed, seconds_to_wait, stops_by_itself
 from finetune_operator.core.observed.views import JobView, PodView
 from finetune_trainer.contract import FailureClass, TerminationMessage
 
@@ -139,10 +139,66 @@ def test_an_attempt_is_lost_with_its_first_pod_before_the_job_says_so() -> None:
     assert not has_failed(child(None), (pod(0), pod(1, 0, ended=at(1))))
 
 
-def test_while_pods_are_being_deleted_only_the_job_says_that_it_failed() -> None:
-    pods = (pod(0, deleted=at(2)), pod(1, 1, ended=at(1)))
-    assert not has_failed(child(None), pods)
-    assert has_failed(child(2), pods)
+def test_an_attempt_is_lost_as_soon_as_somebody_deletes_a_pod_that_has_not_ended_well() -> None:
+    """The Job itself says so only when the pod has ended, up to its whole grace period later."""
+    assert has_failed(child(None), (pod(0), pod(1, deleted=at(2))))
+    assert has_failed(child(None), (pod(0), pod(1, 75, deleted=at(2))))
+    assert not has_failed(child(None), (pod(0), pod(1, 0, deleted=at(2))))
+
+
+def test_the_pods_of_a_suspended_job_are_deleted_without_a_failure() -> None:
+    suspended = replace(child(None), suspended=True)
+    assert not has_failed(suspended, (pod(0, 75, deleted=at(2)), pod(1, deleted=at(2))))
+    assert has_failed(replace(suspended, failure=at(1)), ())
+
+
+def test_a_pod_counts_by_its_trainer_whatever_becomes_of_an_injected_sidecar() -> None:
+    lives_on = pod(1, 1, ended=at(1), phase="Running", others=1, others_running=1)
+    assert has_failed(child(None), (pod(0), lives_on))
+    sidecar_failed = pod(1, 0, ended=at(1), phase="Failed", others=1)
+    assert not has_failed(child(None), (pod(0), sidecar_failed))
+
+
+def test_the_job_controller_does_not_end_an_attempt_whose_failed_pod_is_kept_by_a_sidecar() -> None:
+    failed = pod(1, 1, ended=at(1), phase="Failed", others=1)
+    assert stops_by_itself([pod(0), failed])
+    assert not stops_by_itself([pod(0), replace(failed, phase="Running", others_running=1)])
+
+
+# ---- when all pods are gone -----------------------------------------------------------------------------------------
+
+
+def told_by_job(message: str) -> JobView:
+    return replace(child(), failure_message=f"{message} matching FailJob rule at index 0")
+
+
+def test_without_its_pods_an_attempt_has_the_class_of_the_exit_code_in_its_jobs_condition() -> None:
+    cause = cause_of(told_by_job("Container trainer for pod n/pod-1-x failed with exit code 76"), [])
+    assert (cause.failure, cause.exit_code, cause.pod) == (FailureClass.INVALID, 76, "pod-1-x")
+    assert cause.message == "pod pod-1-x ended with exit code 76, as its Job says; the pod is gone"
+
+
+def test_a_pod_that_is_gone_and_was_killed_may_have_failed_or_been_deleted() -> None:
+    cause = cause_of(told_by_job("Container trainer for pod n/pod-1-x failed with exit code 137"), [])
+    assert (cause.failure, cause.exit_code) == (FailureClass.UNKNOWN, 137)
+
+
+def test_without_its_pods_an_attempt_that_the_cluster_took_away_is_preempted() -> None:
+    cause = cause_of(told_by_job("Pod n/pod-1-x has condition DisruptionTarget"), [])
+    assert (cause.failure, cause.exit_code, cause.pod) == (FailureClass.PREEMPTED, None, "pod-1-x")
+
+
+def test_the_job_says_more_than_pods_that_its_controller_stopped() -> None:
+    stopped = pod(0, 75, deleted=at(6), ended=at(7))
+    cause = cause_of(told_by_job("Container trainer for pod n/pod-1-x failed with exit code 77"), [stopped])
+    assert cause.failure is FailureClass.DIVERGED
+
+
+def test_a_pod_that_says_why_says_more_than_the_job() -> None:
+    cause = cause_of(
+        told_by_job("Pod n/pod-0-x has condition DisruptionTarget"), [pod(1, 76, error="bad row", error_at=3)]
+    )
+    assert cause.message == "bad row"
 
 
 def test_a_pod_that_was_killed_without_a_word_waits_for_nobody() -> None:

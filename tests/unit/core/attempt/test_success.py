@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from support.clusters import NOW, RESULT
 from support.manifests import manifest
 
 from finetune_operator.api.parse import parse
-from finetune_operator.core.attempt.success import Verdict, judge
-from finetune_operator.core.observed.views import JobView, PodView
+from finetune_operator.core.attempt.success import Verdict, judge, lacks_result
+from finetune_operator.core.observed.views import JobView, LookJobView, PodView
 from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import FailureClass, TerminationMessage
@@ -63,8 +65,54 @@ def test_a_rank_that_attests_another_world_is_no_success() -> None:
     assert "attested world 1" in verdict.fault
 
 
-def test_without_rank_0s_word_nothing_is_known_of_the_result() -> None:
-    gone = judged(pod(1))
-    assert (gone.result, gone.failure) == (None, FailureClass.UNKNOWN)
+def test_rank_0_must_leave_a_result() -> None:
     empty = judged(pod(0, result=None), pod(1))
     assert "left no result" in empty.fault
+
+
+GONE = replace(pod(0, None), present=False)
+"""Rank 0's pod, whose end nobody has seen."""
+
+
+@pytest.mark.parametrize("pods", [(pod(1),), (), (GONE, pod(1))])
+def test_the_result_of_a_pod_that_is_gone_is_looked_for_in_the_workspace(pods: tuple[PodView, ...]) -> None:
+    assert lacks_result(RUN, child(0, 1), pods)
+    assert judge(RUN, child(0, 1), pods) == Verdict(is_in_workspace=True)
+    assert judge(RUN, child(0, 1), pods, LookJobView("o", False, None)) == Verdict(is_in_workspace=True)
+
+
+def test_nothing_is_looked_for_while_an_index_is_missing_or_when_rank_0_has_spoken() -> None:
+    assert not lacks_result(RUN, child(1), (pod(1),))
+    assert not lacks_result(RUN, child(0, 1), (pod(0), pod(1)))
+
+
+def test_what_the_workspace_holds_is_judged_like_the_pods_own_message() -> None:
+    read = LookJobView("o", True, pod(0).message)
+    assert judge(RUN, child(0, 1), (pod(1),), read) == Verdict(RESULT)
+    other = LookJobView("o", True, pod(0, nonce="another").message)
+    verdict = judge(RUN, child(0, 1), (pod(1),), other)
+    assert verdict is not None
+    assert (verdict.result, verdict.failure) == (None, FailureClass.MISMATCH)
+
+
+def test_a_result_that_is_nowhere_is_of_unknown_class() -> None:
+    verdict = judge(RUN, child(0, 1), (pod(1),), LookJobView("o", True, None))
+    assert verdict is not None
+    assert (verdict.result, verdict.failure) == (None, FailureClass.UNKNOWN)
+    assert "was not found in the workspace" in verdict.fault
+
+
+def with_sidecar(of: PodView, phase: str) -> PodView:
+    return replace(of, phase=phase, others=1, others_running=int(phase == "Running"))
+
+
+@pytest.mark.parametrize("phase", ["Running", "Failed", "Succeeded"])
+def test_an_injected_sidecar_changes_nothing_in_what_the_trainer_has_done(phase: str) -> None:
+    """The Job completes no index whose pod runs on or has failed."""
+    pods = (with_sidecar(pod(0), phase), with_sidecar(pod(1), phase))
+    assert judge(RUN, child(), pods) == Verdict(RESULT)
+
+
+def test_a_pod_without_other_containers_is_judged_when_its_job_counts_it() -> None:
+    """Its phase follows a moment later, and a Job that is deleted before that takes the log with it."""
+    assert judge(RUN, child(), (pod(0), pod(1))) is None
