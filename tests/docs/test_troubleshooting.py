@@ -9,6 +9,7 @@ from docs.pages import ROOT
 
 from finetune_operator import constants
 from finetune_operator.constants import Reason
+from finetune_operator.core.observed.scheduler_message import explained
 from finetune_trainer.contract import CLASS_OF_EXIT_CODE, FailureClass
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -58,6 +59,15 @@ def test_a_class_of_failure_has_an_entry_with_its_exit_code(failure: FailureClas
     assert entry, f"docs/troubleshooting.md: add '### {failure}' with Seen, Cause and Remedy under Classes of failure"
     expected = f"Exit code {CODES[failure]}." if failure in CODES else "exit code"
     assert expected in entry.partition("- **Seen:**")[0]
+
+
+@pytest.mark.parametrize(("name", "heading"), [("Reasons", "Unschedulable"), ("Classes of failure", "GangTimeout")])
+def test_an_entry_on_pods_without_a_node_quotes_what_the_product_makes_of_the_scheduler_s_message(
+    name: str, heading: str
+) -> None:
+    sentence = explained("0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    assert sentence
+    assert sentence in " ".join(sections(name)[heading].split())
 
 
 def test_no_entry_is_left_of_a_class_that_is_gone() -> None:

@@ -245,3 +245,28 @@ def test_a_rank_that_is_killed_ends_a_run_without_restarts_with_1_class_and_exit
     assert "Restarting" not in run.stdout
     why = r"; faultTolerance\.maxRestarts is 0 in 60 minutes"
     assert re.search(rf"^finetune: {KILLED}{why}$", run.stderr, re.M), run.stderr
+
+
+def test_a_rank_that_hangs_in_its_start_ends_the_run_with_the_line_at_which_it_hangs(
+    start: Callable[[dict[str, Any]], Run], tmp_path: Path
+) -> None:
+    hook = tmp_path / "hook" / "sitecustomize.py"
+    hook.parent.mkdir()
+    hook.write_text(HANGS_IN_A_RANK)
+    environment = [{"name": "PYTHONPATH", "value": str(hook.parent)}]
+    once = {"spec.podTemplate.env": environment, "spec.faultTolerance": {"maxRestarts": 0}}
+    run = start(changed(ONE_RANK, once))
+    assert run.end() == 1
+    began = r"^finetune: Hung \(exit code 79, node [\w.-]+\): Rank 0 did not begin to run the trainer's code within 2 s"
+    assert re.search(rf"{began}.*; Python was at {re.escape(str(hook))}, line 5 in <module>", run.stderr, re.M), (
+        run.stderr
+    )
+
+
+HANGS_IN_A_RANK = """\
+import sys, time
+if sys.orig_argv[-1] == "finetune_trainer.agent":
+    from finetune_trainer.agent import start_watch; start_watch.START_SECONDS = 2.0
+if sys.orig_argv[-1] == "finetune_trainer.rank":
+    time.sleep(600)
+"""

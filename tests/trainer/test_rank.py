@@ -55,6 +55,7 @@ def test_two_ranks_train_attest_and_leave_their_results(tmp_path: Path) -> None:
     assert {file.name for file in output.iterdir()} >= {"config.json", "model.safetensors", "README.md"}
     status = RankStatus.model_validate_json((tmp_path / "scratch" / contract.rank_status_file(1)).read_text())
     assert (status.rank, status.world, status.backend) == (1, 2, "gloo")
+    assert (tmp_path / "scratch" / contract.rank_imported_file(1)).exists()
     records = read_metrics(tmp_path / "workspace" / config.folder)
     assert [record["split"] for record in records if "split" in record] == ["base", "epoch", "epoch", "final"]
     last_epoch, final = [record["metrics"] for record in records if "split" in record][-2:]
@@ -70,6 +71,18 @@ def test_a_world_of_another_size_is_a_mismatch(tmp_path: Path) -> None:
     assert end.exit_code == ExitCode.MISMATCH
     assert end.error == "rank 0 is one of 3 processes, but the run was planned for 2"
     assert "Traceback" not in done.stderr
+    assert (tmp_path / "scratch" / contract.rank_started_file(0)).exists()
+    assert not (tmp_path / "scratch" / contract.rank_imported_file(0)).exists()
+
+
+def test_a_rank_says_that_it_has_started_before_it_imports_torch(tmp_path: Path) -> None:
+    config = tiny.run_config(tiny.SEQUENCE, tmp_path / "model", tmp_path / "rows.jsonl")
+    without_torch = (
+        "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('finetune_trainer.rank')['main']()"
+    )
+    done = start(config, tmp_path, ["-c", without_torch], RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    assert "import of torch halted" in done.stderr
+    assert (tmp_path / "scratch" / contract.rank_started_file(0)).exists()
 
 
 def test_a_name_that_is_no_unicode_does_not_cost_the_sentence(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ even inside a collective, and nothing half-done is saved.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -44,6 +45,7 @@ def main() -> int:
     paths = Paths.from_environment()
     ended = RankExit(rank=rank, exit_code=ExitCode.DONE, world=world, config_digest=config.digest)
     exit_file = paths.scratch / contract.rank_exit_file(rank)
+    (paths.scratch / contract.rank_started_file(rank)).touch()
 
     def leave(**fields: object) -> int:
         left = ended.model_copy(update={**fields, "step": _last_step(paths, rank)})
@@ -98,6 +100,9 @@ def run(
 
     gc.freeze()
     gc.enable()
+    (paths.scratch / contract.rank_imported_file(rank)).touch()
+    # The agent asks for no stack any more, and when a library aborts, its own message should be the log's last line.
+    faulthandler.disable()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

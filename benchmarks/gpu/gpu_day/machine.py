@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "datasets", "accelerate", "safetensors", "numpy")
-NEEDED = (*PACKAGES, "pydantic", "kopf", "kubernetes", "aiohttp", "rich", "yaml", "prometheus_client", "torchmetrics")
+NEEDED = (*PACKAGES, "pydantic", "kopf", "kubernetes", "aiohttp", "rich", "yaml", "prometheus_client")
 """Modules without which the operator or the trainer cannot be imported."""
 
 

@@ -31,8 +31,9 @@ from pathlib import Path
 from finetune_trainer.agent import life as agent
 from finetune_trainer.agent.cgroup import Cgroup
 from finetune_trainer.agent.stop import Deadlines
-cgroup, store = sys.argv[1:]
-sys.exit(agent.main("rank_of_test", store, Cgroup(root=Path(cgroup)), Deadlines(terminate=1.0, kill=0.5)))
+cgroup, store, start_seconds = sys.argv[1:]
+deadlines = Deadlines(terminate=1.0, kill=0.5)
+sys.exit(agent.main("rank_of_test", store, Cgroup(root=Path(cgroup)), deadlines, float(start_seconds)))
 """
 
 Found = TypeVar("Found")
@@ -67,8 +68,10 @@ class Pod:
         ports: tuple[int, int] | None = None,
         grace: float = 60.0,
         environment: dict[str, str] | None = None,
+        start_seconds: float = 120.0,
     ) -> None:
-        """`ports` are those of the agent and of the rendezvous; drawn when absent."""
+        """`ports` are those of the agent and of the rendezvous; drawn when absent. `start_seconds` is how long a rank
+        may take to start."""
         self.config = config
         self.index = index
         self.folder = folder / f"pod-{index}"
@@ -85,6 +88,7 @@ class Pod:
         self.run_json.write_text(config.to_json())
         self.port, rendezvous_port = ports or free_ports(2)
         self._store = store
+        self._start_seconds = start_seconds
         self._environment = os.environ | {
             "PYTHONPATH": f"{self.folder}:{HERE}",
             contract.ENV_RUN_CONFIG: str(self.run_json),
@@ -104,7 +108,7 @@ class Pod:
 
     def start(self) -> Pod:
         with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
-            command = [sys.executable, "-c", DRIVER, str(self.cgroup), self._store]
+            command = [sys.executable, "-c", DRIVER, str(self.cgroup), self._store, str(self._start_seconds)]
             self.process = subprocess.Popen(
                 command, env=self._environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -40,6 +40,16 @@ def test_the_last_lines_of_each_rank_are_kept() -> None:
     assert len(output.tail()) == 51
 
 
+def test_a_rank_s_lines_are_told_apart_and_the_agent_can_add_to_them() -> None:
+    output = RankOutput(range(2), redactor({"HF_TOKEN": "hf_01234567"}))
+    os.write(output.writers(0)[0], b"zero\n")
+    os.write(output.writers(1)[1], b"one\n")
+    output.add(1, "process 7 is sleeping; its command: python hf_01234567")
+    output.close(timeout=30)
+    assert output.lines(0) == ("zero",)
+    assert output.lines(1) == ("one", "process 7 is sleeping; its command: python ***")
+
+
 def test_of_a_progress_bar_only_the_last_state_is_kept() -> None:
     assert printed(("0.stderr", b"10%\r50%\r100%\r\nnext\n")).last_lines(0) == ("100%", "next")
 

@@ -87,6 +87,20 @@ def test_a_frozen_sibling_is_killed(processes: RankProcesses, monkeypatch: pytes
     assert time.monotonic() - began < 10
 
 
+def test_a_rank_that_cannot_be_killed_is_waited_for_only_so_long(
+    processes: RankProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits in the kernel for a lost volume: here the signal does not even reach it."""
+    monkeypatch.setattr(rank_processes, "KILLED_SECONDS", 0.2)
+    start(processes, rank_0=SLEEP, rank_1="")
+    with monkeypatch.context() as unkillable:
+        unkillable.setattr(os, "kill", lambda pid, number: None)
+        processes.kill()
+        assert processes.wait() == {1: 0}
+    assert list(processes.living()) == [0]
+    end_store(processes)
+
+
 def test_without_the_store_the_ranks_are_ended(processes: RankProcesses) -> None:
     start(processes, store="raise SystemExit(0)", rank_0=SLEEP)
     assert processes.wait() == {STORE: 0}

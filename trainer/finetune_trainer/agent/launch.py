@@ -24,8 +24,9 @@ PEFT send nothing, and OpenTelemetry in Arrow is off unless asked for."""
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Of a rank, or of the store."""
-    return [sys.executable, "-u", "-m", module, *arguments]
+    """The command line of a rank or of the store. With faulthandler, which Python enables before it imports anything, a
+    process that hangs in its start answers SIGABRT with its stack."""
+    return [sys.executable, "-u", "-X", "faulthandler", "-m", module, *arguments]
 
 
 def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict[str, str]:

@@ -22,6 +22,7 @@ from finetune_trainer.agent.rank_output import RankOutput
 from finetune_trainer.agent.rank_processes import STORE, RankProcesses
 from finetune_trainer.agent.redaction import Redact, redactor
 from finetune_trainer.agent.silence import Silence
+from finetune_trainer.agent.start_watch import START_SECONDS, StartWatch
 from finetune_trainer.agent.startup import Settings, check_workspace, read_run_config
 from finetune_trainer.agent.stop import Deadlines, StopRequest
 from finetune_trainer.agent.termination import End
@@ -46,7 +47,13 @@ class Agent:
     """One life."""
 
     def __init__(
-        self, settings: Settings, rank_module: str, store_module: str, cgroup: Cgroup, deadlines: Deadlines
+        self,
+        settings: Settings,
+        rank_module: str,
+        store_module: str,
+        cgroup: Cgroup,
+        deadlines: Deadlines,
+        start_seconds: float,
     ) -> None:
         self.settings = settings
         self.scratch = Scratch(settings.paths.scratch)
@@ -54,6 +61,7 @@ class Agent:
         self._rank_module = rank_module
         self._store_module = store_module
         self._cgroup = cgroup
+        self._start_seconds = start_seconds
         self._redact: Redact = redactor(os.environ)
 
     def live(self) -> int:
@@ -143,7 +151,10 @@ class Agent:
                 processes.start(rank, command, {**environment, **place}, output.writers(rank))
             self.stop.watch(processes, lambda: termination.met(self.scratch.statuses(ranks)))
             silence = Silence(self.scratch, config.patience.silent, processes.kill)
-            with silence if config.world.size == 1 else contextlib.nullcontext():
+            with (
+                StartWatch(ranks, self.scratch, processes, output, self._start_seconds),
+                silence if config.world.size == 1 else contextlib.nullcontext(),
+            ):
                 return processes.wait()
         finally:
             self.stop.end_watch()
@@ -219,6 +230,7 @@ def main(
     store_module: str = launch.STORE_MODULE,
     cgroup: Cgroup = Cgroup(),  # noqa: B008  # immutable
     deadlines: Deadlines = Deadlines(),  # noqa: B008
+    start_seconds: float = START_SECONDS,
 ) -> int:
     """Live one life in this process. The arguments are for tests. Returns the exit code."""
     os.umask(0o002)
@@ -228,4 +240,4 @@ def main(
     except InvalidError as error:
         logger.error("%s", error)
         return int(error.exit_code)
-    return Agent(settings, rank_module, store_module, cgroup, deadlines).live()
+    return Agent(settings, rank_module, store_module, cgroup, deadlines, start_seconds).live()

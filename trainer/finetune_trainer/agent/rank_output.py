@@ -102,6 +102,16 @@ class RankOutput:
         """Of all, in the order of arrival, with prefixes, without credentials; at most `MAX_TAIL_BYTES`."""
         return self._tail.lines()
 
+    def lines(self, rank: int) -> tuple[str, ...]:
+        """The rank's lines in the kept log, without its prefix and without credentials."""
+        prefix = next(stream.prefix for stream in self._streams if stream.rank == rank).decode()
+        return tuple(line.removeprefix(prefix) for line in self._tail.lines() if line.startswith(prefix))
+
+    def add(self, rank: int, line: str) -> None:
+        """Add a line of the agent's to what a rank printed; credentials in it are removed as in any other line."""
+        _, stderr = self.writers(rank)
+        os.write(stderr, f"{line}\n".encode(errors="replace"))
+
     def _pump(self) -> None:
         with selectors.DefaultSelector() as selector:
             for stream in self._streams:

@@ -20,6 +20,8 @@ POLL_SECONDS = 0.02
 """Between two looks after the first failure."""
 IDLE_SECONDS = 0.1
 """Between two looks before it."""
+KILLED_SECONDS = 5.0
+"""How long processes are waited for after SIGKILL: one that waits in the kernel for a lost volume cannot be killed."""
 STORE = -1
 """Stands for the store among the ranks."""
 
@@ -31,6 +33,7 @@ class RankProcesses:
         self._living: dict[int, int] = {}
         """Rank of each process id."""
         self._ends_them = False
+        self._killed_at: float | None = None
 
     def start(self, rank: int, command: Sequence[str], environment: Mapping[str, str], output: tuple[int, int]) -> None:
         """With stdout and stderr to these file descriptors."""
@@ -47,7 +50,8 @@ class RankProcesses:
 
     def wait(self) -> dict[int, int]:
         """Reap every child that ends, until all ranks have; the store lives on. Returns the exit codes, in the order in
-        which they were seen, negative for a signal, of those that ended by themselves."""
+        which they were seen, negative for a signal, of those that ended by themselves. Ranks that do not end though
+        they were killed are left out after `KILLED_SECONDS`."""
         codes: dict[int, int] = {}
         orders = [(NOTICE_SECONDS, signal.SIGTERM), (NOTICE_SECONDS + SHUTDOWN_SECONDS, signal.SIGKILL)]
         failed: float | None = None
@@ -65,12 +69,20 @@ class RankProcesses:
             elif child == 0:
                 if failed is not None and orders and time.monotonic() - failed >= orders[0][0]:
                     self.signal(orders.pop(0)[1])
+                if self._killed_at is not None and time.monotonic() - self._killed_at >= KILLED_SECONDS:
+                    break
                 time.sleep(IDLE_SECONDS if failed is None else POLL_SECONDS)
         return codes
+
+    def living(self) -> dict[int, int]:
+        """The process ids of the ranks that live, by rank. Any thread may call this."""
+        return {rank: pid for pid, rank in tuple(self._living.items()) if rank != STORE}
 
     def signal(self, number: int) -> None:
         """To all that live, the store excepted."""
         self._ends_them = True
+        if number == signal.SIGKILL:
+            self._killed_at = time.monotonic()
         for pid, rank in tuple(self._living.items()):
             if rank != STORE:
                 with contextlib.suppress(ProcessLookupError):
@@ -78,6 +90,7 @@ class RankProcesses:
 
     def kill(self) -> None:
         """SIGKILL to all that live, the store included. Any thread may call this."""
+        self._killed_at = time.monotonic()
         for pid in tuple(self._living):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -66,6 +66,8 @@ from finetune_trainer.contract.scratch_files import (
     STOP_FILE,
     rank_beat_file,
     rank_exit_file,
+    rank_imported_file,
+    rank_started_file,
     rank_status_file,
 )
 from finetune_trainer.contract.tasks import TASKS, TaskEntry
@@ -137,6 +139,8 @@ __all__ = [
     "limited_to",
     "rank_beat_file",
     "rank_exit_file",
+    "rank_imported_file",
+    "rank_started_file",
     "rank_status_file",
     "version_needed",
 ]

@@ -13,6 +13,16 @@ def rank_beat_file(rank: int) -> str:
     return f"rank-{rank}.beat"
 
 
+def rank_started_file(rank: int) -> str:
+    """Name, in the scratch folder, of the empty file that a rank makes before it imports torch."""
+    return f"rank-{rank}.started"
+
+
+def rank_imported_file(rank: int) -> str:
+    """Name, in the scratch folder, of the empty file that a rank makes when its libraries are imported."""
+    return f"rank-{rank}.imported"
+
+
 def rank_exit_file(rank: int) -> str:
     """Name, in the scratch folder, of the file where a rank leaves its `RankExit`."""
     return f"rank-{rank}.exit.json"

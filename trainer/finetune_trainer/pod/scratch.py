@@ -50,9 +50,14 @@ class Scratch:
                 contract.CHECKPOINT_REQUEST_FILE,
             )
         ]
-        stale += self.folder.glob(contract.rank_status_file(0).replace("0", "*"))
-        stale += self.folder.glob(contract.rank_exit_file(0).replace("0", "*"))
-        stale += self.folder.glob(contract.rank_beat_file(0).replace("0", "*"))
+        for file_of in (
+            contract.rank_started_file,
+            contract.rank_imported_file,
+            contract.rank_status_file,
+            contract.rank_exit_file,
+            contract.rank_beat_file,
+        ):
+            stale += self.folder.glob(file_of(0).replace("0", "*"))
         for path in stale:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.modules, ignore_errors=True)
@@ -73,6 +78,14 @@ class Scratch:
             return (self.folder / contract.rank_beat_file(rank)).stat().st_mtime_ns
         except OSError:
             return None
+
+    def has_started(self, rank: int) -> bool:
+        """Whether the trainer's code runs in the rank's process."""
+        return (self.folder / contract.rank_started_file(rank)).exists()
+
+    def has_imported(self, rank: int) -> bool:
+        """Whether the rank has imported its libraries."""
+        return (self.folder / contract.rank_imported_file(rank)).exists()
 
     def progress(self) -> Progress | None:
         """Rank 0's, on the pod where it runs."""

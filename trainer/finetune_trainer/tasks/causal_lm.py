@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from finetune_trainer.tasks.beginning import beginning
 from finetune_trainer.tasks.causality import reads_left_to_right
 from finetune_trainer.tasks.chat import Chat
 from finetune_trainer.tasks.supervision import Supervised, completion, text
@@ -61,7 +62,7 @@ class CausalLM(TextTask):
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             nonlocal unknown
             features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "count": [], "length": [], "cut": []}
-            for ids, supervised in _supervised_rows(columns, tokenizer, chat):
+            for ids, supervised in _supervised_rows(columns, tokenizer, chat, longest):
                 features["cut"].append(len(ids) > longest)
                 # A row without any token would attend to nothing, and the softmax of nothing is NaN.
                 ids = ids[:longest] or [FILLER]
@@ -101,16 +102,19 @@ class CausalLM(TextTask):
 
 
 def _supervised_rows(
-    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, chat: Chat | None
+    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, chat: Chat | None, longest: int
 ) -> Iterator[Supervised]:
+    """The rows, at least up to the token after the `longest` first ones. Conversations are read whole, because where a
+    turn ends, and whether it ends at all, is found by comparing all of their tokens."""
     if chat is not None:
         yield from chat.supervised_rows([json.loads(text) for text in columns["messages"]], columns["id"])
     elif "completion" in columns:
         for prompt, answer in zip(columns["prompt"], columns["completion"], strict=True):
-            yield completion(tokenizer, prompt, answer)
+            read = beginning(tokenizer, prompt + answer, longest + 1)
+            yield completion(tokenizer, prompt[: len(read)], read[len(prompt) :])
     else:
         for words in columns["text"]:
-            yield text(tokenizer, words)
+            yield text(tokenizer, beginning(tokenizer, words, longest + 1))
 
 
 def _stop_at(model: PreTrainedModel, ends: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from finetune_trainer.errors import InvalidError
+from finetune_trainer.tasks.beginning import beginning
 from finetune_trainer.tasks.task import Batch, Classification, Settings
 from finetune_trainer.tasks.text import (
     TextTask,
@@ -52,11 +53,14 @@ class SequenceClassification(TextTask, Classification):
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             nonlocal unknown
-            ids = tokenizer(columns["text"], truncation=True, max_length=longest)["input_ids"]
+            texts = columns["text"]
+            if tokenizer.truncation_side == "right":
+                texts = [beginning(tokenizer, text, longest + 1) for text in texts]
+            ids = tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
             # Of a row that has exactly the greatest length, only one more token of room tells whether it was cut.
             full = [place for place, tokens in enumerate(ids) if len(tokens) == longest]
-            texts = [columns["text"][place] for place in full]
-            longer = tokenizer(texts, truncation=True, max_length=longest + 1)["input_ids"] if texts else []
+            of_full = [texts[place] for place in full]
+            longer = tokenizer(of_full, truncation=True, max_length=longest + 1)["input_ids"] if of_full else []
             cut = {place for place, tokens in zip(full, longer, strict=True) if len(tokens) > longest}
             for row, tokens in zip(columns["id"], ids, strict=True):
                 if not tokens:
