@@ -98,6 +98,7 @@ generate: $(READY)  ## Write the definition, for kubectl and the chart, the char
 	$(BIN)/python tests/chart/values_table.py
 	$(BIN)/python docs/generate_api.py
 	$(BIN)/python docs/generate_status.py
+	$(BIN)/python docs/generate_rooms.py
 	$(BIN)/python docs/generate_licences.py
 
 audit: $(READY)  ## Licences of the dependencies, and known vulnerabilities of their versions
