@@ -30,7 +30,12 @@ from support.manifests import changed
 from support.scripted import ScriptedDriver
 
 SETTINGS = Settings(
-    image="trainer:test", starting_interval=0.01, progress_interval=0.01, peers_interval=0.01, settle=0.2
+    image="trainer:test",
+    starting_interval=0.01,
+    waiting_interval=0.05,
+    progress_interval=0.01,
+    peers_interval=0.01,
+    settle=0.2,
 )
 RESULT = Result(
     path="default/clauses/runs/1-x/output",
