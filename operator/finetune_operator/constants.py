@@ -113,6 +113,15 @@ SUSPENDING = Reason("Suspending", "Run {run} is being stopped; {pods} of its pod
 SUSPENDED = Reason("Suspended", "spec.suspend is true; {detail}")
 RESUMED = Reason("Resumed", "The job is no longer suspended; attempt {attempt} of run {run} starts")
 """Of an event alone: the conditions then say how far the attempt is."""
+MADE_AGAIN = Reason(
+    "MadeAgain", "{kind} {name} of attempt {attempt} of run {run} was deleted while it was needed, and is made again"
+)
+NOT_MADE_AGAIN = Reason(
+    "NotMadeAgain",
+    "{kind} {name} of attempt {attempt} of run {run} was deleted, and the same one cannot be made again, because the "
+    "spec or the operator's configuration has changed since; the attempt goes on, because all its pods have read it",
+)
+"""Both are reasons of events alone."""
 COMPLETE = Reason("Complete", "Run {run} is complete{outcome}; the model is at {path}")
 FAILED = Reason("Failed", "Run {run} failed: {detail}")
 INVALID_SPEC = Reason("InvalidSpec", "{detail}")

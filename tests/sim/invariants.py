@@ -46,6 +46,8 @@ FENCE = 60.0
 """Seconds: longer than a reconcile lasts whose calls are answered late."""
 SEEN = 1.0
 """Seconds in which an operator that is answered fast knows how a pod has ended."""
+MISSED = 1200.0
+"""Seconds in which a child that somebody has deleted is made again, also if nobody was told of the deletion."""
 OVERLAP = 60.0
 """Seconds in which a Job that an operator made too late may live beside its successor."""
 
@@ -75,6 +77,8 @@ class Known:
     """Runs of which the status has said that a world was attested, or that a step was made."""
     ended: set[str] = field(default_factory=set)
     """UIDs of those of which a pod has ended or is gone, and of those that somebody deleted."""
+    missing: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Since when a child of the attempt that goes on is missing, by the child's kind and the UID of the Job."""
     bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
     """Of each attempt: two counted failures of its run were there."""
     rows: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -265,6 +269,32 @@ class Invariants:
             patience = OVERLAP * (10 if self._weather.refusals else 1)
             if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > patience:
                 self._violated(f"a Job of {known.name} lives on, though its run has ended")
+            self._check_children(known)
+
+    def _check_children(self, known: Known) -> None:
+        """What the pods of an attempt that goes on need, and somebody has deleted, is there again soon."""
+        weather = self._weather
+        told = self._kept and not (weather.refusals or weather.denials or weather.slow)
+        missing = self._missing(known)
+        known.missing = {child: known.missing.get(child, self._now()) for child in missing}
+        for (kind, _), since in known.missing.items():
+            late = self._now() - since > (OVERLAP if told else MISSED)
+            self._expect(not late, "a {} of {} was deleted, and is not made again", kind, known.name)
+
+    def _missing(self, known: Known) -> set[tuple[str, str]]:
+        run = known.status.get("run")
+        if run is None or known.deleted_at is not None or "completionTime" in run:
+            return set()
+        jobs = [job for job in self._store.list(JOBS, None) if job["metadata"]["uid"] == run.get("jobUid")]
+        missing = set()
+        for job in [job for job in jobs if job["metadata"]["uid"] in known.live]:
+            name, there = job["metadata"]["name"], self._pods_of([job["metadata"]["uid"]])
+            started = sum(pod["status"]["phase"] != "Pending" for pod in there)
+            needed = {SERVICES: name, CONFIGMAPS: name if started < run["nodes"] else None}
+            needed[NETWORKPOLICIES] = job["spec"]["template"]["metadata"]["labels"].get(LABEL_POLICY)
+            gone = (kind for kind, name in needed.items() if name and not self._store.get(kind, "default", name))
+            missing |= {(kind.kind, job["metadata"]["uid"]) for kind in gone}
+        return missing
 
     def deleting(self, resource: Resource, namespace: str, name: str) -> None:
         """The operator is about to delete a child."""

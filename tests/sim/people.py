@@ -19,6 +19,7 @@ from finetune_operator.protocol import (
     CONFIGMAPS,
     FINETUNEJOBS,
     JOBS,
+    NETWORKPOLICIES,
     PODS,
     SERVICES,
     AlreadyExistsError,
@@ -161,12 +162,14 @@ class People:
             self._all.machines.power_on(node)
 
     async def _delete_child(self) -> None:
-        resource = self._chance.choice((JOBS, JOBS, SERVICES, CONFIGMAPS))
+        resource = self._chance.choice((JOBS, JOBS, SERVICES, CONFIGMAPS, NETWORKPOLICIES))
         if child := self._some(resource):
             meta = child["metadata"]
             self._all.trace.say("somebody deletes {} {}", resource.kind, meta["name"])
             if resource == JOBS:
                 self._all.history.happened(meta["uid"], FailureClass.PREEMPTED, FailureClass.UNKNOWN)
+            elif resource == CONFIGMAPS and (job := self._all.cluster.peek(JOBS, "default", meta["name"])):
+                self._all.history.happened(job["metadata"]["uid"], FailureClass.PREEMPTED)  # if the spec was edited
             await self._all.cluster.delete(resource, "default", meta["name"])
 
     async def _suspend_child(self) -> None:

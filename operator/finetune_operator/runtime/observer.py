@@ -17,6 +17,7 @@ from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.attempt.cause import has_failed, stops_by_itself
 from finetune_operator.core.attempt.checkpoint import asked_for
+from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.foreign import controller_uid
 from finetune_operator.core.observed.views import JobView, Observed, PodView
 from finetune_operator.core.run.naming import child_name
@@ -39,6 +40,7 @@ from finetune_operator.protocol import (
     Object,
 )
 from finetune_operator.runtime.agents import ask
+from finetune_operator.runtime.attempt_children import missing_children
 from finetune_operator.runtime.job_memory import Asked, Because, JobMemories, Key
 from finetune_trainer.contract import PodStatus
 
@@ -90,11 +92,11 @@ class Observer:
         own = own or job
         name = child_name(job.metadata.name, job.metadata.uid, run.number, run.attempt)
         try:
-            found = JobView.of(await self.cluster.get(JOBS, job.metadata.namespace, name))
+            found = await self.cluster.get(JOBS, job.metadata.namespace, name)
         except NotFoundError:
             seen = await self._without_child(key, own, run, edited)
         else:
-            seen = await self._with_child(key, own, run, found, name, edited)
+            seen = await self._with_child(key, own, run, found, edited)
         return replace(seen, edit=job.spec if edited else None, spec_lost=lost)
 
     async def _at_rest(self, job: FineTuneJob, run: RunStatus | None) -> Observed:
@@ -129,9 +131,8 @@ class Observer:
             jitter=self.jitter(),
         )
 
-    async def _with_child(
-        self, key: Key, job: FineTuneJob, run: RunStatus, child: JobView, name: str, edited: bool
-    ) -> Observed:
+    async def _with_child(self, key: Key, job: FineTuneJob, run: RunStatus, found: Object, edited: bool) -> Observed:
+        child, name = JobView.of(found), found["metadata"]["name"]
         listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB_NAME: name})
         self.memories.keep_only(child.uid, key)
         pods = self.memories.merged(child.uid, map(PodView.of, listed), key)
@@ -145,9 +146,14 @@ class Observer:
             pods,
             await self._answers(key, job, run, pods) if alive else {},
             await self._refusal(job.metadata.namespace, child, pods),
+            missing=await self._missing(key, job, run, found) if alive else (),
             edited=edited,
             jitter=self.jitter(),
         )
+
+    async def _missing(self, key: Key, job: FineTuneJob, run: RunStatus, child: Object) -> tuple[MissingChild, ...]:
+        memory = self.memories.of(key)
+        return await missing_children(self.cluster, memory, self.now(), child, job, run, self.settings)
 
     async def _released(self, job: FineTuneJob, run: RunStatus) -> JobView | None:
         """The Job of a run that has ended, if its pods were not done."""

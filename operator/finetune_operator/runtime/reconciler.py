@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from finetune_operator.core.decide import Decision, decide, decide_invalid, stal
 from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status.cadence import is_transition
-from finetune_operator.core.status.transitions import notes
+from finetune_operator.core.status.transitions import Note, note, notes
 from finetune_operator.core.times import within
 from finetune_operator.manifests.children import children
 from finetune_operator.manifests.event import event
@@ -40,6 +40,7 @@ from finetune_operator.protocol import (
     Object,
     Resource,
 )
+from finetune_operator.runtime.attempt_children import all_there
 from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.look import Look
 from finetune_operator.runtime.metrics import Metrics
@@ -100,6 +101,10 @@ class Reconciler:
         try:
             look = Look(began, manifest, await self._observer.observe(key, job))
             decision = decide(look.observed, self.settings)
+            if decision.make_again or decision.notes:
+                await self._make_again(key, look, decision)
+                look = replace(look, observed=replace(look.observed, missing=()))
+                decision = decide(look.observed, self.settings)
             return await (self._report if decision.is_report else self._execute)(key, look, decision)
         except (ForbiddenError, InvalidError) as error:
             return await self._refused(manifest, "let the operator work on the job", error)
@@ -152,10 +157,7 @@ class Reconciler:
         memory = self.memories.of(key)
         memory.written, memory.phase = self.now(), status.phase or Phase.PENDING
         self.metrics.wrote(old, status)
-        for note in notes(old, status):
-            logger.info("%s: %s: %s", key, note.reason, note.message)
-            with suppress(ApiError):
-                await self.cluster.create(EVENTS, event(written, note, self.now()))
+        await self._publish(key, written, notes(old, status))
         return written, 0
 
     async def _create(self, key: Key, look: Look, decision: Decision) -> float | None:
@@ -166,9 +168,11 @@ class Reconciler:
         run = job.status.run
         assert run is not None
         made: Object | None = None
+        made_now = children(job, run, self.settings)
+        self.memories.of(key).children = all_there(self.now(), made_now)
         if run.attempt > 2:
             await self._delete(JOBS, job, self._name(job, run, run.attempt - 2))
-        for resource, child in children(job, run, self.settings):
+        for resource, child in made_now:
             try:
                 shared = run.attempt > 1 and resource is NETWORKPOLICIES
                 if shared and await self._is_there(resource, child, job.metadata.uid):
@@ -190,6 +194,37 @@ class Reconciler:
         if run.attempt > 2:
             await self._delete_attempt(job, run, run.attempt - 2)
         return decision.look_again
+
+    async def _make_again(self, key: Key, look: Look, decision: Decision) -> None:
+        """Make the children that the attempt has lost. One that cannot be made does not keep the attempt from going on:
+        an event says why, and it is tried again with the next look."""
+        job, run = look.observed.job, look.observed.job.status.run
+        assert run is not None
+        told = list(decision.notes)
+        wanted = {child.kind for child in decision.make_again}
+        for resource, child in children(job, run, self.settings):
+            if resource.kind not in wanted:
+                continue
+            words = {"kind": resource.kind, "name": child["metadata"]["name"]}
+            try:
+                await self.cluster.create(resource, child)
+                told.append(note(constants.MADE_AGAIN, attempt=run.attempt, run=run.number, **words))
+            except AlreadyExistsError:
+                if not await self._ours(resource, child, job.metadata.uid):
+                    self.memories.of(key).children = None
+                    told.append(note(constants.NAME_CONFLICT, **words))
+            except (ForbiddenError, InvalidError) as error:
+                self.memories.of(key).children = None
+                action = f"create {resource.kind} {words['name']} again"
+                told.append(note(constants.REFUSED, action=action, detail=error.message))
+        await self._publish(key, look.manifest, told)
+
+    async def _publish(self, key: Key, manifest: Object, told: Iterable[Note]) -> None:
+        """Events about the job; one that cannot be made is left out."""
+        for one in told:
+            logger.info("%s: %s: %s", key, one.reason, one.message)
+            with suppress(ApiError):
+                await self.cluster.create(EVENTS, event(manifest, one, self.now()))
 
     async def _delete(self, resource: Resource, job: FineTuneJob, name: str) -> None:
         with suppress(NotFoundError):

@@ -8,9 +8,11 @@ from datetime import datetime
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Reason
+from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.status import written as status
+from finetune_operator.core.status.transitions import Note
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class Decision:
 
     status: FineTuneJobStatus | None = None
     create_children: bool = False
+    make_again: tuple[MissingChild, ...] = ()
+    """Children that the attempt has lost; what else is to be done is decided afterwards."""
+    notes: tuple[Note, ...] = ()
+    """Events about those that are not made again, though the attempt goes on."""
     delete_job: str | None = None
     """Name of an attempt's Job, whose pods are to go."""
     delete_children: bool = False

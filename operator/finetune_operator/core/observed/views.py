@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
+from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
 from finetune_operator.core.observed.scheduler_message import explained
@@ -276,6 +277,8 @@ class Observed:
     """The Job of the attempt before, while this attempt has none."""
     remaining: tuple[PodView, ...] = ()
     """Pods of earlier attempts and runs that have not ended yet, while this attempt has no Job."""
+    missing: tuple[MissingChild, ...] = ()
+    """Children of this attempt, whose Job is there, that somebody has deleted."""
     leftover: bool = False
     """Whether children of the newest run are there, which is looked up when they may have to go."""
     edited: bool = False

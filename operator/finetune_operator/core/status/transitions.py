@@ -22,6 +22,8 @@ EVENTS: dict[Reason, EventType] = {
     constants.COMPLETE: "Normal",
     constants.SUSPENDED: "Normal",
     constants.RESUMED: "Normal",
+    constants.MADE_AGAIN: "Warning",
+    constants.NOT_MADE_AGAIN: "Warning",
     constants.RESTARTING: "Warning",
     constants.VOLUME_ATTACHED_ELSEWHERE: "Warning",
     constants.FAILED: "Warning",
@@ -43,6 +45,11 @@ class Note(NamedTuple):
     type: EventType
     reason: str
     message: str
+
+
+def note(reason: Reason, **words: object) -> Note:
+    """An event that follows from no change of a status."""
+    return Note(EVENTS[reason], reason.name, reason.message.format(**words))
 
 
 def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Note]:
