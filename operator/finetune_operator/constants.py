@@ -129,8 +129,22 @@ INVALID_STATUS = Reason("InvalidStatus", "{detail}")
 NAME_CONFLICT = Reason("NameConflict", "{kind} {name} exists and is not ours; delete it or rename the FineTuneJob")
 VOLUME_NOT_SHARED = Reason(
     "VolumeNotShared",
-    "storage.claimName: claim {claim} is {modes}, which {nodes} nodes cannot mount together; "
-    "use a ReadWriteMany claim or resources.nodes: 1",
+    "{field}: claim {claim} is {modes}, which {nodes} nodes cannot mount together; "
+    "use a {wanted} claim or resources.nodes: 1",
+)
+CLAIM_NOT_FOUND = Reason(
+    "ClaimNotFound",
+    "{field}: there is no claim {claim} in namespace {namespace}; create it{or_another}, and the job goes on by itself",
+)
+CLAIM_BEING_DELETED = Reason(
+    "ClaimBeingDeleted",
+    "{field}: claim {claim} in namespace {namespace} is being deleted; create it anew when it is gone{or_another}, and "
+    "the job goes on by itself",
+)
+CLAIM_LOST = Reason(
+    "ClaimLost",
+    "{field}: claim {claim} in namespace {namespace} has lost its volume; delete it and create it anew{or_another}, "
+    "and the job goes on by itself",
 )
 REFUSED = Reason("Refused", "The API server refused to {action}: {detail}")
 NOT_YET = Reason("NotYet", "")

@@ -104,6 +104,7 @@ class Invariants:
         weather: Weather,
     ) -> None:
         self.known: dict[str, Known] = {}
+        self._no_claim_since: dict[str, float] = {}
         self._store = store
         self._history = history
         self._now = now
@@ -122,6 +123,8 @@ class Invariants:
     def _see(self, resource: Resource, event: Event) -> None:
         if resource == FINETUNEJOBS:
             self._see_job(event)
+        elif resource == CLAIMS and event.type == "DELETED":
+            self._no_claim_since[event.object["metadata"]["name"]] = self._now()
         elif resource == PODS and (event.type == "DELETED" or event.object["status"]["phase"] in ENDED):
             uid = event.object["metadata"]["ownerReferences"][0]["uid"]
             for known in [k for k in self.known.values() if uid in k.created]:
@@ -214,9 +217,11 @@ class Invariants:
         known.live[uid] = known.created[uid] = self._now()
 
     def _check_claim(self, known: Known, which: tuple[int, int], run: Object) -> None:
-        """A claim that one node mounts at a time is free of earlier attempts. One that was deleted before its UID was
-        known is made again."""
+        """The claim is there, and if one node mounts it at a time, it is free of earlier attempts. A Job that was
+        deleted before its UID was known is made again."""
         claim = self._store.get(CLAIMS, "default", run["claimName"])
+        missing = self._now() - self._no_claim_since.get(run["claimName"], self._now())
+        self._expect(claim or missing < FENCE, "attempt {} of {} starts without its claim", which, known.name)
         if claim is None or "ReadWriteMany" in claim["spec"]["accessModes"]:
             return
         holding = [

@@ -311,6 +311,10 @@ def what_was_seen_once_is_never_looked_at_again() -> Any:
     return patch.object(job_memory, "within", lambda elapsed, seconds: True)
 
 
+def claims_that_are_missing_are_not_missed() -> Any:
+    return patch.object(volume, "obstacle", lambda *_: None)
+
+
 def children_that_are_gone_are_not_missed() -> Any:
     return _seeing(lambda seen: replace(seen, missing=()))
 
@@ -354,6 +358,7 @@ MUTANTS: tuple[Callable[[], Any], ...] = (
     children_come_before_the_status,
     the_last_writer_wins,
     lost_events_are_never_made_up_for,
+    claims_that_are_missing_are_not_missed,
     children_that_are_gone_are_not_missed,
     what_was_seen_once_is_never_looked_at_again,
 )

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from support import jobs as manifests_of_others
+from support.clusters import claim
 from support.manifests import changed, manifest
 
 from finetune_operator.constants import DEFAULT_CLAIM
@@ -38,7 +39,7 @@ NO_MODEL = "file:///home/me/model"
 """Read by local runs only: the operator refuses it."""
 CLAIM_OF_ONE_NODE = "one-node"
 """Of jobs of a single node, by choice or by mistake."""
-MODES = {DEFAULT_CLAIM: ["ReadWriteMany"], CLAIM_OF_ONE_NODE: ["ReadWriteOnce"]}
+MODES = {DEFAULT_CLAIM: "ReadWriteMany", CLAIM_OF_ONE_NODE: "ReadWriteOnce"}
 
 
 class People:
@@ -61,6 +62,7 @@ class People:
             (self._delete_job, 4),
             (self._take_a_name, 2),
             (self._use_up_quota, 3),
+            (self._delete_claim, 2),
             (self._gap, 3),
             (self._restart_operator, 3),
         )
@@ -73,11 +75,14 @@ class People:
             await act()
 
     async def make_claims(self) -> None:
-        """Before there are jobs."""
-        for name, modes in MODES.items():
-            metadata = {"name": name, "namespace": "default"}
-            claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
-            await self._all.cluster.create(CLAIMS, {**claim, "spec": {"accessModes": modes}})
+        """All that jobs may name."""
+        for name in MODES:
+            await self._make_claim(name)
+
+    async def _make_claim(self, name: str) -> None:
+        with suppress(AlreadyExistsError):
+            await self._all.cluster.create(CLAIMS, claim(name, MODES[name]))
+            self._all.trace.say("claim {} is there", name)
 
     async def create(self, name: str, **extra: Any) -> None:
         """A job of its own kind."""
@@ -233,6 +238,16 @@ class People:
         """No pod can be made for a time, which only the Job controller is told."""
         self._all.trace.say("a quota is used up")
         self._all.no_pods_until = self._all.loop.time() + self._chance.choice((20, 90, 400))
+
+    async def _delete_claim(self) -> None:
+        """No pod can be started with it until somebody makes it again."""
+        if found := self._some(CLAIMS):
+            name = found["metadata"]["name"]
+            self._all.trace.say("claim {} is deleted", name)
+            await self._all.cluster.delete(CLAIMS, "default", name)
+            if self._chance.random() < 0.7:  # else when all is tidied up
+                await asyncio.sleep(self._chance.choice((0.2, 30, 200)))
+                await self._make_claim(name)
 
     async def _gap(self) -> None:
         if not self._all.weather.evidence_is_kept:

@@ -23,7 +23,7 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# Can several nodes mount the claim?
+# Are the claims of the next attempt there, and can its nodes mount them?
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Phase
-from finetune_operator.core.decisions.decision import Decision, attempt_name, stall_job, suspending, volume_not_shared
+from finetune_operator.core.decisions.decision import Decision, attempt_name, blocked, stall_job, suspending
 from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.run import volume
 from finetune_operator.core.run.resolve import refusals, storage_claim
@@ -59,8 +59,8 @@ def start_run(observed: Observed, settings: Settings, number: int) -> Decision:
     if unfit := _unfit(observed, settings):
         return unfit
     nodes = job.spec.resources.nodes
-    if nodes > 1 and not volume.is_shared(observed.claim_modes):
-        return volume_not_shared(observed, storage_claim(job.spec, settings.claim), nodes)
+    if found := volume.obstacle(job.spec, storage_claim(job.spec, settings.claim), nodes, observed.claims):
+        return blocked(observed, found, nodes)
     if observed.leftover:
         # Their names cannot be told any more when there is another run.
         return Decision(delete_children=True, look_again=0)

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
 from finetune_operator.core.observed.children import MissingChild
+from finetune_operator.core.observed.claims import Claims
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
 from finetune_operator.core.observed.scheduler_message import explained
@@ -271,8 +272,8 @@ class Observed:
     """By pod UID: what the agents answered in this reconcile."""
     refused: str | None = None
     """Why the Job controller cannot make pods (quota, Pod Security), from its events."""
-    claim_modes: tuple[str, ...] | None = None
-    """Access modes of the storage claim; looked up before several nodes start, and while pods remain."""
+    claims: Claims | None = None
+    """The claims that the next attempt mounts, looked up when it may start; None if they were not, or need not be."""
     previous: JobView | None = None
     """The Job of the attempt before, while this attempt has none."""
     remaining: tuple[PodView, ...] = ()

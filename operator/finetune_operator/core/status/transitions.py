@@ -31,6 +31,9 @@ EVENTS: dict[Reason, EventType] = {
     constants.INVALID_STATUS: "Warning",
     constants.NAME_CONFLICT: "Warning",
     constants.VOLUME_NOT_SHARED: "Warning",
+    constants.CLAIM_NOT_FOUND: "Warning",
+    constants.CLAIM_BEING_DELETED: "Warning",
+    constants.CLAIM_LOST: "Warning",
     constants.REFUSED: "Warning",
 }
 """An attempt that ended is told by Restarting or, if it was the last one, by Failed; both name its class."""
