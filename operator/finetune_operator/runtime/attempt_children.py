@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from typing import NamedTuple
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, RunStatus
 from finetune_operator.core.observed.children import MissingChild
-from finetune_operator.core.observed.foreign import controller_uid, fields
+from finetune_operator.core.observed.foreign import controller_uid, fields, text
 from finetune_operator.core.run.resolve import run_config
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.times import within
@@ -30,13 +31,21 @@ from finetune_operator.protocol import (
     Resource,
 )
 from finetune_operator.runtime.job_memory import Children, JobMemory
+from finetune_operator.runtime.policies import policies_of
 
 LASTS = 600.0
 """Seconds after which the children are looked up again."""
-_RESOURCES = {resource.kind: resource for resource in (CONFIGMAPS, SERVICES, NETWORKPOLICIES)}
 
 
-async def missing_children(
+class Found(NamedTuple):
+    """What a look at an attempt's children has found."""
+
+    missing: tuple[MissingChild, ...] = ()
+    other_policies: frozenset[str] = frozenset()
+    """Names of the job's NetworkPolicies that are not the attempt's."""
+
+
+async def look_for_children(
     cluster: Cluster,
     memory: JobMemory,
     now: datetime,
@@ -44,25 +53,34 @@ async def missing_children(
     job: FineTuneJob,
     run: RunStatus,
     settings: Settings,
-) -> tuple[MissingChild, ...]:
-    """The children that the pods of an attempt's Job need and that are not there; a name that an object of somebody
-    else bears counts as missing. Empty without a look as long as what `memory` has of the last one holds.
+) -> Found:
+    """Find the children that the pods of an attempt's Job need and that are not there; a name that an object of
+    somebody else bears counts as missing. Nothing is looked up as long as what `memory` has of the last look holds.
 
     `child` is the Job, whose pods bear the name of their NetworkPolicy; `job` has the spec that the run goes on with.
     Raises ApiError."""
-    seen = memory.children
-    if seen and within(now - seen.time, LASTS) and (CONFIGMAPS.kind, child["metadata"]["name"]) in seen.names:
-        return ()
-    needed = _needed(child, job, run, settings)
+    seen, name = memory.children, child["metadata"]["name"]
+    if seen and within(now - seen.time, LASTS) and (CONFIGMAPS.kind, name) in seen.names:
+        return Found()
+    same = run_config(job, run, settings).digest == run.config_digest
+    needed = [MissingChild(CONFIGMAPS.kind, name, same), MissingChild(SERVICES.kind, name, True)]
+    policy, of_now = _policy_of(child), network_policy(job, settings)
+    if policy and of_now:  # without policies of its own the operator may not look for any
+        needed.append(MissingChild(NETWORKPOLICIES.kind, policy, of_now["metadata"]["name"] == policy))
     # It is remembered before the look, so that an event that comes meanwhile is not forgotten.
     memory.children = seen = Children(now, frozenset((one.kind, one.name) for one in needed))
     try:
-        missing = [one for one in needed if not await _is_there(cluster, one, job)]
+        there = {
+            CONFIGMAPS.kind: await _is_there(cluster, CONFIGMAPS, name, job),
+            SERVICES.kind: await _is_there(cluster, SERVICES, name, job),
+        }
+        policies = await policies_of(cluster, job) if of_now else frozenset()
     except ApiError:
         if memory.children is seen:
             memory.children = None
         raise
-    return tuple(missing)
+    there[NETWORKPOLICIES.kind] = policy in policies
+    return Found(tuple(one for one in needed if not there[one.kind]), policies - {policy})
 
 
 def all_there(now: datetime, children: Iterable[tuple[Resource, Object]]) -> Children:
@@ -71,20 +89,14 @@ def all_there(now: datetime, children: Iterable[tuple[Resource, Object]]) -> Chi
     return Children(now, frozenset(names))
 
 
-async def _is_there(cluster: Cluster, child: MissingChild, job: FineTuneJob) -> bool:
+async def _is_there(cluster: Cluster, resource: Resource, name: str, job: FineTuneJob) -> bool:
     with suppress(NotFoundError):
-        found = await cluster.get(_RESOURCES[child.kind], job.metadata.namespace, child.name)
+        found = await cluster.get(resource, job.metadata.namespace, name)
         return controller_uid(found.get("metadata")) == job.metadata.uid
     return False
 
 
-def _needed(child: Object, job: FineTuneJob, run: RunStatus, settings: Settings) -> list[MissingChild]:
-    """Each child as it would be missing. Without the operator's NetworkPolicies none is looked up, or may be."""
-    name = child["metadata"]["name"]
-    same = run_config(job, run, settings).digest == run.config_digest
-    needed = [MissingChild(CONFIGMAPS.kind, name, same), MissingChild(SERVICES.kind, name, True)]
+def _policy_of(child: Object) -> str | None:
+    """The name of the NetworkPolicy that the pods of a Job bear."""
     template = fields(fields(child.get("spec")).get("template"))
-    of_pods = fields(fields(template.get("metadata")).get("labels")).get(constants.LABEL_POLICY)
-    if of_pods and (of_now := network_policy(job, settings)):
-        needed.append(MissingChild(NETWORKPOLICIES.kind, of_pods, of_now["metadata"]["name"] == of_pods))
-    return needed
+    return text(fields(fields(template.get("metadata")).get("labels")).get(constants.LABEL_POLICY))

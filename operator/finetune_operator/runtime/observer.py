@@ -17,7 +17,6 @@ from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStatus
 from finetune_operator.core.attempt.cause import has_failed, stops_by_itself
 from finetune_operator.core.attempt.checkpoint import asked_for
-from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.claims import Claims, ClaimView
 from finetune_operator.core.observed.foreign import controller_uid
 from finetune_operator.core.observed.views import JobView, Observed, PodView
@@ -41,7 +40,7 @@ from finetune_operator.protocol import (
     Object,
 )
 from finetune_operator.runtime.agents import ask
-from finetune_operator.runtime.attempt_children import missing_children
+from finetune_operator.runtime.attempt_children import Found, look_for_children
 from finetune_operator.runtime.job_memory import Asked, Because, JobMemories, Key
 from finetune_trainer.contract import PodStatus
 
@@ -138,6 +137,7 @@ class Observer:
         pods = self.memories.merged(child.uid, map(PodView.of, listed), key)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
         alive = ours and not has_failed(child, pods)
+        found_children = await self._children(key, job, run, found) if alive else Found()
         may_follow = ours and not alive and not job.spec.suspend
         return Observed(
             job,
@@ -148,14 +148,15 @@ class Observer:
             await self._answers(key, job, run, pods) if alive else {},
             await self._refusal(job.metadata.namespace, child, pods),
             claims=await self._claims(job, run.claim_name) if may_follow else None,
-            missing=await self._missing(key, job, run, found) if alive else (),
+            missing=found_children.missing,
+            other_policies=found_children.other_policies,
             edited=edited,
             jitter=self.jitter(),
         )
 
-    async def _missing(self, key: Key, job: FineTuneJob, run: RunStatus, child: Object) -> tuple[MissingChild, ...]:
+    async def _children(self, key: Key, job: FineTuneJob, run: RunStatus, child: Object) -> Found:
         memory = self.memories.of(key)
-        return await missing_children(self.cluster, memory, self.now(), child, job, run, self.settings)
+        return await look_for_children(self.cluster, memory, self.now(), child, job, run, self.settings)
 
     async def _released(self, job: FineTuneJob, run: RunStatus) -> JobView | None:
         """The Job of a run that has ended, if its pods were not done."""

@@ -45,6 +45,7 @@ from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.look import Look
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observer import Observer, is_of, utc_now
+from finetune_operator.runtime.policies import delete_policies, delete_unused_policies, policies_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Reconciler:
         self.memories.of(key).phase = job.status.phase or Phase.PENDING
         try:
             look = Look(began, manifest, await self._observer.observe(key, job))
+            await self._delete_unused_policies(look.observed.job, look.observed.other_policies)
             decision = decide(look.observed, self.settings)
             if decision.make_again or decision.notes:
                 await self._make_again(key, look, decision)
@@ -129,7 +131,7 @@ class Reconciler:
         if decision.delete_job:
             await self._delete(JOBS, job, decision.delete_job)
         if decision.delete_children:
-            await self._delete_children(job, decision.delete_policy)
+            await self._delete_children(job, decision.delete_policies)
         return await self._create(key, look, decision) if decision.create_children else decision.look_again
 
     async def _tell(self, manifest: Object, decision: Decision) -> float | None:
@@ -169,13 +171,14 @@ class Reconciler:
         assert run is not None
         made: Object | None = None
         made_now = children(job, run, self.settings)
+        is_first = (run.number, run.attempt) == (1, 1)
+        policies = await policies_of(self.cluster, job) if self.settings.network and not is_first else frozenset()
         self.memories.of(key).children = all_there(self.now(), made_now)
         if run.attempt > 2:
             await self._delete(JOBS, job, self._name(job, run, run.attempt - 2))
         for resource, child in made_now:
             try:
-                shared = run.attempt > 1 and resource is NETWORKPOLICIES
-                if shared and await self._is_there(resource, child, job.metadata.uid):
+                if resource is NETWORKPOLICIES and child["metadata"]["name"] in policies:
                     continue
                 made = await self.cluster.create(resource, child)
             except AlreadyExistsError:
@@ -193,6 +196,7 @@ class Reconciler:
             self.memories.keep_look(key, look.of_new_attempt(made))
         if run.attempt > 2:
             await self._delete_attempt(job, run, run.attempt - 2)
+        await self._delete_unused_policies(job, policies)
         return decision.look_again
 
     async def _make_again(self, key: Key, look: Look, decision: Decision) -> None:
@@ -243,14 +247,14 @@ class Reconciler:
                 if is_of(found, metadata["uid"]) and "deletionTimestamp" not in found["metadata"]:
                     await self.cluster.delete(JOBS, metadata["namespace"], name)
 
-    async def _delete_children(self, job: FineTuneJob, with_policy: bool) -> None:
+    async def _delete_children(self, job: FineTuneJob, with_policies: bool) -> None:
         """Of the newest run. Those of the last attempt go last: as long as one is there, the rest may be."""
         run = job.status.run
         assert run is not None
         for attempt in range(1, run.attempt):
             await self._delete_attempt(job, run, attempt)
-        if with_policy and (policy := network_policy(job, self.settings)):
-            await self._delete(NETWORKPOLICIES, job, policy["metadata"]["name"])
+        if with_policies and self.settings.network:
+            await delete_policies(self.cluster, job, await policies_of(self.cluster, job))
         await self._delete_attempt(job, run, run.attempt)
 
     async def _delete_attempt(self, job: FineTuneJob, run: RunStatus, attempt: int) -> None:
@@ -260,10 +264,9 @@ class Reconciler:
     def _name(self, job: FineTuneJob, run: RunStatus, attempt: int) -> str:
         return child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
 
-    async def _is_there(self, resource: Resource, child: Object, uid: str) -> bool:
-        with suppress(NotFoundError):
-            return await self._ours(resource, child, uid)
-        return False
+    async def _delete_unused_policies(self, job: FineTuneJob, names: Iterable[str]) -> None:
+        if policy := network_policy(job, self.settings):
+            await delete_unused_policies(self.cluster, job, names, needed=policy["metadata"]["name"])
 
     async def _ours(self, resource: Resource, child: Object, uid: str) -> bool:
         existing = await self.cluster.get(resource, child["metadata"]["namespace"], child["metadata"]["name"])

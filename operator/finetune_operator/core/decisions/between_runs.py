@@ -24,7 +24,7 @@ def at_rest(observed: Observed, run: RunStatus | None, settings: Settings) -> De
         return Decision(delete_job=attempt_name(observed, run), look_again=0)
     left = seconds_left(run, job.spec.ttl_seconds_after_finished, observed.now) if run else None
     if observed.leftover and left is not None and left <= 0:
-        return Decision(delete_children=True, delete_policy=True, look_again=0)
+        return Decision(delete_children=True, delete_policies=True, look_again=0)
     later = left if left is not None and left > 0 else None
     if run_is_needed(job):
         if job.spec.suspend and run and observed.remaining:

@@ -32,8 +32,8 @@ class Decision:
     """Name of an attempt's Job, whose pods are to go."""
     delete_children: bool = False
     """All children of the newest run."""
-    delete_policy: bool = False
-    """And with them the job's NetworkPolicy, which no pod needs any more."""
+    delete_policies: bool = False
+    """And with them the job's NetworkPolicies, which no pod needs any more."""
     look_again: float | None = None
     """Seconds; None: when something changes."""
     is_report: bool = False

@@ -280,6 +280,8 @@ class Observed:
     """Pods of earlier attempts and runs that have not ended yet, while this attempt has no Job."""
     missing: tuple[MissingChild, ...] = ()
     """Children of this attempt, whose Job is there, that somebody has deleted."""
+    other_policies: frozenset[str] = frozenset()
+    """Names of the job's NetworkPolicies that are not that of this attempt's pods."""
     leftover: bool = False
     """Whether children of the newest run are there, which is looked up when they may have to go."""
     edited: bool = False
