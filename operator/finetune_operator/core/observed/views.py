@@ -12,6 +12,7 @@ from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
 from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.claims import Claims
+from finetune_operator.core.observed.eviction import own_excess
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
 from finetune_operator.core.observed.scheduler_message import explained
@@ -63,6 +64,8 @@ class PodView:
     message: TerminationMessage | None = None
     reason: str | None = None
     """Of the container's or the pod's end, such as OOMKilled or Evicted."""
+    excess: str | None = None
+    """What it took more of than its own limit, and was evicted for; with the remedy."""
     ended: datetime | None = None
     deleted: datetime | None = None
     """When its deletion was asked for (not when its grace period ends), in whole seconds."""
@@ -110,6 +113,7 @@ class PodView:
             exit_code=whole(terminated.get("exitCode")),
             message=last_word(text(terminated.get("message"))),
             reason=text(terminated.get("reason")) or text(status.get("reason")) or _failed_before(before),
+            excess=own_excess(status),
             ended=moment(terminated.get("finishedAt")),
             deleted=_deletion(metadata),
             grace_ends=moment(metadata.get("deletionTimestamp")),
@@ -126,6 +130,7 @@ class PodView:
             return replace(earlier, present=self.present)  # told late
         facts = (
             "exit_code",
+            "excess",
             "message",
             "ended",
             "deleted",
