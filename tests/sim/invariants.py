@@ -46,8 +46,10 @@ FENCE = 60.0
 """Seconds: longer than a reconcile lasts whose calls are answered late."""
 SEEN = 1.0
 """Seconds in which an operator that is answered fast knows how a pod has ended."""
+TOLD = 20.0
+"""Seconds in which a child that somebody has deleted is made again, if an operator was told of the deletion."""
 MISSED = 1200.0
-"""Seconds in which a child that somebody has deleted is made again, also if nobody was told of the deletion."""
+"""The same, if nobody was told."""
 OVERLAP = 60.0
 """Seconds in which a Job that an operator made too late may live beside its successor."""
 
@@ -279,11 +281,11 @@ class Invariants:
     def _check_children(self, known: Known) -> None:
         """What the pods of an attempt that goes on need, and somebody has deleted, is there again soon."""
         weather = self._weather
-        told = self._kept and not (weather.refusals or weather.denials or weather.slow)
+        told = self._kept and not (weather.refusals or weather.denials)
         missing = self._missing(known)
         known.missing = {child: known.missing.get(child, self._now()) for child in missing}
         for (kind, _), since in known.missing.items():
-            late = self._now() - since > (OVERLAP if told else MISSED)
+            late = self._now() - since > (TOLD if told else MISSED)
             self._expect(not late, "a {} of {} was deleted, and is not made again", kind, known.name)
 
     def _missing(self, known: Known) -> set[tuple[str, str]]:

@@ -55,7 +55,7 @@ class People:
             (self._evict, 5),
             (self._delete_pod, 4),
             (self._lose_node, 5),
-            (self._delete_child, 5),
+            (self._delete_child, 8),
             (self._suspend_child, 2),
             (self._toggle_suspend, 6),
             (self._edit, 8),
