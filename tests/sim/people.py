@@ -62,7 +62,7 @@ class People:
             (self._delete_job, 4),
             (self._take_a_name, 2),
             (self._use_up_quota, 3),
-            (self._delete_claim, 2),
+            (self._delete_claim, 4),
             (self._gap, 3),
             (self._restart_operator, 3),
         )
@@ -245,6 +245,7 @@ class People:
             name = found["metadata"]["name"]
             self._all.trace.say("claim {} is deleted", name)
             await self._all.cluster.delete(CLAIMS, "default", name)
+            await self._evict()  # so that another attempt asks for it
             if self._chance.random() < 0.7:  # else when all is tidied up
                 await asyncio.sleep(self._chance.choice((0.2, 30, 200)))
                 await self._make_claim(name)
