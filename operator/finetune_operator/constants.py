@@ -118,6 +118,15 @@ SUSPENDING = Reason("Suspending", "Run {run} is being stopped; {pods} of its pod
 SUSPENDED = Reason("Suspended", "spec.suspend is true; {detail}")
 RESUMED = Reason("Resumed", "The job is no longer suspended; attempt {attempt} of run {run} starts")
 """Of an event alone: the conditions then say how far the attempt is."""
+MADE_AGAIN = Reason(
+    "MadeAgain", "{kind} {name} of attempt {attempt} of run {run} was deleted while it was needed, and is made again"
+)
+NOT_MADE_AGAIN = Reason(
+    "NotMadeAgain",
+    "{kind} {name} of attempt {attempt} of run {run} was deleted, and the same one cannot be made again, because the "
+    "spec or the operator's configuration has changed since; the attempt goes on, because all its pods have read it",
+)
+"""Both are reasons of events alone."""
 COMPLETE = Reason("Complete", "Run {run} is complete{outcome}; the model is at {path}")
 FAILED = Reason("Failed", "Run {run} failed: {detail}")
 INVALID_SPEC = Reason("InvalidSpec", "{detail}")
@@ -125,8 +134,22 @@ INVALID_STATUS = Reason("InvalidStatus", "{detail}")
 NAME_CONFLICT = Reason("NameConflict", "{kind} {name} exists and is not ours; delete it or rename the FineTuneJob")
 VOLUME_NOT_SHARED = Reason(
     "VolumeNotShared",
-    "storage.claimName: claim {claim} is {modes}, which {nodes} nodes cannot mount together; "
-    "use a ReadWriteMany claim or resources.nodes: 1",
+    "{field}: claim {claim} is {modes}, which {nodes} nodes cannot mount together; "
+    "use a {wanted} claim or resources.nodes: 1",
+)
+CLAIM_NOT_FOUND = Reason(
+    "ClaimNotFound",
+    "{field}: there is no claim {claim} in namespace {namespace}; create it{or_another}, and the job goes on by itself",
+)
+CLAIM_BEING_DELETED = Reason(
+    "ClaimBeingDeleted",
+    "{field}: claim {claim} in namespace {namespace} is being deleted; create it anew when it is gone{or_another}, and "
+    "the job goes on by itself",
+)
+CLAIM_LOST = Reason(
+    "ClaimLost",
+    "{field}: claim {claim} in namespace {namespace} has lost its volume; delete it and create it anew{or_another}, "
+    "and the job goes on by itself",
 )
 REFUSED = Reason("Refused", "The API server refused to {action}: {detail}")
 NOT_YET = Reason("NotYet", "")

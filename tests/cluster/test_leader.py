@@ -82,7 +82,9 @@ def both(start: Callable[[], Operator]) -> tuple[Operator, Operator]:
 
 
 def works(kubectl: Kubectl, name: str) -> None:
-    """A job that nobody has room for gets a status and children."""
+    """A job that nobody has room for gets a status and children. Its claim needs no volume for that."""
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}
+    kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "finetune"}, "spec": spec})
     kubectl.apply(manifest(name, **{"metadata.namespace": kubectl.namespace, "spec.resources": UNSCHEDULABLE}))
     until(lambda: kubectl.get("ftj", name).get("status", {}).get("run", {}).get("jobUid"), 15)
 

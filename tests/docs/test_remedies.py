@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from docs.test_troubleshooting import sections
 from support import jobs as manifests_of_others
-from support.clusters import NOW, World, condition, operated, run_of
-from support.manifests import manifest
+from support.clusters import NOW, World, claim, condition, operated, run_of
+from support.manifests import changed, manifest
 
 from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus
@@ -23,7 +24,16 @@ from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status import ledger
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import CLAIMS, FINETUNEJOBS, JOBS, PODS, ForbiddenError, Object, Resource
+from finetune_operator.protocol import (
+    CLAIMS,
+    FINETUNEJOBS,
+    JOBS,
+    PODS,
+    ForbiddenError,
+    NotFoundError,
+    Object,
+    Resource,
+)
 from finetune_trainer.contract import FailureClass
 
 SETTINGS = Settings(image="trainer:1")
@@ -152,6 +162,30 @@ async def its_node_returns(world: World) -> None:
     world.driver.return_node("node-0")
 
 
+def its_claim_is(**changes: Any) -> Act:
+    """The claim `other` is there, but not as it should be."""
+
+    async def made(world: World) -> None:
+        await world.cluster.create(CLAIMS, changed(claim("other", "ReadWriteMany"), changes))
+        await world.edit(**{"spec.ttlSecondsAfterFinished": 8})  # wakes the job, which some seconds do too
+
+    return made
+
+
+async def loses_its_volume(world: World) -> None:
+    await its_claim_is()(world)
+    found = await world.cluster.get(CLAIMS, "default", "other")
+    world.cluster.update(CLAIMS, {**found, "status": {"phase": "Lost"}})
+    await world.edit(**{"spec.suspend": False})
+
+
+async def its_claim_is_made_anew(world: World) -> None:
+    with suppress(NotFoundError):
+        await world.cluster.delete(CLAIMS, "default", "other")
+    await world.cluster.create(CLAIMS, claim("other", "ReadWriteMany"))
+    await world.edit(**{"spec.ttlSecondsAfterFinished": 9})
+
+
 UNREADABLE = {"spec.model.uri": "file:///srv/model"}
 STUCK: dict[str, tuple[str, dict[str, Any], Act, Act, tuple[int, int]]] = {
     "Unschedulable": (
@@ -174,6 +208,18 @@ STUCK: dict[str, tuple[str, dict[str, Any], Act, Act, tuple[int, int]]] = {
         "`podTemplate.env`", {"spec.podTemplate.env": [{"name": "A", "value": "b"}]},
         in_its_container("CreateContainerConfigError", "secret not found"),
         edits(**{"spec.podTemplate.env": []}), (1, 2),
+    ),
+    "ClaimNotFound": (
+        "create the claim", {"spec.storage.claimName": "other"}, nothing, its_claim_is_made_anew, (1, 1),
+    ),
+    "ClaimBeingDeleted": (
+        "name another one in the field", {"spec.storage.claimName": "other"},
+        its_claim_is(**{"metadata.deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        edits(**{"spec.storage.claimName": "finetune"}), (1, 1),
+    ),
+    "ClaimLost": (
+        "delete the claim and create it anew", {"spec.storage.claimName": "other", "spec.suspend": True},
+        loses_its_volume, its_claim_is_made_anew, (1, 1),
     ),
     "VolumeAttachedElsewhere": ("bring the node back", {}, lost_its_node, its_node_returns, (1, 2)),
     "Suspended": ("`spec.suspend: false`", {"spec.suspend": True}, nothing, edits(**{"spec.suspend": False}), (1, 1)),
@@ -208,9 +254,7 @@ async def test_the_remedy_of_a_reason_moves_the_job_on(reason: str, monkeypatch:
     monkeypatch.setattr("finetune_operator.runtime.observer.REFUSED_AFTER", 0.0)
     quote, changes, happens, act, (number, attempt) = STUCK[reason]
     assert quote in remedy("Reasons", reason)
-    async with operated(automatic=False, admission=with_quota) as world:
-        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {"accessModes": ["ReadWriteOnce"]}}
-        await world.cluster.create(CLAIMS, {**claim, "metadata": {"name": "finetune", "namespace": "default"}})
+    async with operated(automatic=False, admission=with_quota, modes=("ReadWriteOnce",)) as world:
         await world.cluster.create(FINETUNEJOBS, manifest(**changes))
         await happens(world)
         await world.until(lambda s: s.conditions and any(c.reason == reason for c in s.conditions if c.type == "Ready"))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-from support.clusters import World, condition, last_words, operated, run_of
+from support.clusters import World, claim, condition, last_words, operated, run_of
 from support.manifests import changed, manifest
 
 from finetune_operator.api.v1alpha1 import RunStatus
@@ -115,13 +115,6 @@ async def passing(world: World, phase: Phase, act: Awaitable[Object]) -> Object:
     await act
     async with asyncio.timeout(10):
         return await seen
-
-
-def claim(mode: str) -> Object:
-    """The claim of jobs that name none, with this access mode."""
-    metadata = {"name": "finetune", "namespace": "default"}
-    spec = {"accessModes": [mode]}
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------
@@ -284,10 +277,9 @@ async def second_attempt(world: World) -> Object:
     return await world.job()
 
 
-@scene()
+@scene(modes=("ReadWriteOnce",))
 async def volume_attached_elsewhere(world: World) -> Object:
     """The node is lost, and with it the only one that has the claim."""
-    await world.cluster.create(CLAIMS, claim("ReadWriteOnce"))
     await world.cluster.create(FINETUNEJOBS, manifest())
     (pod,) = await world.pods_of_attempt(1, 1)
     world.driver.lose_node(pod["spec"]["nodeName"])
@@ -419,9 +411,31 @@ async def name_conflict(world: World) -> Object:
     return await stalled(world, "NameConflict")
 
 
+@scene(modes=None)
+async def claim_not_found(world: World) -> Object:
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    return await waiting(world, "ClaimNotFound")
+
+
+@scene(modes=None)
+async def claim_being_deleted(world: World) -> Object:
+    metadata = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["kubernetes.io/pvc-protection"]}
+    found = claim("finetune", "ReadWriteMany")
+    await world.cluster.create(CLAIMS, {**found, "metadata": {**found["metadata"], **metadata}})
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    return await waiting(world, "ClaimBeingDeleted")
+
+
 @scene()
+async def claim_lost(world: World) -> Object:
+    found = await world.cluster.get(CLAIMS, "default", "finetune")
+    world.cluster.update(CLAIMS, {**found, "status": {"phase": "Lost"}})
+    await world.cluster.create(FINETUNEJOBS, manifest())
+    return await stalled(world, "ClaimLost")
+
+
+@scene(modes=("ReadWriteOnce",))
 async def volume_not_shared(world: World) -> Object:
-    await world.cluster.create(CLAIMS, claim("ReadWriteOnce"))
     await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
     return await stalled(world, "VolumeNotShared")
 

@@ -27,7 +27,8 @@ from finetune_trainer.contract import Phase as RankPhase
 REMEDY = "add a scene to tests/gitops/scenes.py, its verdict to tests/gitops/verdicts.py, and run: make record"
 MEMORY, CLUSTER = recorded("memory"), recorded("cluster")
 OBJECTS = [*MEMORY.values(), *CLUSTER.values()]
-REASONS = [value for value in vars(constants).values() if isinstance(value, Reason) and value != constants.RESUMED]
+OF_EVENTS_ALONE = (constants.RESUMED, constants.MADE_AGAIN, constants.NOT_MADE_AGAIN)
+REASONS = [value for value in vars(constants).values() if isinstance(value, Reason) and value not in OF_EVENTS_ALONE]
 EVERY = pytest.mark.parametrize(
     ("name", "obj"),
     [

@@ -14,6 +14,8 @@ from finetune_operator.api.parse import parse
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Phase
 from finetune_operator.core.decide import decide
+from finetune_operator.core.observed.children import MissingChild
+from finetune_operator.core.observed.claims import ClaimView
 from finetune_operator.core.observed.views import JobView, Observed, PodView
 from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
@@ -23,6 +25,13 @@ from finetune_trainer.contract import PodStatus, Progress, RankStatus, Terminati
 SETTINGS = Settings(image="i")
 ROUNDS = 4
 TIMES = st.none() | st.integers(-20, 20).map(lambda s: NOW + timedelta(seconds=s))
+CLAIMS = (
+    ClaimView(("ReadWriteMany",)),
+    ClaimView(("ReadWriteOnce",)),
+    ClaimView(("ReadWriteMany",), lost=True),
+    ClaimView(("ReadWriteMany",), deleted=True),
+)
+KINDS = ("ConfigMap", "Service", "NetworkPolicy")
 EXIT_CODES = st.sampled_from([None, 0, 1, 75, 76, 78, 80, 137, 143])
 
 
@@ -88,9 +97,8 @@ def pods(draw: st.DrawFn, run: RunStatus, index: int) -> PodView:
 @st.composite
 def observations(draw: st.DrawFn) -> Observed:
     job = draw(jobs())
-    observed = Observed(
-        job, NOW, "fresh", claim_modes=draw(st.sampled_from([None, ("ReadWriteMany",), ("ReadWriteOnce",)]))
-    )
+    claims = draw(st.sampled_from([None, {}, *({"finetune": claim} for claim in CLAIMS)]))
+    observed = Observed(job, NOW, "fresh", claims=claims)
     run = job.status.run
     if run is None or draw(st.booleans()):
         return observed
@@ -104,9 +112,10 @@ def observations(draw: st.DrawFn) -> Observed:
         parallelism=run.nodes,
         deleted=draw(st.booleans()),
     )
+    missing = tuple(MissingChild(k, "c", draw(st.booleans())) for k in KINDS if draw(st.booleans()))
     seen = tuple(draw(pods(run, index)) for index in range(run.nodes) if draw(st.booleans()))
     answers = {pod.uid: answer_of(run, pod, draw(st.sampled_from(RankPhase))) for pod in seen if pod.running}
-    return replace(observed, child=child, pods=seen, answers=answers)
+    return replace(observed, child=child, pods=seen, answers=answers, missing=missing)
 
 
 def answer_of(run: RunStatus, pod: PodView, phase: RankPhase) -> PodStatus:
@@ -127,7 +136,7 @@ def after(observed: Observed, status: FineTuneJobStatus) -> Observed:
     before = observed.job.status.run
     same = before and status.run and (before.number, before.nonce) == (status.run.number, status.run.nonce)
     if same:
-        return replace(observed, job=job)
+        return replace(observed, job=job, missing=())
     return replace(observed, job=job, child=None, pods=(), answers={})
 
 

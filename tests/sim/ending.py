@@ -107,7 +107,8 @@ def _wanted(known: Known, job: Object) -> tuple[str, ...]:
     if run is None or "completionTime" not in run:
         return ("Suspended",) if job["spec"]["suspend"] else ("Complete", "Failed")
     last = known.ledger[-1]
-    if _is_edited(known, job, after_success=last["class"] == "Success"):
+    replaced = last["class"] == "Replaced" and run["number"] not in known.trained  # whatever the spec became since
+    if replaced or _is_edited(known, job, after_success=last["class"] == "Success"):
         return ("Suspended",) if job["spec"]["suspend"] else ("Training",)
     return ("Complete",) if last["class"] == "Success" else ("Failed",)
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from sim.weather import Weather
 
 from finetune_operator.local.store import Store
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Event, Resource
+from finetune_operator.protocol import NETWORKPOLICIES, Event, Resource
+from finetune_operator.runtime import intake
 from finetune_operator.runtime.intake import Intake
 
-WATCHED = (FINETUNEJOBS, JOBS, PODS)
+WATCHED = (*intake.WATCHED, NETWORKPOLICIES)
 USUAL = 0.1
 """Seconds from a write to its event, at most."""
 LATE = 20.0

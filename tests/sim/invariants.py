@@ -46,6 +46,10 @@ FENCE = 60.0
 """Seconds: longer than a reconcile lasts whose calls are answered late."""
 SEEN = 1.0
 """Seconds in which an operator that is answered fast knows how a pod has ended."""
+TOLD = 20.0
+"""Seconds in which a child that somebody has deleted is made again, if an operator was told of the deletion."""
+MISSED = 1200.0
+"""The same, if nobody was told."""
 OVERLAP = 60.0
 """Seconds in which a Job that an operator made too late may live beside its successor."""
 
@@ -75,6 +79,8 @@ class Known:
     """Runs of which the status has said that a world was attested, or that a step was made."""
     ended: set[str] = field(default_factory=set)
     """UIDs of those of which a pod has ended or is gone, and of those that somebody deleted."""
+    missing: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Since when a child of the attempt that goes on is missing, by the child's kind and the UID of the Job."""
     bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
     """Of each attempt: two counted failures of its run were there."""
     rows: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -100,6 +106,7 @@ class Invariants:
         weather: Weather,
     ) -> None:
         self.known: dict[str, Known] = {}
+        self._no_claim_since: dict[str, float] = {}
         self._store = store
         self._history = history
         self._now = now
@@ -118,6 +125,8 @@ class Invariants:
     def _see(self, resource: Resource, event: Event) -> None:
         if resource == FINETUNEJOBS:
             self._see_job(event)
+        elif resource == CLAIMS and event.type == "DELETED":
+            self._no_claim_since[event.object["metadata"]["name"]] = self._now()
         elif resource == PODS and (event.type == "DELETED" or event.object["status"]["phase"] in ENDED):
             uid = event.object["metadata"]["ownerReferences"][0]["uid"]
             for known in [k for k in self.known.values() if uid in k.created]:
@@ -210,9 +219,14 @@ class Invariants:
         known.live[uid] = known.created[uid] = self._now()
 
     def _check_claim(self, known: Known, which: tuple[int, int], run: Object) -> None:
-        """A claim that one node mounts at a time is free of earlier attempts. One that was deleted before its UID was
-        known is made again."""
+        """The claim is there, and if one node mounts it at a time, it is free of earlier attempts. A Job that was
+        deleted before its UID was known is made again."""
         claim = self._store.get(CLAIMS, "default", run["claimName"])
+        missing = self._now() - self._no_claim_since.get(run["claimName"], self._now())
+        slow = self._weather.slow or self._weather.refusals
+        self._expect(
+            claim or missing < (FENCE if slow else SEEN), "attempt {} of {} starts without its claim", which, known.name
+        )
         if claim is None or "ReadWriteMany" in claim["spec"]["accessModes"]:
             return
         holding = [
@@ -265,6 +279,32 @@ class Invariants:
             patience = OVERLAP * (10 if self._weather.refusals else 1)
             if known.live and ended and known.deleted_at is None and self._now() - _seconds(ended) > patience:
                 self._violated(f"a Job of {known.name} lives on, though its run has ended")
+            self._check_children(known)
+
+    def _check_children(self, known: Known) -> None:
+        """What the pods of an attempt that goes on need, and somebody has deleted, is there again soon."""
+        weather = self._weather
+        told = self._kept and not (weather.refusals or weather.denials)
+        missing = self._missing(known)
+        known.missing = {child: known.missing.get(child, self._now()) for child in missing}
+        for (kind, _), since in known.missing.items():
+            late = self._now() - since > (TOLD if told else MISSED)
+            self._expect(not late, "a {} of {} was deleted, and is not made again", kind, known.name)
+
+    def _missing(self, known: Known) -> set[tuple[str, str]]:
+        run = known.status.get("run")
+        if run is None or known.deleted_at is not None or "completionTime" in run:
+            return set()
+        jobs = [job for job in self._store.list(JOBS, None) if job["metadata"]["uid"] == run.get("jobUid")]
+        missing = set()
+        for job in [job for job in jobs if job["metadata"]["uid"] in known.live]:
+            name, there = job["metadata"]["name"], self._pods_of([job["metadata"]["uid"]])
+            started = sum(pod["status"]["phase"] != "Pending" for pod in there)
+            needed = {SERVICES: name, CONFIGMAPS: name if started < run["nodes"] else None}
+            needed[NETWORKPOLICIES] = job["spec"]["template"]["metadata"]["labels"].get(LABEL_POLICY)
+            gone = (kind for kind, name in needed.items() if name and not self._store.get(kind, "default", name))
+            missing |= {(kind.kind, job["metadata"]["uid"]) for kind in gone}
+        return missing
 
     def deleting(self, resource: Resource, namespace: str, name: str) -> None:
         """The operator is about to delete a child."""

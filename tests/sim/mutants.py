@@ -19,6 +19,7 @@ from finetune_operator.core.attempt.success import Verdict
 from finetune_operator.core.decide import Decision
 from finetune_operator.core.decisions import attempt_ends, attempt_goes_on, between_attempts, between_runs
 from finetune_operator.core.observed import views as observed
+from finetune_operator.core.observed.claims import ClaimView
 from finetune_operator.core.observed.views import JobView, Observed, PodView
 from finetune_operator.core.run import retrain, volume
 from finetune_operator.core.settings import Settings
@@ -311,6 +312,17 @@ def what_was_seen_once_is_never_looked_at_again() -> Any:
     return patch.object(job_memory, "within", lambda elapsed, seconds: True)
 
 
+def claims_that_are_missing_are_not_missed() -> Any:
+    there = ClaimView(("ReadWriteMany",))
+    return _seeing(
+        lambda seen: replace(seen, claims={name: found or there for name, found in (seen.claims or {}).items()})
+    )
+
+
+def children_that_are_gone_are_not_missed() -> Any:
+    return _seeing(lambda seen: replace(seen, missing=()))
+
+
 MUTANTS: tuple[Callable[[], Any], ...] = (
     preemptions_are_counted,
     hangs_are_not_counted,
@@ -350,5 +362,7 @@ MUTANTS: tuple[Callable[[], Any], ...] = (
     children_come_before_the_status,
     the_last_writer_wins,
     lost_events_are_never_made_up_for,
+    claims_that_are_missing_are_not_missed,
+    children_that_are_gone_are_not_missed,
     what_was_seen_once_is_never_looked_at_again,
 )

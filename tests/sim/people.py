@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from support import jobs as manifests_of_others
+from support.clusters import claim
 from support.manifests import changed, manifest
 
 from finetune_operator.constants import DEFAULT_CLAIM
@@ -19,6 +20,7 @@ from finetune_operator.protocol import (
     CONFIGMAPS,
     FINETUNEJOBS,
     JOBS,
+    NETWORKPOLICIES,
     PODS,
     SERVICES,
     AlreadyExistsError,
@@ -37,7 +39,7 @@ NO_MODEL = "file:///home/me/model"
 """Read by local runs only: the operator refuses it."""
 CLAIM_OF_ONE_NODE = "one-node"
 """Of jobs of a single node, by choice or by mistake."""
-MODES = {DEFAULT_CLAIM: ["ReadWriteMany"], CLAIM_OF_ONE_NODE: ["ReadWriteOnce"]}
+MODES = {DEFAULT_CLAIM: "ReadWriteMany", CLAIM_OF_ONE_NODE: "ReadWriteOnce"}
 
 
 class People:
@@ -53,13 +55,14 @@ class People:
             (self._evict, 5),
             (self._delete_pod, 4),
             (self._lose_node, 5),
-            (self._delete_child, 5),
+            (self._delete_child, 8),
             (self._suspend_child, 2),
             (self._toggle_suspend, 6),
             (self._edit, 8),
             (self._delete_job, 4),
             (self._take_a_name, 2),
             (self._use_up_quota, 3),
+            (self._delete_claim, 4),
             (self._gap, 3),
             (self._restart_operator, 3),
         )
@@ -72,11 +75,14 @@ class People:
             await act()
 
     async def make_claims(self) -> None:
-        """Before there are jobs."""
-        for name, modes in MODES.items():
-            metadata = {"name": name, "namespace": "default"}
-            claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
-            await self._all.cluster.create(CLAIMS, {**claim, "spec": {"accessModes": modes}})
+        """All that jobs may name."""
+        for name in MODES:
+            await self._make_claim(name)
+
+    async def _make_claim(self, name: str) -> None:
+        with suppress(AlreadyExistsError):
+            await self._all.cluster.create(CLAIMS, claim(name, MODES[name]))
+            self._all.trace.say("claim {} is there", name)
 
     async def create(self, name: str, **extra: Any) -> None:
         """A job of its own kind."""
@@ -161,12 +167,14 @@ class People:
             self._all.machines.power_on(node)
 
     async def _delete_child(self) -> None:
-        resource = self._chance.choice((JOBS, JOBS, SERVICES, CONFIGMAPS))
+        resource = self._chance.choice((JOBS, JOBS, SERVICES, CONFIGMAPS, NETWORKPOLICIES))
         if child := self._some(resource):
             meta = child["metadata"]
             self._all.trace.say("somebody deletes {} {}", resource.kind, meta["name"])
             if resource == JOBS:
                 self._all.history.happened(meta["uid"], FailureClass.PREEMPTED, FailureClass.UNKNOWN)
+            elif resource == CONFIGMAPS and (job := self._all.cluster.peek(JOBS, "default", meta["name"])):
+                self._all.history.happened(job["metadata"]["uid"], FailureClass.PREEMPTED)  # if the spec was edited
             await self._all.cluster.delete(resource, "default", meta["name"])
 
     async def _suspend_child(self) -> None:
@@ -230,6 +238,17 @@ class People:
         """No pod can be made for a time, which only the Job controller is told."""
         self._all.trace.say("a quota is used up")
         self._all.no_pods_until = self._all.loop.time() + self._chance.choice((20, 90, 400))
+
+    async def _delete_claim(self) -> None:
+        """No pod can be started with it until somebody makes it again."""
+        if found := self._some(CLAIMS):
+            name = found["metadata"]["name"]
+            self._all.trace.say("claim {} is deleted", name)
+            await self._all.cluster.delete(CLAIMS, "default", name)
+            await self._evict()  # so that another attempt asks for it
+            if self._chance.random() < 0.7:  # else when all is tidied up
+                await asyncio.sleep(self._chance.choice((0.2, 30, 200)))
+                await self._make_claim(name)
 
     async def _gap(self) -> None:
         if not self._all.weather.evidence_is_kept:

@@ -224,6 +224,7 @@ class Schedule:
             self._end(name)
         self._revive()
         await ending.correct_mistakes(self, self._chance)
+        await self.people.make_claims()
         await self.people.give_names_back()
         await self.people.admit_all()
 

@@ -112,7 +112,7 @@ THE_MANIFEST = (
     Case(
         "a field that is like no other",
         "job.yaml: spec.resources.zzz: there is no such field; the fields here are cpu, gpuResource, gpusPerNode, "
-        "memory, nodes, processesPerNode, sharedMemory",
+        "memory, nodes, processesPerNode, scratch, sharedMemory",
         {"spec.resources.zzz": 3},
     ),
     Case(

@@ -15,7 +15,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import Admit, LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import FINETUNEJOBS, PODS, ConflictError, Object, Resource
+from finetune_operator.protocol import CLAIMS, FINETUNEJOBS, PODS, ConflictError, Object, Resource
 from finetune_operator.runtime.app import Options
 from finetune_operator.runtime.run_locally import run_locally
 from finetune_trainer.contract import Phase as RankPhase
@@ -138,6 +138,13 @@ class World:
         self.answers[pod["metadata"]["uid"]] = answer.to_json().encode()
 
 
+def claim(name: str, *modes: str) -> Object:
+    """A claim with these access modes."""
+    metadata = {"name": name, "namespace": "default"}
+    spec = {"accessModes": list(modes)}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
 def index_of(pod: Object) -> int:
     """The pod's completion index."""
     return int(pod["metadata"]["labels"][constants.LABEL_INDEX])
@@ -164,11 +171,15 @@ async def operated(
     automatic: bool = True,
     options: Options | None = None,
     admission: Admit | None = admit,
+    modes: tuple[str, ...] | None = ("ReadWriteMany",),
 ) -> AsyncIterator[World]:
-    """A cluster with an operator; both end with the block. Without `admission` any FineTuneJob gets in."""
+    """A cluster with an operator; both end with the block. Without `admission` any FineTuneJob gets in. `modes` are the
+    access modes of the claim of jobs that name none; None: there is no such claim."""
     answers: dict[str, bytes] = {}
     driver = ScriptedDriver(automatic=automatic, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
     async with run_locally(driver, settings, "default", options, admission) as (cluster, operator):
+        if modes:
+            await cluster.create(CLAIMS, claim(constants.DEFAULT_CLAIM, *modes))
         yield World(cluster, driver, answers)
         if operator.done():
             operator.result()

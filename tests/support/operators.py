@@ -17,7 +17,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import FINETUNEJOBS, LEASES, PODS, ApiError, Object, Resource
+from finetune_operator.protocol import CLAIMS, FINETUNEJOBS, LEASES, PODS, ApiError, Object, Resource
 from finetune_operator.runtime.app import Options, operate
 from finetune_operator.runtime.health import Health
 from finetune_operator.runtime.intake import Intake
@@ -26,6 +26,7 @@ from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.watch import inform
 from finetune_trainer.contract import Phase, PodStatus, Progress, RankStatus
+from support.clusters import claim
 from support.scripted import ScriptedDriver
 
 T = TypeVar("T")
@@ -217,6 +218,7 @@ async def scene_on(loop: VirtualTimeLoop) -> AsyncIterator[Scene]:
     for namespace in ("default", "ops"):
         cluster.add_namespace(namespace)
     await cluster.start()
+    await cluster.create(CLAIMS, claim("finetune", "ReadWriteMany"))
     try:
         yield scene
     finally:

@@ -136,6 +136,7 @@ CASES = (
         None,
         {"spec.resources.memory": "2Gi", "spec.resources.sharedMemory": "2048Mi"},
     ),
+    _case("scratch", None, {"spec.resources.scratch": "500Gi"}),
     _case("an image", None, {"spec.image": "registry.example/trainer:1"}),
     _case(
         "a pod template",
@@ -253,6 +254,8 @@ CASES = (
         "resources.cpu: is not an amount",
         {"spec.resources.cpu": "1e999"},
     ),
+    _case("scratch that is no quantity", "resources.scratch: is not an amount", {"spec.resources.scratch": "much"}),
+    _case("no scratch", "resources.scratch: is not an amount", {"spec.resources.scratch": 0}),
     _case("no memory", "resources.memory: is not an amount", {"spec.resources.memory": "0"}),
     _case(
         "more shared memory than memory",

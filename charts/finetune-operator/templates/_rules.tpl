@@ -8,22 +8,22 @@
   resources: [finetunejobs/status]
   verbs: [update]
 # Children are made and never changed. A Job goes before the next attempt; all go after ttlSecondsAfterFinished, or by
-# the garbage collector with their owner.
+# the garbage collector with their owner. All are watched: one that somebody deletes while it is needed is made again.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, create, delete]
+  verbs: [get, list, watch, create, delete]
 {{- if .Values.jobNetworkPolicy.enabled }}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create, delete]
+  verbs: [get, list, watch, create, delete]
 {{- end }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# Can several nodes mount the claim?
+# Are the claims of the next attempt there, and can its nodes mount them?
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]

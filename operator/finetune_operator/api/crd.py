@@ -43,7 +43,7 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         schema = {**target, **{k: v for k, v in schema.items() if k != "$ref"}}
     if schema.get("x-kubernetes-int-or-string"):
         kept = ("description", "default", "x-kubernetes-int-or-string", "maxLength")
-        return {key: schema[key] for key in kept if key in schema}
+        return {key: schema[key] for key in kept if schema.get(key) is not None}
     if alternatives := schema.get("anyOf"):
         (only,) = [a for a in alternatives if a.get("type") != "null"]
         schema = {**only, **{k: v for k, v in schema.items() if k != "anyOf"}}

@@ -108,6 +108,10 @@ def _is_quantity_cel(path: str) -> str:
     return f"!string({path}).matches('[eE][+-]?[0-9]{{3}}') && isQuantity(string({path}))"
 
 
+NO_AMOUNT = "is not an amount above 0; write for example 4, 500m or 16Gi"
+"""Without the value: the API server cannot bound the cost of a message with an int-or-string in it."""
+
+
 def _quantity_rules(field: str, camel: str) -> Rule:
     def get(spec: FineTuneJobSpec) -> int | str:
         value: int | str = getattr(spec.resources, field)
@@ -117,10 +121,23 @@ def _quantity_rules(field: str, camel: str) -> Rule:
     return Rule(
         field=f"resources.{camel}",
         cel=f"{_is_quantity_cel(path)} && quantity(string({path})).isGreaterThan(quantity('0'))",
-        holds=lambda spec: is_quantity(get(spec)) and parse_quantity(get(spec)) > 0,
-        # Without the value: the API server cannot bound the cost of a message with an int-or-string in it.
-        message="is not an amount above 0; write for example 4, 500m or 16Gi",
+        holds=lambda spec: _is_above_zero(get(spec)),
+        message=NO_AMOUNT,
     )
+
+
+def _scratch_rule() -> Rule:
+    path = "self.resources.scratch"
+    return Rule(
+        field="resources.scratch",
+        cel=f"!has({path}) || {_is_quantity_cel(path)} && quantity(string({path})).isGreaterThan(quantity('0'))",
+        holds=lambda spec: _is_above_zero(spec.resources.scratch),
+        message=NO_AMOUNT,
+    )
+
+
+def _is_above_zero(amount: int | str | None) -> bool:
+    return amount is None or (is_quantity(amount) and parse_quantity(amount) > 0)
 
 
 def _no_more_shared_than_memory(spec: FineTuneJobSpec) -> bool:
@@ -208,6 +225,7 @@ RULES: tuple[Rule, ...] = (
     _quantity_rules("cpu", "cpu"),
     _quantity_rules("memory", "memory"),
     _quantity_rules("shared_memory", "sharedMemory"),
+    _scratch_rule(),
     Rule(
         "resources.sharedMemory",
         f"!({_is_quantity_cel('self.resources.sharedMemory')}) || !({_is_quantity_cel('self.resources.memory')}) || "

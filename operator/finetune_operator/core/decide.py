@@ -17,6 +17,7 @@ from finetune_operator.core.decisions.attempt_ends import end_as_failure, end_as
 from finetune_operator.core.decisions.attempt_goes_on import report
 from finetune_operator.core.decisions.between_attempts import create, suspended
 from finetune_operator.core.decisions.between_runs import at_rest
+from finetune_operator.core.decisions.child_missing import make_again
 from finetune_operator.core.decisions.decision import Decision as Decision
 from finetune_operator.core.decisions.decision import attempt_name, stall_job
 from finetune_operator.core.decisions.decision import stall as stall
@@ -65,7 +66,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
         return end_as_failure(observed, run, suspend.by_user(run), settings)
     if stopped := suspend.by_another(observed.child, observed.pods):
         return end_as_failure(observed, run, stopped, settings)
-    return report(observed, run, settings)
+    return make_again(observed, run, settings) if observed.missing else report(observed, run, settings)
 
 
 def decide_invalid(before: FineTuneJobStatus, generation: int, error: InvalidManifestError, now: datetime) -> Decision:

@@ -33,6 +33,11 @@ _CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "MPLCONFIGDIR": "matplotlib",
 }
+_DISK = "ephemeral-storage"
+_DEFAULT_SCRATCH = "100Gi"
+"""Holds a model of hf:// with forty billion parameters in bf16, the data, and what is compiled. None of it is reserved:
+most jobs read from their claim and write a few GiB, so nodes with small disks can take them; and a node whose kubelet
+does not measure its disk (localStorageCapacityIsolation: false) takes no pod that asks for a part of it."""
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 _DO_NOT_EVICT = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
@@ -157,8 +162,12 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
             {"name": "agent", "containerPort": settings.agent_port},
             {"name": "rendezvous", "containerPort": settings.rendezvous_port},
         ],
-        # Request = limit: no pod of ours is the first to be killed when a node runs short.
-        "resources": {"requests": resources, "limits": resources},
+        # Request = limit: no pod of ours is the first to be killed when a node runs short. Of its disk only what the
+        # user asks for is reserved; without a request of 0 the limit would be one.
+        "resources": {
+            "requests": {**resources, _DISK: spec.resources.scratch or "0"},
+            "limits": {**resources, _DISK: spec.resources.scratch or _DEFAULT_SCRATCH},
+        },
         "securityContext": CONTAINER_SECURITY,
         "terminationMessagePath": TERMINATION_LOG,
         "volumeMounts": _mounts(spec, run) + (spec.pod_template.volume_mounts or []),
@@ -193,7 +202,7 @@ def _volumes(metadata: Object, spec: FineTuneJobSpec, run: RunStatus) -> list[Ob
     return [
         {"name": _WORKSPACE, "persistentVolumeClaim": {"claimName": run.claim_name}},
         {"name": _CONFIG, "configMap": {"name": metadata["name"]}},
-        {"name": _SCRATCH, "emptyDir": {}},
+        {"name": _SCRATCH, "emptyDir": {"sizeLimit": spec.resources.scratch or _DEFAULT_SCRATCH}},
         {"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
         *(
             {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}

@@ -93,7 +93,7 @@ async def operate(
     metrics.measure_depth(lambda: queue.depth)
     metrics.measure_phases(memories.in_phase)
     health.longest = lambda: queue.longest
-    informer = partial(inform, Intake(queue, memories))
+    informer = partial(inform, Intake(queue, memories, policies=settings.network is not None))
     async with asyncio.TaskGroup() as group:
         # These come first: what kopf finds among its own tasks when it ends, it cancels.
         work = [group.create_task(queue.run()), group.create_task(_resync(cluster, queue, options, took_over))]

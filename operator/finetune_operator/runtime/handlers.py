@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import kopf
 
 from finetune_operator import constants
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, ApiError, Resource
+from finetune_operator.protocol import FINETUNEJOBS, ApiError, Resource
 from finetune_operator.runtime.intake import Intake
 
 
@@ -50,13 +50,14 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def settings_for_informing() -> kopf.OperatorSettings:
+def settings_for_informing(watched: Iterable[Resource]) -> kopf.OperatorSettings:
     """Watch what is ours alone, post nothing, peer with nobody."""
     settings = kopf.OperatorSettings()
     ours = f"{constants.LABEL_MANAGED_BY}={constants.MANAGER}"
     # Filtered by the server: otherwise an operator of a whole cluster reads every pod in it.
-    settings.watching.label_selectors[PODS.group, PODS.version, PODS.plural] = ours
-    settings.watching.label_selectors[JOBS.group, JOBS.version, JOBS.plural] = ours
+    for resource in watched:
+        if resource != FINETUNEJOBS:
+            settings.watching.label_selectors[resource.group, resource.version, resource.plural] = ours
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
     settings.queueing.exit_timeout = 0.5
@@ -72,7 +73,7 @@ def registry_for(intake: Intake) -> kopf.OperatorRegistry:
     """One event handler for each kind that is watched."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(kopf.login_via_client)
-    for resource in (FINETUNEJOBS, JOBS, PODS):
+    for resource in intake.watched:
         _register(registry, resource, intake)
     return registry
 
@@ -92,7 +93,7 @@ async def inform(intake: Intake, namespaces: list[str] | None, take_signals: Cal
     try:
         tasks = await kopf.spawn_tasks(
             registry=registry_for(intake),
-            settings=settings_for_informing(),
+            settings=settings_for_informing(intake.watched),
             clusterwide=namespaces is None,
             namespaces=namespaces or [],
         )

@@ -3,7 +3,8 @@
 Nothing is decided here: an event only says that something has changed. What ends or asks for an attempt wakes the key
 at once, and so does the last pod of a gang that starts. What changes nothing that cannot wait for the next look (the
 pods that start before it, a pod's node, the operator's own status, a Job that was made, the end of pods that another
-attempt has replaced) wakes nobody. A job that has lost a pod, and holds nodes for nothing, goes before those that wait.
+attempt has replaced, other children as long as they are there) wakes nobody. A job that has lost a pod, and holds nodes
+for nothing, or another child that its pods need, goes before those that wait.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from finetune_operator import constants
 from finetune_operator.core.observed.foreign import Fields, controller_uid, fields, text
 from finetune_operator.core.observed.views import JobView, PodView
-from finetune_operator.protocol import JOBS, PODS, Resource
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES, Resource
 from finetune_operator.runtime.job_memory import CAPACITY, Because, JobMemories, Key
 from finetune_operator.runtime.queue import Queue
 
@@ -22,10 +23,16 @@ SOON = 0.5
 """Seconds in which the pods of a gang mostly are told to wait."""
 
 
-class Intake:
-    """One method, called for every event of FineTuneJobs and of their Jobs and Pods."""
+WATCHED = (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, SERVICES)
 
-    def __init__(self, queue: Queue[Key], memories: JobMemories) -> None:
+
+class Intake:
+    """One method, called for every event of FineTuneJobs and of their children."""
+
+    def __init__(self, queue: Queue[Key], memories: JobMemories, policies: bool = True) -> None:
+        """`policies` tells whether NetworkPolicies are made: elsewhere the operator may not even watch them."""
+        self.watched: tuple[Resource, ...] = (*WATCHED, NETWORKPOLICIES) if policies else WATCHED
+        """The kinds whose events are to be brought here."""
         self._queue = queue
         self._memories = memories
         self._seen: dict[str, Any] = {}
@@ -40,6 +47,10 @@ class Intake:
         if not (name and namespace and uid):
             return
         key = Key(namespace, name)
+        if resource in (CONFIGMAPS, SERVICES, NETWORKPOLICIES):
+            if gone:
+                self._lost_child(key, (resource.kind, str(metadata.get("name"))))
+            return
         if (controller_uid(metadata) if resource is PODS else uid) in self._memories.find(key).followed:
             self._seen.pop(uid, None)
             return
@@ -50,6 +61,13 @@ class Intake:
             self._queue.add(key)
         elif own:
             self._memories.of(key).recall.version = text(metadata.get("resourceVersion")) or ""
+
+    def _lost_child(self, key: Key, child: tuple[str, str]) -> None:
+        """Wake the key if the attempt that goes on has lost a child that it had."""
+        children = self._memories.find(key).children
+        if children and child in children.names:
+            self._memories.forget(key, Because.CHILD_GONE)
+            self._queue.add(key, first=True)
 
     def _saw_pod(self, key: Key, pod: PodView, gone: bool) -> None:
         earlier = self._memories.pod(pod.uid)

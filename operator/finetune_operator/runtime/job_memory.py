@@ -3,19 +3,20 @@
 All of it can be lost at any time, as it is when the operator starts: that costs a read, a question to the agents or a
 reason in the ledger, never a wrong decision. `Because` names the occasions on which something is forgotten:
 
-| what is remembered | DELETED | AT_REST | LEAD_LOST | CHANGED | `keep_only` |
-|---|---|---|---|---|---|
-| `pods`: how each pod is, and how it ended | goes | goes | stays | stays | pods of other Jobs go |
-| `followed`: UIDs of Jobs whose attempt another one has followed | goes | goes | stays | stays | stays |
-| `recall`: what the last look has read | goes | stays | goes | goes | stays |
-| `asked`: when the agents were asked | goes | goes | goes | stays | stays |
-| `written`: when the status was written | goes | stays | goes | stays | stays |
-| `phase`: which phase the metrics count it in | goes | stays | goes | stays | stays |
+| what is remembered | DELETED | AT_REST | LEAD_LOST | CHANGED | CHILD_GONE | `keep_only` |
+|---|---|---|---|---|---|---|
+| `pods`: how each pod is, and how it ended | goes | goes | stays | stays | stays | pods of other Jobs go |
+| `followed`: UIDs of Jobs whose attempt another one has followed | goes | goes | stays | stays | stays | stays |
+| `recall`: what the last look has read | goes | stays | goes | goes | goes | stays |
+| `children`: which children of the attempt were there, and when | goes | goes | goes | stays | goes | stays |
+| `asked`: when the agents were asked | goes | goes | goes | stays | stays | stays |
+| `written`: when the status was written | goes | stays | goes | stays | stays | stays |
+| `phase`: which phase the metrics count it in | goes | stays | goes | stays | stays | stays |
 
 DELETED: the FineTuneJob is gone, by an event or by a look at all jobs. AT_REST: no run goes on, so all that its
 attempts left is in the ledger. LEAD_LOST: another operator works on the job, while this one goes on being told how pods
 end. CHANGED: something that a report relies on is not as it was, or could not be read. `keep_only`: the Job of a newer
-attempt was seen, so the attempts before it are in the ledger.
+attempt was seen, so the attempts before it are in the ledger. CHILD_GONE: one of the `children` was deleted.
 
 A job of which nothing is left has no entry. The number of pods is bounded besides: the oldest go first.
 """
@@ -50,10 +51,11 @@ class Key(NamedTuple):
 class Because(Enum):
     """Why something is forgotten; the value names the fields of a JobMemory that go."""
 
-    DELETED = ("pods", "followed", "recall", "asked", "written", "phase")
-    AT_REST = ("pods", "followed", "asked")
-    LEAD_LOST = ("recall", "asked", "written", "phase")
+    DELETED = ("pods", "followed", "recall", "children", "asked", "written", "phase")
+    AT_REST = ("pods", "followed", "children", "asked")
+    LEAD_LOST = ("recall", "children", "asked", "written", "phase")
     CHANGED = ("recall",)
+    CHILD_GONE = ("recall", "children")
 
 
 @dataclass
@@ -62,6 +64,14 @@ class Asked:
 
     first: datetime
     others: datetime
+
+
+@dataclass(frozen=True)
+class Children:
+    """The children of an attempt besides its Job, by kind and name, all of which were there at that time."""
+
+    time: datetime
+    names: frozenset[tuple[str, str]]
 
 
 @dataclass
@@ -83,6 +93,7 @@ class JobMemory:
     cannot be listed any more."""
     followed: set[str] = field(default_factory=set)
     recall: Recall = field(default_factory=Recall)
+    children: Children | None = None
     asked: Asked | None = None
     written: datetime | None = None
     phase: str | None = None

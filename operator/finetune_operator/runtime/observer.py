@@ -18,10 +18,11 @@ from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec, RunStat
 from finetune_operator.core.attempt.cause import has_failed, stops_by_itself
 from finetune_operator.core.attempt.checkpoint import asked_for
 from finetune_operator.core.attempt.success import lacks_result
+from finetune_operator.core.observed.claims import Claims, ClaimView
 from finetune_operator.core.observed.foreign import controller_uid
 from finetune_operator.core.observed.views import JobView, LookJobView, Observed, PodView
 from finetune_operator.core.run.naming import child_name, look_name
-from finetune_operator.core.run.resolve import storage_claim
+from finetune_operator.core.run.resolve import claims_of, storage_claim
 from finetune_operator.core.run.retrain import is_edited, run_is_needed, with_spec_of_run
 from finetune_operator.core.run.ttl import seconds_left
 from finetune_operator.core.settings import Settings
@@ -40,6 +41,7 @@ from finetune_operator.protocol import (
     Object,
 )
 from finetune_operator.runtime.agents import ask
+from finetune_operator.runtime.attempt_children import Found, look_for_children
 from finetune_operator.runtime.job_memory import Asked, Because, JobMemories, Key
 from finetune_trainer.contract import PodStatus
 
@@ -91,22 +93,22 @@ class Observer:
         own = own or job
         name = child_name(job.metadata.name, job.metadata.uid, run.number, run.attempt)
         try:
-            found = JobView.of(await self.cluster.get(JOBS, job.metadata.namespace, name))
+            found = await self.cluster.get(JOBS, job.metadata.namespace, name)
         except NotFoundError:
             seen = await self._without_child(key, own, run, edited)
         else:
-            seen = await self._with_child(key, own, run, found, name, edited)
+            seen = await self._with_child(key, own, run, found, edited)
         return replace(seen, edit=job.spec if edited else None, spec_lost=lost)
 
     async def _at_rest(self, job: FineTuneJob, run: RunStatus | None) -> Observed:
-        several = job.spec.resources.nodes > 1 and run_is_needed(job)
+        starts = run_is_needed(job) and not job.spec.suspend
         claim = storage_claim(job.spec, self.settings.claim)
         return Observed(
             job,
             self.now(),
             self.nonce(),
             await self._released(job, run) if run else None,
-            claim_modes=await self._claim_modes(job, claim) if several else None,
+            claims=await self._claims(job, claim) if starts else None,
             remaining=await self._remaining(job) if run and job.spec.suspend else (),
             leftover=run is not None and self._may_go(job, run) and await self._leftover(job, run),
             jitter=self.jitter(),
@@ -118,22 +120,19 @@ class Observer:
             gone = self.memories.merged(run.job_uid, (), key)
             return Observed(job, self.now(), self.nonce(), pods=gone, edited=edited, jitter=self.jitter())
         remaining = () if (run.number, run.attempt) == (1, 1) else await self._remaining(job)
-        judged = (remaining or (run.nodes > 1 and run.attempt > 1)) and not job.spec.suspend
         return Observed(
             job,
             self.now(),
             self.nonce(),
-            claim_modes=await self._claim_modes(job, run.claim_name) if judged else None,
+            claims=None if job.spec.suspend else await self._claims(job, run.claim_name),
             previous=await self._previous(key, job, run) if run.attempt > 1 else None,
             remaining=remaining,
             edited=edited,
             jitter=self.jitter(),
         )
 
-    async def _with_child(
-        self, key: Key, job: FineTuneJob, run: RunStatus, child: JobView, name: str, edited: bool
-    ) -> Observed:
-        namespace = job.metadata.namespace
+    async def _with_child(self, key: Key, job: FineTuneJob, run: RunStatus, found: Object, edited: bool) -> Observed:
+        child, name, namespace = JobView.of(found), found["metadata"]["name"], job.metadata.namespace
         listed = await self.cluster.list(PODS, namespace, {constants.LABEL_JOB_NAME: name})
         self.memories.keep_only(child.uid, key)
         pods = self.memories.merged(child.uid, map(PodView.of, listed), key)
@@ -141,6 +140,8 @@ class Observer:
             child = await self._read_again(namespace, name, child)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
         alive = ours and not has_failed(child, pods)
+        found_children = await self._children(key, job, run, found) if alive else Found()
+        may_follow = ours and not alive and not job.spec.suspend
         return Observed(
             job,
             self.now(),
@@ -149,7 +150,10 @@ class Observer:
             pods,
             await self._answers(key, job, run, pods) if alive else {},
             await self._refusal(namespace, child, pods),
+            claims=await self._claims(job, run.claim_name) if may_follow else None,
             look_job=await self._look_job(namespace, name) if ours and lacks_result(run, child, pods) else None,
+            missing=found_children.missing,
+            other_policies=found_children.other_policies,
             edited=edited,
             jitter=self.jitter(),
         )
@@ -169,6 +173,10 @@ class Observer:
             job = await self.cluster.get(JOBS, namespace, name)
             return LookJobView.of(job, await self.cluster.list(PODS, namespace, {constants.LABEL_JOB_NAME: name}))
         return None
+
+    async def _children(self, key: Key, job: FineTuneJob, run: RunStatus, child: Object) -> Found:
+        memory = self.memories.of(key)
+        return await look_for_children(self.cluster, memory, self.now(), child, job, run, self.settings)
 
     async def _released(self, job: FineTuneJob, run: RunStatus) -> JobView | None:
         """The Job of a run that has ended, if its pods were not done."""
@@ -243,10 +251,16 @@ class Observer:
             answers |= await ask(self.cluster, run, namespace, others, port)
         return answers
 
-    async def _claim_modes(self, job: FineTuneJob, name: str) -> tuple[str, ...] | None:
+    async def _claims(self, job: FineTuneJob, storage: str) -> Claims | None:
+        """The claims that an attempt mounts. Local runs have folders in their place, so none is looked up."""
+        if self.settings.local:
+            return None
+        names = dict.fromkeys((storage, *claims_of(job.spec)))
+        return {name: await self._claim(job.metadata.namespace, name) for name in names}
+
+    async def _claim(self, namespace: str, name: str) -> ClaimView | None:
         with suppress(NotFoundError):
-            claim = await self.cluster.get(CLAIMS, job.metadata.namespace, name)
-            return tuple(claim["spec"].get("accessModes", ()))
+            return ClaimView.of(await self.cluster.get(CLAIMS, namespace, name))
         return None
 
     async def _refusal(self, namespace: str, child: JobView, pods: tuple[PodView, ...]) -> str | None:

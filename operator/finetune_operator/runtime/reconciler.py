@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from finetune_operator.core.decide import Decision, decide, decide_invalid, stal
 from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status.cadence import is_transition
-from finetune_operator.core.status.transitions import notes
+from finetune_operator.core.status.transitions import Note, note, notes
 from finetune_operator.core.times import within
 from finetune_operator.manifests.children import children
 from finetune_operator.manifests.event import event
@@ -41,10 +41,12 @@ from finetune_operator.protocol import (
     Object,
     Resource,
 )
+from finetune_operator.runtime.attempt_children import all_there
 from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.look import Look
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observer import Observer, is_of, utc_now
+from finetune_operator.runtime.policies import delete_policies, delete_unused_policies, policies_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,12 @@ class Reconciler:
         self.memories.of(key).phase = job.status.phase or Phase.PENDING
         try:
             look = Look(began, manifest, await self._observer.observe(key, job))
+            await self._delete_unused_policies(look.observed.job, look.observed.other_policies)
             decision = decide(look.observed, self.settings)
+            if decision.make_again or decision.notes:
+                await self._make_again(key, look, decision)
+                look = replace(look, observed=replace(look.observed, missing=()))
+                decision = decide(look.observed, self.settings)
             return await (self._report if decision.is_report else self._execute)(key, look, decision)
         except (ForbiddenError, InvalidError) as error:
             return await self._refused(manifest, "let the operator work on the job", error)
@@ -125,7 +132,7 @@ class Reconciler:
         if decision.delete_job:
             await self._delete(JOBS, job, decision.delete_job)
         if decision.delete_children:
-            await self._delete_children(job, decision.delete_policy)
+            await self._delete_children(job, decision.delete_policies)
         if decision.create_look_job:
             await self._create_look_job(job)
         return await self._create(key, look, decision) if decision.create_children else decision.look_again
@@ -155,10 +162,7 @@ class Reconciler:
         memory = self.memories.of(key)
         memory.written, memory.phase = self.now(), status.phase or Phase.PENDING
         self.metrics.wrote(old, status)
-        for note in notes(old, status):
-            logger.info("%s: %s: %s", key, note.reason, note.message)
-            with suppress(ApiError):
-                await self.cluster.create(EVENTS, event(written, note, self.now()))
+        await self._publish(key, written, notes(old, status))
         return written, 0
 
     async def _create(self, key: Key, look: Look, decision: Decision) -> float | None:
@@ -169,12 +173,15 @@ class Reconciler:
         run = job.status.run
         assert run is not None
         made: Object | None = None
+        made_now = children(job, run, self.settings)
+        is_first = (run.number, run.attempt) == (1, 1)
+        policies = await policies_of(self.cluster, job) if self.settings.network and not is_first else frozenset()
+        self.memories.of(key).children = all_there(self.now(), made_now)
         if run.attempt > 2:
             await self._delete(JOBS, job, self._name(job, run, run.attempt - 2))
-        for resource, child in children(job, run, self.settings):
+        for resource, child in made_now:
             try:
-                shared = run.attempt > 1 and resource is NETWORKPOLICIES
-                if shared and await self._is_there(resource, child, job.metadata.uid):
+                if resource is NETWORKPOLICIES and child["metadata"]["name"] in policies:
                     continue
                 made = await self.cluster.create(resource, child)
             except AlreadyExistsError:
@@ -192,6 +199,7 @@ class Reconciler:
             self.memories.keep_look(key, look.of_new_attempt(made))
         if run.attempt > 2:
             await self._delete_attempt(job, run, run.attempt - 2)
+        await self._delete_unused_policies(job, policies)
         return decision.look_again
 
     async def _create_look_job(self, job: FineTuneJob) -> None:
@@ -199,6 +207,37 @@ class Reconciler:
         assert run is not None
         with suppress(AlreadyExistsError):  # the next look at the job sees whose it is
             await self.cluster.create(JOBS, look_job(job, run, self.settings))
+
+    async def _make_again(self, key: Key, look: Look, decision: Decision) -> None:
+        """Make the children that the attempt has lost. One that cannot be made does not keep the attempt from going on:
+        an event says why, and it is tried again with the next look."""
+        job, run = look.observed.job, look.observed.job.status.run
+        assert run is not None
+        told = list(decision.notes)
+        wanted = {child.kind for child in decision.make_again}
+        for resource, child in children(job, run, self.settings):
+            if resource.kind not in wanted:
+                continue
+            words = {"kind": resource.kind, "name": child["metadata"]["name"]}
+            try:
+                await self.cluster.create(resource, child)
+                told.append(note(constants.MADE_AGAIN, attempt=run.attempt, run=run.number, **words))
+            except AlreadyExistsError:
+                if not await self._ours(resource, child, job.metadata.uid):
+                    self.memories.of(key).children = None
+                    told.append(note(constants.NAME_CONFLICT, **words))
+            except (ForbiddenError, InvalidError) as error:
+                self.memories.of(key).children = None
+                action = f"create {resource.kind} {words['name']} again"
+                told.append(note(constants.REFUSED, action=action, detail=error.message))
+        await self._publish(key, look.manifest, told)
+
+    async def _publish(self, key: Key, manifest: Object, told: Iterable[Note]) -> None:
+        """Events about the job; one that cannot be made is left out."""
+        for one in told:
+            logger.info("%s: %s: %s", key, one.reason, one.message)
+            with suppress(ApiError):
+                await self.cluster.create(EVENTS, event(manifest, one, self.now()))
 
     async def _delete(self, resource: Resource, job: FineTuneJob, name: str) -> None:
         with suppress(NotFoundError):
@@ -217,14 +256,14 @@ class Reconciler:
                 if is_of(found, metadata["uid"]) and "deletionTimestamp" not in found["metadata"]:
                     await self.cluster.delete(JOBS, metadata["namespace"], name)
 
-    async def _delete_children(self, job: FineTuneJob, with_policy: bool) -> None:
+    async def _delete_children(self, job: FineTuneJob, with_policies: bool) -> None:
         """Of the newest run. Those of the last attempt go last: as long as one is there, the rest may be."""
         run = job.status.run
         assert run is not None
         for attempt in range(1, run.attempt):
             await self._delete_attempt(job, run, attempt)
-        if with_policy and (policy := network_policy(job, self.settings)):
-            await self._delete(NETWORKPOLICIES, job, policy["metadata"]["name"])
+        if with_policies and self.settings.network:
+            await delete_policies(self.cluster, job, await policies_of(self.cluster, job))
         await self._delete_attempt(job, run, run.attempt)
 
     async def _delete_attempt(self, job: FineTuneJob, run: RunStatus, attempt: int) -> None:
@@ -234,10 +273,9 @@ class Reconciler:
     def _name(self, job: FineTuneJob, run: RunStatus, attempt: int) -> str:
         return child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
 
-    async def _is_there(self, resource: Resource, child: Object, uid: str) -> bool:
-        with suppress(NotFoundError):
-            return await self._ours(resource, child, uid)
-        return False
+    async def _delete_unused_policies(self, job: FineTuneJob, names: Iterable[str]) -> None:
+        if policy := network_policy(job, self.settings):
+            await delete_unused_policies(self.cluster, job, names, needed=policy["metadata"]["name"])
 
     async def _ours(self, resource: Resource, child: Object, uid: str) -> bool:
         existing = await self.cluster.get(resource, child["metadata"]["namespace"], child["metadata"]["name"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Cluster, Resource
+from finetune_operator.protocol import Cluster, Resource
 from finetune_operator.runtime.intake import Intake
 
 
 async def inform(cluster: Cluster, intake: Intake) -> None:
     """Watch until cancelled."""
     async with asyncio.TaskGroup() as group:
-        for resource in (FINETUNEJOBS, JOBS, PODS):
+        for resource in intake.watched:
             group.create_task(_watch(cluster, resource, intake))
 
 

@@ -23,6 +23,7 @@ from finetune_operator.api.v1alpha1 import (
     SlowestStatus,
 )
 from finetune_operator.core.decide import Decision, decide, decide_invalid
+from finetune_operator.core.observed.claims import Claims, ClaimView
 from finetune_operator.core.observed.views import JobView, LookJobView, Observed, PodView
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status import written as status_words
@@ -32,6 +33,7 @@ from finetune_trainer.contract import Phase as RankPhase
 from finetune_trainer.contract import PodStatus, Progress, RankStatus, Result, TerminationMessage
 
 SETTINGS = Settings(image="trainer:1")
+SHARED: Claims = {"finetune": ClaimView(("ReadWriteMany",))}
 MAX_STATUS_BYTES = 32 * 1024
 
 
@@ -225,13 +227,13 @@ def test_an_attempt_that_fails_while_it_is_to_be_suspended_says_both() -> None:
     assert "ended as Hung (exit code 79, node n1)" in status.conditions[0].message
 
 
-def ended_attempt(nodes: int, *pods: PodView, deleted: bool = False) -> Decision:
+def ended_attempt(nodes: int, *pods: PodView, deleted: bool = False, claims: Claims | None = SHARED) -> Decision:
     """What is decided when the Job of a first attempt has failed, or was deleted."""
     status = started(**{"spec.resources": {"nodes": nodes, "gpusPerNode": 0}})
     assert run_of(status).nodes == nodes
     run = run_of(status).model_copy(update={"job_uid": "j"})
     now = job(status.model_copy(update={"run": run}), **{"spec.resources": {"nodes": nodes, "gpusPerNode": 0}})
-    return decide(Observed(now, NOW, "n", None if deleted else child(failure=NOW), pods), SETTINGS)
+    return decide(Observed(now, NOW, "n", None if deleted else child(failure=NOW), pods, claims=claims), SETTINGS)
 
 
 FAILED = PodView("u0", "p0", 0, "j", phase="Failed", exit_code=1, ended=NOW)
@@ -239,6 +241,8 @@ FAILED = PodView("u0", "p0", 0, "j", phase="Failed", exit_code=1, ended=NOW)
 
 def test_the_next_attempt_follows_at_once_where_no_pod_can_hold_its_claim() -> None:
     assert ended_attempt(1, FAILED).create_children
+    assert not ended_attempt(1, FAILED, claims={"finetune": None}).create_children, "its claim is missing"
+    assert not ended_attempt(1, FAILED, claims=None).create_children, "it is not known whether its claim is there"
     sidecar_runs = replace(FAILED, phase="Running")
     assert not ended_attempt(1, sidecar_runs).create_children
     gone = replace(FAILED, present=False, exit_code=None, deleted=NOW)

@@ -16,7 +16,14 @@ from finetune_operator.manifests.children import children
 
 SETTINGS = Settings(image="trainer:1")
 EVERYTHING: dict[str, Any] = {
-    "spec.resources": {"nodes": 3, "gpusPerNode": 8, "cpu": "64", "memory": "512Gi", "sharedMemory": "64Gi"},
+    "spec.resources": {
+        "nodes": 3,
+        "gpusPerNode": 8,
+        "cpu": "64",
+        "memory": "512Gi",
+        "sharedMemory": "64Gi",
+        "scratch": "1Ti",
+    },
     "spec.model": {"uri": "hf://a/b", "secretName": "hub"},
     "spec.dataset.uri": "pvc://corpus.v1/data",
     "spec.podTemplate": {
@@ -72,8 +79,19 @@ def test_n_nodes_are_exactly_n_pods(nodes: int) -> None:
 
 def test_requests_are_limits_and_gpus_are_among_them() -> None:
     resources = pod_of(made(**EVERYTHING))["containers"][0]["resources"]
-    assert resources["requests"] == resources["limits"] == {"cpu": "64", "memory": "512Gi", "nvidia.com/gpu": 8}
+    disk = {"ephemeral-storage": "1Ti"}
+    assert resources["requests"] == resources["limits"] == {"cpu": "64", "memory": "512Gi", "nvidia.com/gpu": 8, **disk}
     assert "nvidia.com/gpu" not in pod_of(made())["containers"][0]["resources"]["limits"]
+
+
+def test_of_the_node_s_disk_only_what_the_user_asks_for_is_reserved() -> None:
+    def disk(pod: Any) -> tuple[str, str, str]:
+        resources = pod["containers"][0]["resources"]
+        (size,) = (volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "scratch")
+        return resources["requests"]["ephemeral-storage"], resources["limits"]["ephemeral-storage"], size
+
+    assert disk(pod_of(made())) == ("0", "100Gi", "100Gi")
+    assert disk(pod_of(made(**EVERYTHING))) == ("1Ti", "1Ti", "1Ti")
 
 
 def test_the_user_s_fields_are_there_and_ours_win() -> None:

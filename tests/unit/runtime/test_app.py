@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.clusters import SETTINGS
+from support.clusters import SETTINGS, claim
 from support.jobs import config_map
 from support.manifests import manifest
 from support.operators import Scene, in_virtual_time, silent_about_leases
@@ -17,6 +17,7 @@ from support.scripted import ScriptedDriver
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
 from finetune_operator.protocol import (
+    CLAIMS,
     CONFIGMAPS,
     FINETUNEJOBS,
     LEASES,
@@ -55,6 +56,7 @@ class Stumbling(LocalCluster):
 
 async def test_an_api_server_that_is_away_when_everything_is_looked_at_does_not_end_the_operator() -> None:
     cluster = Stumbling(lambda count: ApiError(0, "Unreachable", "no route") if count in (2, 3) else None)
+    await cluster.create(CLAIMS, claim("finetune", "ReadWriteMany"))
     await cluster.create(FINETUNEJOBS, manifest())
 
     async def sees_nothing(intake: Intake) -> None:

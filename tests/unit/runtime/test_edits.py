@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.clusters import World, last_words, operated, run_of
+from support.clusters import World, claim, last_words, operated, run_of
 from support.manifests import manifest
 
 from finetune_operator.constants import Phase
@@ -79,11 +79,8 @@ async def test_nodes_that_are_edited_while_the_job_is_suspended_are_those_with_w
 
 
 async def test_a_claim_that_pods_of_an_earlier_run_hold_is_exchanged_for_another() -> None:
-    async with operated(automatic=False) as world:
-        for name in ("finetune", "other"):
-            metadata = {"name": name, "namespace": "default"}
-            claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
-            await world.cluster.create(CLAIMS, {**claim, "spec": {"accessModes": ["ReadWriteOnce"]}})
+    async with operated(automatic=False, modes=("ReadWriteOnce",)) as world:
+        await world.cluster.create(CLAIMS, claim("other", "ReadWriteOnce"))
         await world.cluster.create(FINETUNEJOBS, manifest())
         (pod,) = await world.pods_of_attempt(1, 1)
         world.driver.schedule(pod, "node-0")

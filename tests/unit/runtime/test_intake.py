@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from support.clusters import NOW
 from support.jobs import job
 
 from finetune_operator.local import pods
-from finetune_operator.protocol import FINETUNEJOBS, JOBS, PODS, Object
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES, Object
 from finetune_operator.runtime.intake import SOON, Intake
-from finetune_operator.runtime.job_memory import JobMemories, Key
+from finetune_operator.runtime.job_memory import Children, JobMemories, Key
 
 KEY = Key("default", "clauses")
 
@@ -131,3 +132,25 @@ def test_how_an_attempt_ends_that_another_has_followed_wakes_nobody() -> None:
     intake.saw(JOBS, a_job(), gone=True)
     assert queue.calls == []
     assert memories.pod("u0") is None
+
+
+def test_of_other_children_only_the_loss_of_one_that_the_attempt_had_wakes() -> None:
+    queue, memories = Woken(), JobMemories()
+    intake = Intake(queue, memories)  # type: ignore[arg-type]
+    child = {"metadata": {"name": "c", "namespace": "default", "uid": "c", "labels": {"finetune.dev/job": "clauses"}}}
+    intake.saw(SERVICES, child, gone=True)
+    assert queue.calls == [], "nothing is known of an attempt"
+    memories.of(KEY).children = Children(NOW, frozenset({("Service", "c"), ("ConfigMap", "other")}))
+    intake.saw(SERVICES, child)
+    intake.saw(CONFIGMAPS, child, gone=True)
+    assert queue.calls == [], "one that was added, and one of an attempt before"
+    intake.saw(SERVICES, child, gone=True)
+    assert queue.calls == [0]
+    assert memories.find(KEY).children is None, "they are looked up again"
+
+
+def test_network_policies_are_watched_only_where_they_are_made() -> None:
+    queue, memories = Woken(), JobMemories()
+    watched = Intake(queue, memories, policies=False).watched  # type: ignore[arg-type]
+    assert watched == (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, SERVICES)
+    assert NETWORKPOLICIES in Intake(queue, memories).watched  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from support.manifests import manifest
 
 from finetune_operator.api.parse import parse
 from finetune_operator.core.observed.views import Observed, PodView
-from finetune_operator.runtime.job_memory import Asked, Because, JobMemories, JobMemory, Key
+from finetune_operator.runtime.job_memory import Asked, Because, Children, JobMemories, JobMemory, Key
 from finetune_operator.runtime.look import LASTS, Look
 
 KEY, OTHER, THIRD = (Key("default", name) for name in ("clauses", "other", "third"))
@@ -34,6 +34,7 @@ def full() -> JobMemories:
         memories.keep_look(key, Look(memories.begin_look(key, NOW), manifest(), OBSERVED))
         memory = memories.of(key)
         memory.followed.add("i")
+        memory.children = Children(NOW, frozenset())
         memory.asked, memory.written, memory.phase = Asked(NOW, NOW), NOW, "Training"
     return memories
 
@@ -47,7 +48,8 @@ def full() -> JobMemories:
         (Because.DELETED, set()),
         (Because.AT_REST, {"recall", "written", "phase"}),
         (Because.LEAD_LOST, {"pods", "followed"}),
-        (Because.CHANGED, {"pods", "followed", "asked", "written", "phase"}),
+        (Because.CHANGED, {"pods", "followed", "children", "asked", "written", "phase"}),
+        (Because.CHILD_GONE, {"pods", "followed", "asked", "written", "phase"}),
     ],
 )
 def test_each_occasion_has_what_it_lets_go(because: Because, stays: set[str]) -> None:

@@ -12,7 +12,6 @@ from support.manifests import manifest
 from finetune_operator.constants import Phase
 from finetune_operator.core.settings import Settings
 from finetune_operator.protocol import (
-    CLAIMS,
     CONFIGMAPS,
     EVENTS,
     FINETUNEJOBS,
@@ -263,14 +262,7 @@ async def test_a_name_that_somebody_else_has_taken_stalls() -> None:
 
 
 async def test_two_nodes_with_a_volume_for_one_stall_with_the_remedy() -> None:
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "finetune", "namespace": "default"},
-        "spec": {"accessModes": ["ReadWriteOnce"]},
-    }
-    async with operated() as world:
-        await world.cluster.create(CLAIMS, claim)
+    async with operated(modes=("ReadWriteOnce",)) as world:
         await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
         stalled = await world.until(lambda s: s.conditions)
         assert condition(stalled, "Stalled") == ("True", "VolumeNotShared")

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.clusters import NOW, RESULT, World, condition, last_words, run_of
+from support.clusters import NOW, RESULT, World, claim, condition, last_words, run_of
 from support.jobs import job
 from support.manifests import changed, manifest
 from support.scripted import ScriptedDriver
@@ -19,7 +19,7 @@ from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, ForbiddenError, Object, Resource
+from finetune_operator.protocol import CLAIMS, CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, ForbiddenError, Object, Resource
 from finetune_operator.runtime.job_memory import Because, JobMemories, Key
 from finetune_operator.runtime.reconciler import Reconciler
 
@@ -75,6 +75,7 @@ async def bench() -> AsyncIterator[Bench]:
     cluster = CountingCluster(driver)
     cluster.add_namespace("default")
     await cluster.start()
+    await cluster.create(CLAIMS, claim("finetune", "ReadWriteMany"))
     try:
         yield Bench(World(cluster, driver, answers), cluster)
     finally:

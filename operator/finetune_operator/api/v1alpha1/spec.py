@@ -193,6 +193,12 @@ class Resources(Model):
     cpu: Quantity = Field("4", description="CPU request and limit of each pod.")
     memory: Quantity = Field("16Gi", description="Memory request and limit of each pod.")
     shared_memory: Quantity = Field("1Gi", description="Size of /dev/shm; counts as memory.")
+    scratch: Quantity | None = Field(
+        None,
+        description="Space for each pod on its node's disk: caches, temporary files, and models and data of hf://, "
+        "which are fetched there; logs count too. A pod that takes more is evicted. What is set here is reserved on "
+        "the node. Default: 100Gi, of which nothing is reserved.",
+    )
 
 
 class PodTemplate(Model):

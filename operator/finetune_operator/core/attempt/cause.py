@@ -82,6 +82,8 @@ def cause_of(child: JobView | None, pods: Iterable[PodView], ranks_per_pod: int 
     """The cause of a failed attempt, each of whose pods runs so many ranks."""
     pods = list(pods)
     taken = [p for p in pods if p.disrupted or (p.deleted and not _stopped_by_controller(p, child))]
+    if exceeded := next((p for p in pods if p.excess and p not in taken), None):
+        return _exceeded(exceeded)
     failed = [p for p in pods if p.failed and p not in taken and not _stopped(p, child)]
     first_failed = min(failed, key=_failed_at, default=None)
     first_taken = min(taken, key=_taken_at, default=None)
@@ -153,6 +155,14 @@ def _as_job_says(verdict: JobVerdict) -> Cause:
 def _preempted(pod: PodView, message: str) -> Cause:
     step = pod.message.step if pod.message else None
     return Cause(FailureClass.PREEMPTED, message, pod.exit_code, None, pod.node, pod.name, step)
+
+
+def _exceeded(pod: PodView) -> Cause:
+    """The cause that a pod's own excess is, whatever it said when it was stopped for it. No node is named: the pod
+    would have been evicted on any other, too."""
+    message = f"pod {pod.name} was evicted because it {pod.excess}"
+    step = pod.message.step if pod.message else None
+    return Cause(FailureClass.INFRASTRUCTURE, message, pod.exit_code, None, None, pod.name, step)
 
 
 def _failed(pod: PodView, blamed: PodView | None) -> Cause:

@@ -15,6 +15,7 @@ from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.run.edit import holds_at_once, launched_as_edited
 from finetune_operator.core.run.resolve import micro_batch_of, with_config_digest
 from finetune_operator.core.run.retrain import next_attempt
+from finetune_operator.core.run.volume import obstacle
 from finetune_operator.core.settings import Settings
 from finetune_operator.core.status import health, ledger
 from finetune_operator.core.status import written as status
@@ -68,16 +69,21 @@ def end_as_failure(
         after = status.in_phase(observed, after, Phase.RESTARTING, constants.RESTARTING, **words)
         must_go = observed.child and not observed.child.deleted and not stops_by_itself(observed.pods)
         delete = attempt_name(observed, run) if must_go else None
-        if cause.failure in ON_REQUEST or not _may_follow_at_once(observed, following):
+        if cause.failure in ON_REQUEST or not _may_follow_at_once(observed, following, settings):
             return Decision(after, delete_job=delete, look_again=0)
         return Decision(after, delete_job=delete, create_children=True, look_again=settings.waiting_interval)
     after = after.model_copy(update={"run": ended_run(observed, run, release=True)})
     return Decision(status.as_failed(observed, after, entry), look_again=0)
 
 
-def _may_follow_at_once(observed: Observed, following: RunStatus) -> bool:
-    """Return whether an attempt waits for nothing: no delay, nobody who wants the job suspended, no pod that may hold
-    its claim (several nodes have one that they share), its spec is known, and no edit takes its place."""
+def _may_follow_at_once(observed: Observed, following: RunStatus, settings: Settings) -> bool:
+    """Return whether an attempt waits for nothing: no delay, nobody who wants the job suspended, its claims are known
+    to be there and no pod may hold that of its storage (several nodes have one that they share), its spec is known, and
+    no edit takes its place."""
+    spec, claims = observed.job.spec, observed.claims
+    known = claims is not None or settings.local
+    if not known or obstacle(spec, following.claim_name, following.nodes, claims):
+        return False
     waits = observed.job.spec.suspend or following.not_before or observed.spec_lost or holds_at_once(observed)
     ended = observed.child and all(pod.ended_or_gone for pod in observed.pods)
     return not waits and bool(following.nodes > 1 or ended)

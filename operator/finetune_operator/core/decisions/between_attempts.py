@@ -8,7 +8,7 @@ from finetune_operator.constants import Phase
 from finetune_operator.core.attempt.restart import ON_REQUEST
 from finetune_operator.core.attempt.stopping import seconds_until_stopped
 from finetune_operator.core.decisions.between_runs import start_run
-from finetune_operator.core.decisions.decision import Decision, suspending, volume_not_shared
+from finetune_operator.core.decisions.decision import LOOK_AT_CLAIM, Decision, blocked, suspending
 from finetune_operator.core.observed.views import Observed, PodView
 from finetune_operator.core.run import volume
 from finetune_operator.core.run.resolve import run_config, with_config_digest
@@ -39,9 +39,9 @@ def create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         return Decision(observed.job.status.model_copy(update={"run": again}), look_again=0)
     if run.not_before and (wait := (from_text(run.not_before) - observed.now).total_seconds()) > 0:
         return Decision(look_again=wait)
-    if run.nodes > 1 and not volume.is_shared(observed.claim_modes):
-        return volume_not_shared(observed, run.claim_name, run.nodes)
-    if holder := volume.holder(observed.remaining, observed.claim_modes):
+    if found := volume.obstacle(observed.job.spec, run.claim_name, run.nodes, observed.claims):
+        return blocked(observed, found, run.nodes)
+    if holder := volume.holder(observed.remaining, observed.claims, run.claim_name):
         return _volume_attached(observed, run, holder)
     if (wait := _seconds_until_saved(observed, settings)) > 0:
         return Decision(look_again=min(1.0, wait))
@@ -61,14 +61,15 @@ def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
 
 
 def _volume_attached(observed: Observed, run: RunStatus, holder: PodView) -> Decision:
+    claim = observed.claims.get(run.claim_name) if observed.claims else None
     words = {
         "attempt": run.attempt,
         "run": run.number,
         "claim": run.claim_name,
-        "modes": ", ".join(observed.claim_modes or ()),
+        "modes": ", ".join(claim.modes if claim else ()),
         "pod": holder.name,
         "node": holder.node,
     }
     reason = constants.VOLUME_ATTACHED_ELSEWHERE
     phase = Phase.PENDING if run.attempt == 1 else Phase.RESTARTING
-    return Decision(status.in_phase(observed, observed.job.status, phase, reason, **words), look_again=5)
+    return Decision(status.in_phase(observed, observed.job.status, phase, reason, **words), look_again=LOOK_AT_CLAIM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Phase
-from finetune_operator.core.decisions.decision import Decision, attempt_name, stall_job, suspending, volume_not_shared
+from finetune_operator.core.decisions.decision import Decision, attempt_name, blocked, stall_job, suspending
 from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.run import volume
 from finetune_operator.core.run.resolve import refusals, storage_claim
@@ -24,7 +24,7 @@ def at_rest(observed: Observed, run: RunStatus | None, settings: Settings) -> De
         return Decision(delete_job=attempt_name(observed, run), look_again=0)
     left = seconds_left(run, job.spec.ttl_seconds_after_finished, observed.now) if run else None
     if observed.leftover and left is not None and left <= 0:
-        return Decision(delete_children=True, delete_policy=True, look_again=0)
+        return Decision(delete_children=True, delete_policies=True, look_again=0)
     later = left if left is not None and left > 0 else None
     if run_is_needed(job):
         if job.spec.suspend and run and observed.remaining:
@@ -59,8 +59,8 @@ def start_run(observed: Observed, settings: Settings, number: int) -> Decision:
     if unfit := _unfit(observed, settings):
         return unfit
     nodes = job.spec.resources.nodes
-    if nodes > 1 and not volume.is_shared(observed.claim_modes):
-        return volume_not_shared(observed, storage_claim(job.spec, settings.claim), nodes)
+    if found := volume.obstacle(job.spec, storage_claim(job.spec, settings.claim), nodes, observed.claims):
+        return blocked(observed, found, nodes)
     if observed.leftover:
         # Their names cannot be told any more when there is another run.
         return Decision(delete_children=True, look_again=0)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
-from finetune_operator.constants import Reason
+from finetune_operator.constants import Phase, Reason
+from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.views import Observed
 from finetune_operator.core.run.naming import child_name
+from finetune_operator.core.run.volume import Obstacle
 from finetune_operator.core.status import written as status
+from finetune_operator.core.status.transitions import Note
+
+LOOK_AT_CLAIM = 5.0
+"""Seconds between two looks at a claim that is waited for."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,16 @@ class Decision:
     create_children: bool = False
     create_look_job: bool = False
     """Make the Job that reads an attempt's result from the workspace."""
+    make_again: tuple[MissingChild, ...] = ()
+    """Children that the attempt has lost; what else is to be done is decided afterwards."""
+    notes: tuple[Note, ...] = ()
+    """Events about those that are not made again, though the attempt goes on."""
     delete_job: str | None = None
     """Name of an attempt's Job, whose pods are to go."""
     delete_children: bool = False
     """All children of the newest run."""
-    delete_policy: bool = False
-    """And with them the job's NetworkPolicy, which no pod needs any more."""
+    delete_policies: bool = False
+    """And with them the job's NetworkPolicies, which no pod needs any more."""
     look_again: float | None = None
     """Seconds; None: when something changes."""
     is_report: bool = False
@@ -53,7 +62,22 @@ def suspending(observed: Observed, run: RunStatus) -> Decision:
     return Decision(status.as_suspending(observed, observed.job.status, run, len(observed.remaining)), look_again=1)
 
 
-def volume_not_shared(observed: Observed, claim: str, nodes: int) -> Decision:
-    """Pods of several nodes are to mount a claim that one node at a time can mount."""
-    modes = ", ".join(observed.claim_modes or ())
-    return stall_job(observed, constants.VOLUME_NOT_SHARED, claim=claim, modes=modes, nodes=nodes)
+def blocked(observed: Observed, found: Obstacle, nodes: int) -> Decision:
+    """The next attempt cannot mount a claim. One that may come by itself is waited for, as an attempt waits; what must
+    be changed stalls the job."""
+    job, run = observed.job, observed.job.status.run
+    begins = run is None or run.completion_time is not None or run.attempt == 1
+    words = {
+        "field": found.field,
+        "claim": found.claim,
+        "namespace": job.metadata.namespace,
+        "modes": found.modes,
+        "wanted": found.wanted,
+        "nodes": nodes,
+        # The claim of a run that has trained is the run's to its end.
+        "or_another": " or name another one" if begins else "",
+    }
+    if not found.may_pass:
+        return stall_job(observed, found.reason, **words)
+    phase = Phase.PENDING if begins else Phase.RESTARTING
+    return Decision(status.in_phase(observed, job.status, phase, found.reason, **words), look_again=LOOK_AT_CLAIM)

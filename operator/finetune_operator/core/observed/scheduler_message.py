@@ -31,7 +31,11 @@ def _kind(pattern: str, sentence: str, remedy: str) -> _Kind:
 _OF_NODES = (
     _kind("Insufficient cpu$", "with too little free cpu", "lower resources.cpu, add nodes or wait"),
     _kind("Insufficient memory$", "with too little free memory", "lower resources.memory, add nodes or wait"),
-    _kind("Insufficient ephemeral-storage$", "with too little free disk space", "free disk space on the nodes"),
+    _kind(
+        "Insufficient ephemeral-storage$",
+        "with too little free disk space",
+        "lower resources.scratch, free disk space on the nodes, add nodes or wait",
+    ),
     _kind(
         r"Insufficient (\S+)$",
         "without enough free {}",

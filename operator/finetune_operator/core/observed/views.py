@@ -10,6 +10,9 @@ from typing import Any
 
 from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJob, FineTuneJobSpec
+from finetune_operator.core.observed.children import MissingChild
+from finetune_operator.core.observed.claims import Claims
+from finetune_operator.core.observed.eviction import own_excess
 from finetune_operator.core.observed.foreign import controller_uid, entries, fields, moment, text, whole
 from finetune_operator.core.observed.last_word import last_word
 from finetune_operator.core.observed.scheduler_message import explained
@@ -61,6 +64,8 @@ class PodView:
     message: TerminationMessage | None = None
     reason: str | None = None
     """Of the container's or the pod's end, such as OOMKilled or Evicted."""
+    excess: str | None = None
+    """What it took more of than its own limit, and was evicted for; with the remedy."""
     ended: datetime | None = None
     deleted: datetime | None = None
     """When its deletion was asked for (not when its grace period ends), in whole seconds."""
@@ -113,6 +118,7 @@ class PodView:
             exit_code=whole(terminated.get("exitCode")),
             message=last_word(text(terminated.get("message"))),
             reason=text(terminated.get("reason")) or text(status.get("reason")) or _failed_before(before),
+            excess=own_excess(status),
             ended=moment(terminated.get("finishedAt")),
             deleted=_deletion(metadata),
             grace_ends=moment(metadata.get("deletionTimestamp")),
@@ -131,6 +137,7 @@ class PodView:
             return replace(earlier, present=self.present)  # told late
         facts = (
             "exit_code",
+            "excess",
             "message",
             "ended",
             "deleted",
@@ -303,14 +310,18 @@ class Observed:
     """By pod UID: what the agents answered in this reconcile."""
     refused: str | None = None
     """Why the Job controller cannot make pods (quota, Pod Security), from its events."""
-    claim_modes: tuple[str, ...] | None = None
-    """Access modes of the storage claim; looked up before several nodes start, and while pods remain."""
+    claims: Claims | None = None
+    """The claims that the next attempt mounts, looked up when it may start; None if they were not, or need not be."""
     look_job: LookJobView | None = None
     """Looked up when all pods ended well and the message of rank 0's is not known."""
     previous: JobView | None = None
     """The Job of the attempt before, while this attempt has none."""
     remaining: tuple[PodView, ...] = ()
     """Pods of earlier attempts and runs that have not ended yet, while this attempt has no Job."""
+    missing: tuple[MissingChild, ...] = ()
+    """Children of this attempt, whose Job is there, that somebody has deleted."""
+    other_policies: frozenset[str] = frozenset()
+    """Names of the job's NetworkPolicies that are not that of this attempt's pods."""
     leftover: bool = False
     """Whether children of the newest run are there, which is looked up when they may have to go."""
     edited: bool = False

@@ -1,25 +1,76 @@
-"""A claim that one node mounts at a time: the next attempt waits until the pods of earlier ones have let go of it.
+"""The claims that an attempt mounts: its storage, and those that pvc:// URIs name.
 
-Its pods would otherwise hang on another node in ContainerCreating, and count as a failed start. On a claim that several
-nodes can mount nothing is waited for: a dead node's pod holds nothing up.
+An attempt whose claim is missing, or cannot be mounted by its pods, would hang in ContainerCreating or unscheduled, and
+count as a failed start or hold GPUs for nothing, so it waits before any pod is made. A claim that one node mounts at a
+time must also have been let go of by the pods of earlier attempts. On a claim that several nodes can mount nothing is
+waited for: a dead node's pod holds nothing up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from finetune_operator import constants
+from finetune_operator.api.v1alpha1 import FineTuneJobSpec
+from finetune_operator.constants import Reason
+from finetune_operator.core.observed.claims import Claims
 from finetune_operator.core.observed.views import PodView
+from finetune_operator.core.run.resolve import claims_of, uris_of
 
 SHARED = "ReadWriteMany"
+READ_BY_MANY = "ReadOnlyMany"
 
 
-def is_shared(modes: Iterable[str] | None) -> bool:
-    """Whether several nodes can mount a claim of these access modes; a claim that was not found is not judged."""
-    return modes is None or SHARED in modes
+class Obstacle(NamedTuple):
+    """Why an attempt cannot mount a claim."""
+
+    reason: Reason
+    field: str
+    """The field of the spec that names the claim."""
+    claim: str
+    modes: str = ""
+    wanted: str = ""
+    """Access modes that the claim has, and one that it should have."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it can pass without an edit: a claim that is not there yet may be applied a moment later."""
+        return self.reason in (constants.CLAIM_NOT_FOUND, constants.CLAIM_BEING_DELETED)
 
 
-def holder(remaining: Iterable[PodView], modes: Iterable[str] | None) -> PodView | None:
-    """The pod that keeps the claim from the next attempt. One without a node holds nothing."""
-    if is_shared(modes):
+def obstacle(spec: FineTuneJobSpec, storage: str, nodes: int, claims: Claims | None) -> Obstacle | None:
+    """The first claim that the pods of so many nodes cannot mount; `storage` is the claim of the job's storage. None if
+    nothing is in the way, or if no claim was looked up."""
+    if claims is None:
+        return None
+    for name, field in _fields_of_claims(spec, storage).items():
+        found = claims.get(name)
+        if found is None:
+            return Obstacle(constants.CLAIM_NOT_FOUND, field, name)
+        if found.deleted:
+            return Obstacle(constants.CLAIM_BEING_DELETED, field, name)
+        if found.lost:
+            return Obstacle(constants.CLAIM_LOST, field, name)
+        wanted = (SHARED,) if name == storage else (SHARED, READ_BY_MANY)
+        if nodes > 1 and not set(wanted) & set(found.modes):
+            modes = ", ".join(found.modes)
+            return Obstacle(constants.VOLUME_NOT_SHARED, field, name, modes, " or ".join(wanted))
+    return None
+
+
+def _fields_of_claims(spec: FineTuneJobSpec, storage: str) -> dict[str, str]:
+    """By claim the field that names it, the storage first."""
+    fields = {storage: "storage.claimName"}
+    for claim in claims_of(spec):
+        named = (field for field, uri in uris_of(spec).items() if uri.startswith(f"pvc://{claim}/"))
+        fields.setdefault(claim, next(named))
+    return fields
+
+
+def holder(remaining: Iterable[PodView], claims: Claims | None, storage: str) -> PodView | None:
+    """The pod that keeps the claim of the storage from the next attempt. One without a node holds nothing."""
+    claim = claims.get(storage) if claims else None
+    if claim is None or SHARED in claim.modes:
         return None
     return next((pod for pod in remaining if pod.scheduled), None)

@@ -23,6 +23,8 @@ EVENTS: dict[Reason, EventType] = {
     constants.COMPLETE: "Normal",
     constants.SUSPENDED: "Normal",
     constants.RESUMED: "Normal",
+    constants.MADE_AGAIN: "Warning",
+    constants.NOT_MADE_AGAIN: "Warning",
     constants.RESTARTING: "Warning",
     constants.VOLUME_ATTACHED_ELSEWHERE: "Warning",
     constants.FAILED: "Warning",
@@ -30,6 +32,9 @@ EVENTS: dict[Reason, EventType] = {
     constants.INVALID_STATUS: "Warning",
     constants.NAME_CONFLICT: "Warning",
     constants.VOLUME_NOT_SHARED: "Warning",
+    constants.CLAIM_NOT_FOUND: "Warning",
+    constants.CLAIM_BEING_DELETED: "Warning",
+    constants.CLAIM_LOST: "Warning",
     constants.REFUSED: "Warning",
 }
 """An attempt that ended is told by Restarting or, if it was the last one, by Failed; both name its class."""
@@ -44,6 +49,11 @@ class Note(NamedTuple):
     type: EventType
     reason: str
     message: str
+
+
+def note(reason: Reason, **words: object) -> Note:
+    """An event that follows from no change of a status."""
+    return Note(EVENTS[reason], reason.name, reason.message.format(**words))
 
 
 def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Note]:

@@ -218,3 +218,21 @@ def test_the_end_of_a_pod_that_is_gone_is_waited_for_as_watches_do_not_wait_for_
     gone = pod(0, present=False, scheduled=True)
     assert seconds_to_wait(child(failed_at=5), (gone,), at(6), settle=5) == 4
     assert seconds_to_wait(child(failed_at=5), (replace(gone, deleted=at(5)),), at(6), settle=5) == 0
+
+
+EXCESS = "wrote more than 100Gi to its node's disk; raise resources.scratch"
+
+
+def test_a_pod_that_was_evicted_for_its_own_excess_is_the_cause_though_it_says_that_it_was_stopped() -> None:
+    evicted = pod(1, 75, error="stopped on request", error_at=5, ended=at(5), phase="Failed", excess=EXCESS)
+    sibling = pod(0, 1, error="connection reset by peer", error_at=4.8, ended=at(5))
+    cause = cause_of(child(6), [sibling, evicted])
+    assert cause.failure is FailureClass.INFRASTRUCTURE
+    assert cause.message == f"pod pod-1 was evicted because it {EXCESS}"
+    assert (cause.exit_code, cause.pod, cause.node) == (75, "pod-1", None), "no node is to blame"
+
+
+def test_a_pod_that_was_evicted_because_its_node_ran_short_was_taken_away() -> None:
+    message = "TerminationByKubelet: The node was low on resource: ephemeral-storage."
+    evicted = pod(0, 137, phase="Failed", reason="Evicted", disrupted=message, ended=at(5))
+    assert cause_of(child(6), [evicted]).failure is FailureClass.PREEMPTED

@@ -20,12 +20,14 @@ from finetune_operator.api.v1alpha1 import (
     ProgressStatus,
 )
 from finetune_operator.core.decide import Decision, decide
+from finetune_operator.core.observed.claims import ClaimView
 from finetune_operator.core.observed.views import JobView, Observed, PodView
 from finetune_operator.core.run.resolve import run_config
 from finetune_operator.core.settings import Settings
 from finetune_trainer.contract import Phase, PodStatus, RankStatus, TerminationMessage
 
 SETTINGS = Settings(image="trainer:1")
+OF_ONE_NODE = {"finetune": ClaimView(("ReadWriteOnce",))}
 TIME = "2026-01-01T00:00:00Z"
 LAUNCH = [
     {"spec.image": "mended:1"},
@@ -151,7 +153,7 @@ def test_an_edit_during_the_back_off_of_an_attempt_waits_for_no_delay() -> None:
 
 def test_an_edit_while_the_claim_is_held_by_pods_of_an_earlier_run_names_another_claim() -> None:
     holder = replace(RUNNING, owner_uid="earlier")
-    held = edited(with_run(started(), number=2), LAUNCH[4], remaining=(holder,), claim_modes=("ReadWriteOnce",))
+    held = edited(with_run(started(), number=2), LAUNCH[4], remaining=(holder,), claims=OF_ONE_NODE)
     _, after = decided(held)
     assert (run_of(after).claim_name, run_of(after).attempt) == ("other", 2)
 
@@ -159,7 +161,7 @@ def test_an_edit_while_the_claim_is_held_by_pods_of_an_earlier_run_names_another
 def test_several_nodes_on_a_claim_of_one_are_refused_with_the_remedy_before_the_attempt_starts() -> None:
     edit = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
     _, after = decided(edited(started(), edit, child=child()))
-    now = Observed(job(after, **{"metadata.generation": 2, **edit}), NOW, "n", claim_modes=("ReadWriteOnce",))
+    now = Observed(job(after, **{"metadata.generation": 2, **edit}), NOW, "n", claims=OF_ONE_NODE)
     _, stalled = decided(now)
     assert {c.type: c.reason for c in stalled.conditions if c.status == "True"} == {"Stalled": "VolumeNotShared"}
     _, back = decided(edited(stalled, {"metadata.generation": 3, "spec.image": "mended:1"}))

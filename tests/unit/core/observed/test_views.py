@@ -36,6 +36,14 @@ def test_a_pod_evicted_by_its_node_has_failed_without_an_exit_code() -> None:
     assert (view.failed, view.exit_code, view.reason) == (True, None, "Evicted")
 
 
+def test_what_a_pod_took_too_much_of_is_kept_when_it_is_gone() -> None:
+    message = 'Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". '
+    ended = {"containerStatuses": [{"name": "trainer", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}]}
+    evicted = PodView.of(api_pod(phase="Failed", reason="Evicted", message=message, **ended))
+    assert evicted.excess == "wrote more than 1Gi to its node's disk; raise resources.scratch"
+    assert PodView.of(api_pod(phase="Failed", **ended)).after(evicted).excess == evicted.excess
+
+
 def test_another_container_s_end_is_not_the_trainer_s() -> None:
     status = {"containerStatuses": [{"name": "sidecar", "state": {"terminated": {"exitCode": 1}}}]}
     assert PodView.of(api_pod(**status)).exit_code is None
