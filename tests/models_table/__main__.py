@@ -18,8 +18,6 @@ from trainer.worlds import Worlds
 
 from finetune_trainer.contract import TASKS
 
-SECONDS = 90
-"""Longer than a training of a small model takes. Ranks that need more hang."""
 MODELS_BEFORE_RENEWAL = 20
 """After so many models, new processes take the places of those that train and read."""
 
@@ -38,7 +36,7 @@ def main() -> int:
         if architecture not in LEFT_OUT
         and (architecture in options.architectures if options.architectures else (task, architecture) not in made)
     ]
-    worlds = Worlds(SECONDS)
+    worlds = Worlds()
     failed = 0
     for number, (task, architecture) in enumerate(wanted, start=1):
         row = make_row(worlds, task, architecture)

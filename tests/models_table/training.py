@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ def train_model(ranks: Ranks, config: RunConfig, paths: Paths) -> Ending | None:
     from finetune_trainer.training.metrics_files import read_metrics
     from finetune_trainer.training.report import Report
 
+    # What libraries have made lives on. The loop looks for garbage twice, and need not look through all of it.
+    gc.collect()
+    gc.freeze()
     try:
         with Report(config, paths, ranks.rank, "gloo", ranks.activity) as report:
             result = train(config, paths, ranks, report)

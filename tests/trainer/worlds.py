@@ -33,9 +33,7 @@ class RankFailedError(Exception):
 class World:
     """Ranks in processes of their own."""
 
-    def __init__(self, size: int, seconds: float = SECONDS) -> None:
-        """`seconds`: how long a function may take."""
-        self._seconds = seconds
+    def __init__(self, size: int) -> None:
         self._spawn = multiprocessing.get_context("spawn")
         port = free_port()
         pairs = [self._spawn.Pipe() for _ in range(size)]
@@ -52,7 +50,7 @@ class World:
         for connection in self._connections:
             connection.send((function, arguments))
         answers: dict[int, Any] = {}
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + SECONDS
         while len(answers) < len(self._connections):
             waiting = [c for rank, c in enumerate(self._connections) if rank not in answers]
             ready = multiprocessing.connection.wait(waiting, timeout=deadline - time.monotonic())
@@ -128,15 +126,13 @@ def _any_config(size: int) -> RunConfig:
 class Worlds:
     """One world of each size that tests ask for."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        """`seconds`: how long a function may take in any of them."""
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._worlds: dict[int, World] = {}
 
     def __call__(self, size: int) -> World:
         """The world of that many ranks."""
         if size not in self._worlds or not self._worlds[size].alive:
-            self._worlds[size] = World(size, self._seconds)
+            self._worlds[size] = World(size)
         return self._worlds[size]
 
     def close(self) -> None:
