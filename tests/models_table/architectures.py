@@ -49,5 +49,7 @@ def save_base_model(ranks: Ranks, task: Task, architecture: str, folder: Path) -
     torch.manual_seed(5)
     model = auto_class.from_config(config)
     model.save_pretrained(folder)
-    save_processor(task, model.config, folder)
+    if model.config.model_type != config.model_type:  # it is a part of a larger model, which says so in config.json
+        config.save_pretrained(folder)
+    save_processor(task, config, folder)
     return type(model).__name__, model.num_parameters()

@@ -23,9 +23,8 @@ from finetune_trainer.model.prepare import PREPARED_FOLDER
 from finetune_trainer.pod.paths import Paths
 
 TOLERANCE = 1e-4
-"""Nats by which the loss of a reloaded model may differ from that of the trained one."""
-LEAST_CHANGE = 1e-3
-"""Nats by which three steps change the loss at least. Otherwise a lost weight would not be noticed either."""
+"""Nats by which the loss of a reloaded model may differ from that of the trained one. Three steps change it by more:
+otherwise a lost weight would not be noticed."""
 
 
 def make_row(worlds: Worlds, task: Task, architecture: str) -> Row:
@@ -87,7 +86,7 @@ def _compared(worlds: Worlds, config: RunConfig, paths: Paths, ending: Ending, m
         return _failed(error)
     if not abs(reloaded - ending.loss_after) <= TOLERANCE:
         return Outcome("failed", before, after, f"the reloaded model's loss is {reloaded:.4f}")
-    if not math.isfinite(after) or abs(ending.loss_after - ending.loss_before) < LEAST_CHANGE:
+    if not math.isfinite(after) or abs(ending.loss_after - ending.loss_before) <= TOLERANCE:
         return Outcome("failed", before, after, "the training has not changed the model")
     return Outcome("trained", before, after)
 

@@ -49,7 +49,7 @@ def run_config(task: Task, architecture: str, training: Training) -> RunConfig:
             "max_steps": STEPS,
             "global_batch_size": 8,
             "micro_batch_size": 4,
-            "sequence_length": 24,
+            "sequence_length": 64,
             "learning_rate": 1e-2,
             "warmup_fraction": 0.0,
         },
