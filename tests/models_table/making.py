@@ -74,10 +74,10 @@ def _outcomes(worlds: Worlds, config: RunConfig, training: Training, paths: Path
         if column == "merged" and ending.merge_failure is not None:
             yield name, Outcome("refused", sentence=ending.merge_failure)
         else:
-            yield name, _compared(worlds, config, paths, ending, column == "merged")
+            yield name, compared(worlds, config, paths, ending, column == "merged")
 
 
-def _compared(worlds: Worlds, config: RunConfig, paths: Paths, ending: Ending, merged: bool) -> Outcome:
+def compared(worlds: Worlds, config: RunConfig, paths: Paths, ending: Ending, merged: bool) -> Outcome:
     """Whether the saved result, loaded anew, has the trained model's loss."""
     before, after = round(ending.loss_before, 4), round(ending.loss_after, 4)
     try:

@@ -16,12 +16,13 @@ INTRODUCTION = """\
 
 Which architectures of transformers train here, and what the trainer says of the others. Each architecture that
 transformers has for a task is built with two layers, a width of 32 and random weights, and trained for three steps by
-two processes on CPUs, by the same code that trains in a pod. The result is saved and loaded again by
-transformers and PEFT alone. A cell says ✓ if the loaded model has the loss of the trained one on the same rows, within
-0.0001 nats, and a number if the trainer refuses the model; the sentences are below each table.
+two processes on CPUs, by the same code that trains in a pod. The result is saved, and loaded again by transformers and
+PEFT alone. A cell says ✓ if the loaded model has the loss of the trained one on the same rows, within 0.0001 nats, and
+a number in brackets if the trainer refuses the model with the sentence of that number below the table.
 
-The table says that the code of an architecture, the trainer, DeepSpeed and PEFT work together. It says nothing of how
-well a model learns, and nothing of memory. `merged` is the adapter of LoRA merged into a copy of its base.
+The tables say that the code of an architecture, the trainer, DeepSpeed and PEFT work together. They say nothing of how
+well a model learns, or of memory. `merged` is the adapter of LoRA merged into a copy of its base. An encoder is refused
+for CausalLM because it reads both ways; one whose config.json says that it is a decoder (`is_decoder`) is not.
 
 Versions: {versions}. The table is made by:
 
