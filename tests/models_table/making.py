@@ -13,7 +13,7 @@ from pathlib import Path
 from models_table.architectures import save_base_model
 from models_table.results import Outcome, Row
 from models_table.runs import RANKS, TRAININGS, Training, run_config, write_rows
-from models_table.training import Ending, reloaded_loss, train_model
+from models_table.training import Ending, RefusedAloneError, reloaded_loss, train_model
 from trainer import tiny
 from trainer.worlds import RankFailedError, Worlds
 
@@ -61,7 +61,10 @@ def _outcomes(worlds: Worlds, config: RunConfig, training: Training, paths: Path
     try:
         endings: list[Ending | None] = worlds(RANKS).run(train_model, config, paths)
     except RankFailedError as error:
-        yield from ((name, _failed(error)) for name in columns.values())
+        *_, sentence = str(error).rpartition(f"{RefusedAloneError.__name__}: ")
+        alone = Outcome("refused", sentence=sentence.strip())
+        outcome = alone if RefusedAloneError.__name__ in str(error) else _failed(error)
+        yield from ((name, outcome) for name in columns.values())
         return
     ending = next(ending for ending in endings if ending is not None)
     if ending.refusal is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,14 @@ from finetune_trainer.pod.paths import Paths
 
 if TYPE_CHECKING:
     from finetune_trainer.ranks.distributed import Ranks
+
+
+SECONDS_TO_END = 20
+"""After one rank has refused the model, the others end within so many seconds, or wait for it for ever."""
+
+
+class RefusedAloneError(Exception):
+    """One rank has refused the model, and another waits for it in a collective. The text is the sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,25 @@ def train_model(ranks: Ranks, config: RunConfig, paths: Paths) -> Ending | None:
         with Report(config, paths, ranks.rank, "gloo", ranks.activity) as report:
             result = train(config, paths, ranks, report)
     except TrainingError as error:
+        if not _all_ended(ranks):
+            raise RefusedAloneError(str(error)) from None
         return Ending(refusal=str(error))
     except SiblingError:
+        _all_ended(ranks)
         return None
     if result is None:
         return None
     losses = {r["split"]: r["metrics"]["loss"] for r in read_metrics(paths.run(config)) if "split" in r}
     return Ending(losses["base"], losses["step"], result.merge_failure)
+
+
+def _all_ended(ranks: Ranks) -> bool:
+    """Whether the other ranks end too. In a pod they would find that this one's process is gone."""
+    ranks.store.add("ended", 1)
+    deadline = time.monotonic() + SECONDS_TO_END
+    while ranks.store.add("ended", 0) < ranks.world and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return ranks.store.add("ended", 0) == ranks.world
 
 
 def reloaded_loss(ranks: Ranks, config: RunConfig, paths: Paths, merged: bool) -> float:

@@ -124,6 +124,14 @@ def test_a_class_derived_from_a_linear_layer_has_an_adapter_if_it_computes_the_s
     assert (layer in {name.rpartition(".")[2] for name in layers(model)}) == has_adapter
 
 
+@pytest.mark.parametrize("targets", [None, ("up_proj",)], ids=["by default", "by name"])
+def test_a_layer_whose_adapter_peft_does_not_find_again_has_none(targets: tuple[str, ...] | None) -> None:
+    """PEFT loads what it has saved for Laguna's shared experts under names that no layer has, without a word."""
+    model = adapted(tiny.CAUSAL_LM, small_config("laguna", tiny.VOCABULARY), targets=targets)
+    assert "model.layers.0.mlp.up_proj" in layers(model)
+    assert not [name for name in layers(model) if "shared_experts" in name]
+
+
 def test_a_model_that_knows_no_output_layer_is_adapted() -> None:
     assert {name.rpartition(".")[2] for name in layers(adapted(tiny.IMAGE, CLIP))} >= {"q_proj", "fc1"}
 

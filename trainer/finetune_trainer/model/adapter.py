@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
 from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
@@ -37,6 +40,8 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
     linears = [name for name, module in model.named_modules() if _is_linear(module)]
     output = _output_layer(model)
     possible = [name for name in linears if not _within(name, in_full) and model.get_submodule(name) is not output]
+    lost = _lost_when_loaded(model, possible)
+    possible = [name for name in possible if name not in lost]
     layers = _defaults(model, possible)
     if not layers:
         raise InvalidError("method.type: LoRA finds no linear layer in the model's body to adapt; use Full")
@@ -154,6 +159,15 @@ def _is_linear(module: nn.Module) -> bool:
     except Exception:  # whatever the class raises for an input that it does not expect
         return False
     return isinstance(made, torch.Tensor) and made.shape == (1, module.out_features)
+
+
+def _lost_when_loaded(model: PreTrainedModel, layers: list[str]) -> set[str]:
+    """The layers whose adapter PEFT would save, and load again under another name that no layer has. It renames the
+    weights of an adapter as transformers renames those of older checkpoints, new names too (Laguna)."""
+    stored = {f"base_model.model.{name}.lora_A.weight": name for name in layers}
+    weights = dict.fromkeys(stored, torch.empty(1, 1, device="meta"))
+    found = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(target_modules=layers), weights)
+    return {name for key, name in stored.items() if key not in found}
 
 
 def _is_left_out(model: nn.Module, name: str) -> bool:
