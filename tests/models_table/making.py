@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models_table.architectures import save_base_model
-from models_table.results import Outcome, Row
+from models_table.results import COLUMNS, Outcome, Row
 from models_table.runs import RANKS, TRAININGS, Training, run_config, write_rows
 from models_table.training import Ending, RefusedAloneError, reloaded_loss, train_model
 from trainer import tiny
@@ -37,7 +37,7 @@ def make_row(worlds: Worlds, task: Task, architecture: str) -> Row:
         try:
             [(model_class, parameters)] = worlds(1).run(save_base_model, task, architecture, base)
         except RankFailedError as error:
-            return Row(task, architecture, outcomes={"base model": _failed(error)})
+            return Row(task, architecture, outcomes=dict.fromkeys(COLUMNS, _failed(error)))
         outcomes = {}
         configs = [run_config(task, architecture, training) for training in TRAININGS]
         for training, config in zip(TRAININGS, configs, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models_table.left_out import LEFT_OUT
-from models_table.results import COLUMNS, Row
+from models_table.results import COLUMNS, Outcome, Row
 
 from finetune_trainer.contract import TASKS, Task
 
@@ -62,17 +62,18 @@ def _task(task: Task, rows: Sequence[Row]) -> str:
     for row in rows:
         cells = []
         for column in COLUMNS:
-            sentence = _general(row, row.outcomes[column].sentence)
+            sentence = _general(row, row.outcomes[column])
             cells.append("✓" if sentence is None else f"({sentences.setdefault(sentence, len(sentences) + 1)})")
         lines.append([f"`{row.architecture}`", row.model_class, *cells])
     notes = "".join(f"- ({number}) {sentence}\n" for sentence, number in sentences.items())
     return f"## {task}\n\n" + _table(["architecture", "class", *COLUMNS], lines) + (f"\n{notes}" if notes else "")
 
 
-def _general(row: Row, sentence: str | None) -> str | None:
+def _general(row: Row, outcome: Outcome) -> str | None:
     """The sentence without the name of the architecture, so that it stands there once for many; None for none."""
-    if sentence is None:
+    if outcome.sentence is None:
         return None
+    sentence = f"FAILED: {outcome.sentence}" if outcome.ended == "failed" else outcome.sentence
     named = sentence.replace(f"workspace://models/{row.architecture}", "URI")
     return named.replace(f"of type {row.architecture}", "of type TYPE").replace(row.model_class, "CLASS")
 

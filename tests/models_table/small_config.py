@@ -13,13 +13,15 @@ from models_table.special_sizes import SPECIAL
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 END_TOKEN, PAD_TOKEN, START_TOKEN = 2, 1, 5
-"""Ids of the special tokens of the tokenizer that all models of the table share."""
+"""Ids of the special tokens of the tokenizer that all models of the table share. It has none that starts a text; the
+first word of its vocabulary stands for one."""
 
 WIDTH, INNER, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD_WIDTH, POSITIONS, EXPERTS = 32, 64, 2, 4, 2, 8, 64, 4
+"""Sizes of a small model. `HEAD_WIDTH` is also that of states and windows."""
 
 SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_dim"), WIDTH),
-    **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "lru_width", "d_kv_width"), WIDTH),
+    **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "lru_width"), WIDTH),
     **dict.fromkeys(("input_embedding_size", "output_embedding_size"), WIDTH),
     **dict.fromkeys(("projection_dim", "pooler_hidden_size", "pooler_output_size", "prompt_mid_dim"), WIDTH),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_inner", "d_ff", "dff", "dim_ff", "hidden_dim"), INNER),
