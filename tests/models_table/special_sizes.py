@@ -150,8 +150,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "conv_layer_strides": [[2], [2], [2], [2]],
     },
     "xmod": {"default_language": "en_XX"},
-    # As by default. Of one with a padding token, transformers sets that token's row to zero whenever it loads the model,
-    # also in the output layer, which is tied to the embeddings and has learned.
+    # As by default. If there is a padding token, transformers sets its row to zero whenever it loads the model, also in
+    # the output layer, which is tied to the embeddings and has learned.
     "youtu": {"pad_token_id": None},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": [LINEAR, "hybrid", LINEAR, "hybrid"]},
     "zamba2": {"layers_block_type": [LINEAR, "hybrid"], "mamba_headdim": 8, "n_mamba_heads": 8},
