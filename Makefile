@@ -17,7 +17,7 @@ KIND_IMAGE ?=
 QUICK := not slow and not cluster and not images and not e2e
 IMAGE_LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-operator test-trainer sim check audit generate record benchmark-operator benchmark-faults benchmark-cost benchmark-gpu soak test-slow test-cluster test-cluster-slow test-docs images push test-images kind e2e picture release clean
+.PHONY: help setup demo test test-operator test-trainer sim check audit generate record models benchmark-operator benchmark-faults benchmark-cost benchmark-gpu soak test-slow test-cluster test-cluster-slow test-docs images push test-images kind e2e picture release clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -111,6 +111,9 @@ audit: $(READY)  ## Licences of the dependencies, and known vulnerabilities of t
 record: $(READY)  ## Record FineTuneJobs in every phase for the tests of GitOps; with KUBECONFIG, real ones too
 	PYTHONPATH=tests $(BIN)/python -m gitops.record
 	test -z "$$KUBECONFIG" || FINETUNE_RECORD=1 $(BIN)/pytest -m cluster tests/cluster/test_gitops.py -k every_phase
+
+models: $(READY)  ## Train every architecture of transformers small and write docs/models.md; goes on where it was interrupted
+	PYTHONPATH=tests $(BIN)/python -m models_table $(MEASURE)
 
 benchmark-operator: $(READY)  ## What the operator costs, on fake nodes; benchmarks/operator/README.md has the variables
 	@test -n "$$KUBECONFIG" || { echo "make benchmark-operator: set KUBECONFIG to a cluster with fake nodes"; exit 2; }

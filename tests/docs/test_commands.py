@@ -25,6 +25,7 @@ ELSEWHERE = {
     "make demo": ".ci/run",
     "make test-images": "tests/images/conftest.py",
     "make test": ".ci/run",
+    "make models": "tests/trainer/test_models_table.py",
     "make images": "tests/images/test_images.py",
     "make push": "tests/unit/test_push.py",
     "helm install": "tests/cluster/test_chart.py",

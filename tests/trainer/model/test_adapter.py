@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from models_table.small_config import small_config
 from peft import PeftModel
 from trainer import tiny
 
@@ -109,6 +110,26 @@ def test_the_output_layer_of_torchs_attention_has_no_adapter() -> None:
     model = adapted(tiny.IMAGE, SIGLIP)
     assert "vision_model.encoder.layers.0.self_attn.out_proj" in layers(model)
     assert "vision_model.head.attention.out_proj" not in layers(model)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "has_adapter"),
+    [("deepseek_v4", "o_a_proj", False), ("deepseek_v4", "o_b_proj", True), ("falcon", "query_key_value", True)],
+    ids=["computes in groups", "linear", "linear, with a forward of its own"],
+)
+def test_a_class_derived_from_a_linear_layer_has_an_adapter_if_it_computes_the_same(
+    architecture: str, layer: str, has_adapter: bool
+) -> None:
+    model = adapted(tiny.CAUSAL_LM, small_config(architecture, tiny.VOCABULARY))
+    assert (layer in {name.rpartition(".")[2] for name in layers(model)}) == has_adapter
+
+
+@pytest.mark.parametrize("targets", [None, ("up_proj",)], ids=["by default", "by name"])
+def test_a_layer_whose_adapter_peft_does_not_find_again_has_none(targets: tuple[str, ...] | None) -> None:
+    """PEFT loads what it has saved for Laguna's shared experts under names that no layer has, without a word."""
+    model = adapted(tiny.CAUSAL_LM, small_config("laguna", tiny.VOCABULARY), targets=targets)
+    assert "model.layers.0.mlp.up_proj" in layers(model)
+    assert not [name for name in layers(model) if "shared_experts" in name]
 
 
 def test_a_model_that_knows_no_output_layer_is_adapted() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from models_table.small_config import small_config
 from safetensors import SafetensorError
 from trainer import programs, tiny
 from trainer.training.test_parity import LORA, SHARD_ALL, Case, Layout, Trainings, assert_equal_curves
@@ -35,13 +36,24 @@ def bit() -> PreTrainedConfig:
     return BitConfig(embedding_size=8, hidden_sizes=[8, 16], num_groups=4, **SHAPE)
 
 
-@pytest.mark.parametrize("model", [resnet, regnet])
+def funnel() -> PreTrainedConfig:
+    config = small_config("funnel", tiny.VOCABULARY)
+    config.num_labels = len(tiny.LABELS)
+    return config
+
+
+def reformer() -> PreTrainedConfig:
+    """It reads texts of any length when it answers, and of one length alone when it learns."""
+    return small_config("reformer", tiny.VOCABULARY)
+
+
+@pytest.mark.parametrize(("task", "model"), [(tiny.IMAGE, resnet), (tiny.IMAGE, regnet), (tiny.SEQUENCE, funnel)])
 def test_a_model_that_computes_new_weights_from_their_shape_trains_sharded(
-    model: Any, worlds: Worlds, tmp_path: Path, record_property: Any
+    task: str, model: Any, worlds: Worlds, tmp_path: Path, record_property: Any
 ) -> None:
-    trainings = Trainings(worlds, tmp_path, Case(tiny.IMAGE, model, 1.0))
+    trainings = Trainings(worlds, tmp_path, Case(task, model, 1.0))
     recipe = {"max_steps": 3, "warmup_fraction": 0.0}
-    curves = {f"stage {stage}": trainings.curve(Layout(2, 3), stage, **recipe) for stage in (0, 3)}
+    curves = {f"stage {stage}": trainings.curve(Layout(2, 6), stage, **recipe) for stage in (0, 3)}
     assert_equal_curves(curves, 1e-4, 1e-3, record_property)
 
 
@@ -54,6 +66,17 @@ def test_a_model_that_cannot_be_built_in_shards_is_refused_on_all_ranks(worlds: 
     assert sentence.startswith(f"model.uri: {config.model.uri}, a model of type bit, cannot be trained with ")
     assert "deepspeed.zeroStage 3 (TypeError: new_empty()" in sentence
     assert sentence.endswith("; set deepspeed.zeroStage to 2")
+
+
+def test_a_model_that_fails_in_its_first_step_is_refused_on_all_ranks(worlds: Worlds, tmp_path: Path) -> None:
+    trainings = Trainings(worlds, tmp_path, Case(tiny.CAUSAL_LM, reformer, 1.0))
+    config = trainings.config(Layout(2, 3), 0)
+    ends = worlds(2).run(programs.end_of_training, config, trainings.paths)
+    assert [end.exit_code for end in ends] == [ExitCode.INVALID] * 2
+    sentence = ends[0].error
+    assert sentence.startswith(f"model.uri: {config.model.uri}, a model of type reformer, cannot be trained with ")
+    assert "deepspeed.zeroStage 0 (ValueError: If training, make sure that config.axial_pos_shape" in sentence
+    assert sentence.endswith("; use another model")
 
 
 def load(error: Exception, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from models_table.small_config import small_config
 from trainer import tiny
+from transformers import AutoModelForImageClassification
 
-from finetune_trainer.model.labels import in_base_order, rows_of
+from finetune_trainer.model.labels import head_parameters, in_base_order, rows_of, set_labels
 from finetune_trainer.model.prepare import Prepared, prepare
 
 TASKS = pytest.mark.parametrize(
@@ -122,3 +124,11 @@ def test_labels_keep_their_order_when_they_are_not_all_of_the_base_models() -> N
     assert in_base_order(["a", "b"], ["b", "a"]) == ("b", "a")
     assert in_base_order(["a", "b"], ["b", "a", "c"]) == ("a", "b")
     assert in_base_order(["a", "b", "c"], ["c", "b"]) == ("a", "b", "c")
+
+
+def test_a_configuration_that_keeps_the_number_of_labels_in_a_field_gets_it_too() -> None:
+    config = small_config("pvt", tiny.VOCABULARY)
+    set_labels(config, tiny.LABELS)
+    assert (config.num_labels, config.label2id) == (3, {"first": 0, "second": 1, "third": 2})
+    assert head_parameters(AutoModelForImageClassification, config, False) == {"classifier.weight", "classifier.bias"}
+    assert (config.num_labels, len(config.id2label)) == (3, 3), "counting changes nothing"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from models_table.small_config import small_config
 from trainer import chat_templates, tiny
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, ResNetConfig, SiglipConfig
 
@@ -205,6 +206,21 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path: Path) -> None:
     AutoConfig.from_pretrained(tmp_path / "model", num_hidden_layers=3).save_pretrained(tmp_path / "model")
     with pytest.raises(InvalidError, match=r"model\.uri: the weights of .* lack bert\.encoder\.layer\.2\."):
         prepare(another_run(config), paths)
+
+
+def test_a_part_of_a_larger_model_that_cannot_be_loaded_alone_is_refused(tmp_path: Path) -> None:
+    """transformers loads the text part of a Mllama model as a language model, but not what it has saved of it."""
+    whole = small_config("mllama", tiny.VOCABULARY)
+    base = tiny.save_model(tmp_path / "model", tiny.CAUSAL_LM, whole)
+    whole.save_pretrained(base)
+    rows = tiny.make_rows(tmp_path, tiny.CAUSAL_LM, 12)
+    config = tiny.run_config(tiny.CAUSAL_LM, base, rows)
+    with pytest.raises(InvalidError) as refused:
+        prepare(config, tiny.paths_in(tmp_path))
+    assert str(refused.value) == (
+        f"model.uri: {config.model.uri} is of type mllama, of which task CausalLM trains the part mllama_text_model, "
+        "and transformers cannot load that part again when it is saved alone; use another model"
+    )
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ reloaded model would answer differently without a word.
 
 from __future__ import annotations
 
+import torch
 from peft import LoraConfig
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
 from torch import nn
+from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -32,9 +37,11 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
     _refuse_running_statistics(model)
     tokens = new_tokens(model, prepared.new_tokens) if prepared.new_tokens else NewTokens()
     in_full = sorted({*_modules_in_full(model, prepared), *tokens.in_full})
-    linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
+    linears = [name for name, module in model.named_modules() if _is_linear(module)]
     output = _output_layer(model)
     possible = [name for name in linears if not _within(name, in_full) and model.get_submodule(name) is not output]
+    lost = _lost_when_loaded(model, possible)
+    possible = [name for name in possible if name not in lost]
     layers = _defaults(model, possible)
     if not layers:
         raise InvalidError("method.type: LoRA finds no linear layer in the model's body to adapt; use Full")
@@ -137,6 +144,32 @@ def _renamed_by_peft(model: PreTrainedModel, last_names: set[str]) -> set[str]:
     return renamed
 
 
+def _is_linear(module: nn.Module) -> bool:
+    """Whether the module multiplies its input by its weight and does nothing else, so that an adapter fits. A class of
+    a model's own that is derived from a linear layer may compute something else: it is tried without values."""
+    if not isinstance(module, LINEAR) or type(module).forward in (kind.forward for kind in LINEAR):
+        return isinstance(module, LINEAR)
+    if not isinstance(module, nn.Linear):
+        return False
+    # Under ZeRO-3 the module's own weights have no shape.
+    shapes = {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
+    weights = {name: torch.empty(shapes[name], device="meta") for name, _ in module.named_parameters(recurse=False)}
+    try:
+        made = functional_call(module, weights, torch.empty(1, module.in_features, device="meta"))
+    except Exception:  # whatever the class raises for an input that it does not expect
+        return False
+    return isinstance(made, torch.Tensor) and made.shape == (1, module.out_features)
+
+
+def _lost_when_loaded(model: PreTrainedModel, layers: list[str]) -> set[str]:
+    """The layers whose adapter PEFT would save, and load again under another name that no layer has. It renames the
+    weights of an adapter as transformers renames those of older checkpoints, new names too (Laguna)."""
+    stored = {f"base_model.model.{name}.lora_A.weight": name for name in layers}
+    weights = dict.fromkeys(stored, torch.empty(1, 1, device="meta"))
+    found = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(target_modules=layers), weights)
+    return {name for key, name in stored.items() if key not in found}
+
+
 def _is_left_out(model: nn.Module, name: str) -> bool:
     """Whether an adapter on a linear layer would have no effect or could not be merged, or the layer chooses the
     experts of a mixture, which a small adapter should not upset."""
@@ -176,7 +209,7 @@ def _check_targets(model: nn.Module, targets: list[str], excluded: set[str], pos
     """Raises InvalidError for a name that the user gave and that is no layer's, or not only that of linear layers."""
     for target in targets:
         named = [module for name, module in model.named_modules() if _ends(name, target) and name not in excluded]
-        if not named or not all(isinstance(module, LINEAR) for module in named):
+        if not named or not all(map(_is_linear, named)):
             known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
             raise InvalidError(
                 f"method.targetModules: {target} is no layer of the model that can have an adapter; "

@@ -99,6 +99,19 @@ def misfit(config: RunConfig, model_config: PreTrainedConfig) -> InvalidError:
     )
 
 
+def refuse_part_without_class(config: RunConfig, task: Task, whole: PreTrainedConfig, loaded: PreTrainedConfig) -> None:
+    """Raise InvalidError when the task's class has loaded a part of a larger model, such as the text part of one that
+    reads pictures too, and cannot load that part again where it is saved alone.
+
+    `whole` is the configuration of the base model, `loaded` that of the model that was loaded from it."""
+    if loaded.model_type in {whole.model_type, *task.model_types}:
+        return
+    raise InvalidError(
+        f"model.uri: {config.model.uri} is of type {whole.model_type}, of which task {config.task} trains the part "
+        f"{loaded.model_type}, and transformers cannot load that part again when it is saved alone; use another model"
+    )
+
+
 def complaint(error: Exception, base: Path, uri: str) -> str:
     """The first line of a library's message, with the user's name for the model's folder."""
     return first_line(error).replace(str(base), uri.rstrip("/"))

@@ -41,11 +41,11 @@ def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
     settings = deepspeed_config(config)
 
     def loaded() -> torch.nn.Module:
-        with _refusals_named(config, prepared), _loaded_layers_left_alone():
+        with refusals_named(config, prepared), _loaded_layers_left_alone():
             return load_model(config, prepared, settings)
 
     def initialized() -> Any:
-        with _refusals_named(config, prepared):
+        with refusals_named(config, prepared):
             return initialize(config, model, settings)
 
     model = ranks.every(loaded)
@@ -55,7 +55,7 @@ def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
 
 
 @contextmanager
-def _refusals_named(config: RunConfig, prepared: Prepared) -> Iterator[None]:
+def refusals_named(config: RunConfig, prepared: Prepared) -> Iterator[None]:
     """Turn an error of a library that cannot work with this model into an InvalidError: to try again would not help.
 
     Errors of the machine stay as they are, and may be tried again: memory, disk, GPU, and the network between ranks.
@@ -92,7 +92,9 @@ def _loaded_layers_left_alone() -> Iterator[None]:
 
     def unless_loaded(model: PreTrainedModel, module: torch.nn.Module, is_custom_code: bool = False) -> None:
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if not own or not all(getattr(tensor, "_is_hf_initialized", False) for tensor in own):
+        # A module without weights of its own may compute with those of its children (Funnel).
+        weights = own or [*module.parameters(), *module.buffers()]
+        if not weights or not all(getattr(weight, "_is_hf_initialized", False) for weight in weights):
             initialize_weights(model, module, is_custom_code)
 
     models._initialize_weights = unless_loaded

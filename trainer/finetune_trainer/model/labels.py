@@ -51,11 +51,18 @@ def in_base_order(labels: Sequence[str], base: Sequence[str]) -> tuple[str, ...]
     return tuple(sorted(labels, key=rows.__getitem__))
 
 
+def set_labels(model: PreTrainedConfig, labels: Sequence[str]) -> None:
+    """Give a configuration these labels. Their number follows from them, except in a few configurations (PVT) that keep
+    it in a field of its own."""
+    model.id2label = dict(enumerate(labels))
+    model.label2id = {label: row for row, label in enumerate(labels)}
+    model.num_labels = len(labels)
+
+
 def head_parameters(auto_class: Any, config: PreTrainedConfig, remote_code: bool) -> set[str]:
     """The names of the parameters that have a row for each label: one more label makes their first dimension larger."""
     larger = copy.deepcopy(config)
-    larger.id2label = {row: str(row) for row in range(len(config.id2label or {}) + 1)}
-    larger.label2id = {name: row for row, name in larger.id2label.items()}
+    set_labels(larger, [str(row) for row in range(len(config.id2label or {}) + 1)])
     with torch.device("meta"):
         shapes = [
             {name: parameter.shape for name, parameter in _made(auto_class, c, remote_code).named_parameters()}

@@ -20,7 +20,14 @@ from transformers import AutoConfig
 from finetune_trainer.contract import TASKS, Facts, RunConfig
 from finetune_trainer.data.rows import load_rows
 from finetune_trainer.errors import InvalidError
-from finetune_trainer.model.base import base_config, base_folder, misfit, processor_of, shape_of
+from finetune_trainer.model.base import (
+    base_config,
+    base_folder,
+    misfit,
+    processor_of,
+    refuse_part_without_class,
+    shape_of,
+)
 from finetune_trainer.model.export import START_FOLDER, share
 from finetune_trainer.model.facts import facts_of
 from finetune_trainer.model.labels import in_base_order, labels_of
@@ -140,6 +147,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         model, new_parameters, known_labels = start_model(config, base, model_config, rows, base_labels)
         if not task.can_learn(model):
             raise misfit(config, model_config)
+        refuse_part_without_class(config, task, model_config, model.config)
         new_tokens = task.adapt(model, processor, rows.train.column_names)
         try_rows(config, train, model, Settings(processor, model.config, config.training.sequence_length))
         model.save_pretrained(start)

@@ -20,7 +20,7 @@ from finetune_trainer.contract import RunConfig
 from finetune_trainer.data.rows import Rows
 from finetune_trainer.errors import InvalidError
 from finetune_trainer.model.base import complaint
-from finetune_trainer.model.labels import are_generic, carry_over, head_parameters, rows_of
+from finetune_trainer.model.labels import are_generic, carry_over, head_parameters, rows_of, set_labels
 from finetune_trainer.model.trust import has_safetensors
 from finetune_trainer.tasks import task_of
 
@@ -38,8 +38,7 @@ def start_model(
     weights cannot be loaded or do not belong to the configuration."""
     own_config = copy.deepcopy(model_config)
     if rows.labels is not None:
-        model_config.id2label = dict(enumerate(rows.labels))
-        model_config.label2id = {label: index for index, label in enumerate(rows.labels)}
+        set_labels(model_config, rows.labels)
         model_config.problem_type = "single_label_classification"
     torch.manual_seed(config.training.seed)
     try:

@@ -11,7 +11,7 @@ from finetune_trainer.checkpoint.files import Position
 from finetune_trainer.contract import CheckpointReport, Phase, Result, RunConfig
 from finetune_trainer.data.sampler import Sampler
 from finetune_trainer.errors import NoCheckpointError, StoppedError, SupersededError
-from finetune_trainer.model.engine import load_engine
+from finetune_trainer.model.engine import load_engine, refusals_named
 from finetune_trainer.model.evaluate import evaluate
 from finetune_trainer.model.export import export, load_result
 from finetune_trainer.model.merge import Merged, add_merged_copy
@@ -122,7 +122,9 @@ class Training:
         else:
             self.report.begin()
             self.report.phase(Phase.EVAL)
-            self.base_metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)
+            # Some models show only now that they cannot work with DeepSpeed.
+            with refusals_named(self.config, self.prepared):
+                self.base_metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)
             self.report.evaluation(0, 0.0, self.base_metrics, "base")
         self.report.phase(Phase.TRAIN)
 

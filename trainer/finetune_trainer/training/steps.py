@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from finetune_trainer.contract import RunConfig
 from finetune_trainer.data.sampler import MicroBatch, Sampler, micro_batch_seed
 from finetune_trainer.deepspeed_config import clips_itself
 from finetune_trainer.errors import DivergedError
+from finetune_trainer.model.engine import refusals_named
 from finetune_trainer.model.evaluate import load_batch
 from finetune_trainer.model.optimizer import learning_rate, optimizer_step
 from finetune_trainer.model.prepare import Prepared
@@ -149,11 +151,13 @@ def _accumulate(
         with own_time.loading():
             batch = load_batch(prepared.train, micro_batch, task, prepared, ranks.device, config)
         engine.set_gradient_accumulation_boundary(micro_batch is micro_batches[-1])
-        with own_time.forward():
-            logits = engine(**batch.features, **task.arguments).logits
-            loss = task.loss_sum(*task.aligned(logits, batch.labels))
-        # DeepSpeed averages over the ranks. A step in which nothing is supervised has zero gradients.
-        engine.backward(_spoilt(loss) * ranks.world / max(count, 1), scale_wrt_gas=False)
+        # What fails in the first step is wrong with the model. It has worked when a later step begins.
+        with refusals_named(config, prepared) if number == 0 else nullcontext():
+            with own_time.forward():
+                logits = engine(**batch.features, **task.arguments).logits
+                loss = task.loss_sum(*task.aligned(logits, batch.labels))
+            # DeepSpeed averages over the ranks. A step in which nothing is supervised has zero gradients.
+            engine.backward(_spoilt(loss) * ranks.world / max(count, 1), scale_wrt_gas=False)
         losses[place] = loss.detach()
         ranks.activity.tick()
     return losses.tolist(), micro_batches

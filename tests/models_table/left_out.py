@@ -1,0 +1,14 @@
+"""The architectures of which no small base model can be made from a configuration, each with its reason."""
+
+from __future__ import annotations
+
+LEFT_OUT: dict[str, str] = {
+    "dinat": "needs the library natten",
+    "gemma3n": "needs the library timm",
+    "gemma4_assistant": "proposes tokens for another model, whose hidden states it reads",
+    "gemma4_unified_assistant": "proposes tokens for another model, whose hidden states it reads",
+    "layoutlmv2": "needs the library detectron2",
+    "musicgen": "transformers builds its language model only from the configuration of its decoder",
+    "musicgen_melody": "transformers builds its language model only from the configuration of its decoder",
+    "timm_wrapper": "needs the library timm",
+}
