@@ -32,6 +32,8 @@ MAX_NAME_LENGTH = 40
 DEFAULT_CLAIM = "finetune"
 """The claim of jobs that name none, unless the operator's configuration names another."""
 CONTAINER = "trainer"
+LOOK_SECONDS = 600
+"""After which the Job that reads a result from the workspace gives up; as long after its end it is deleted."""
 WORKSPACE_PATH = "/workspace"
 CLAIMS_PATH = "/claims"
 SCRATCH_PATH = "/scratch"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from support.clusters import World, claim, condition, last_words, operated, run_of
 from support.manifests import changed, manifest
+from unit.runtime.test_reconciler import bench
 
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.constants import Phase
@@ -234,6 +235,21 @@ async def exporting(world: World) -> Object:
     world.say(job.pod, job.run, phase=RankPhase.EXPORT, step=30)
     await world.until(lambda s: s.phase == Phase.EXPORTING)
     return await world.job()
+
+
+async def reading_result() -> Object:
+    """The pod ends while no operator runs, and is gone when one starts."""
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest())
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        pods = await made.world.pods(1)
+        await made.world.succeed(pods)
+        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        await made.reconcile_until(lambda s: condition(s, "Reconciling")[1] == "ReadingResult")
+        return await made.world.job()
+
+
+SCENES["reading-result"] = reading_result
 
 
 @scene()

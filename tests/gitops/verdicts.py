@@ -38,6 +38,7 @@ VERDICTS = {
     "checkpoint-failing": WORKING,
     "straggling": WORKING,
     "exporting": WORKING,
+    "reading-result": WORKING,
     "complete": DONE,
     "failed": STUCK,
     "restarting": WORKING,

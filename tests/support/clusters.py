@@ -15,7 +15,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.core.settings import Settings
 from finetune_operator.local.cluster import Admit, LocalCluster
 from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import CLAIMS, FINETUNEJOBS, PODS, ConflictError, Object, Resource
+from finetune_operator.protocol import CLAIMS, FINETUNEJOBS, JOBS, PODS, ConflictError, Object, Resource
 from finetune_operator.runtime.app import Options
 from finetune_operator.runtime.run_locally import run_locally
 from finetune_trainer.contract import Phase as RankPhase
@@ -102,6 +102,11 @@ class World:
         while True:
             with suppress(ConflictError):
                 return await self.cluster.put(FINETUNEJOBS, changed(await self.job(), changes))
+
+    async def suspend_job(self, name: str, suspend: bool) -> None:
+        """Suspend or resume the Job of an attempt, as a queue does it."""
+        job = await self.cluster.get(JOBS, "default", name)
+        await self.cluster.put(JOBS, {**job, "spec": {**job["spec"], "suspend": suspend}})
 
     async def gone(self, *resources: Resource) -> None:
         """Return when none of these is left."""

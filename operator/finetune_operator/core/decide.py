@@ -45,8 +45,8 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     if observed.child and (verdict := judge(run, observed.child, observed.pods, observed.look_job)):
         if verdict.result:
             return end_as_success(observed, run, verdict.result)
-        if verdict.is_in_workspace:
-            return read_result(observed, run)
+        if verdict.is_in_workspace:  # the Job that reads it mounts the attempt's ConfigMap
+            return make_again(observed, run, settings) if observed.missing else read_result(observed, run)
         return end_as_failure(observed, run, Cause(verdict.failure, verdict.fault), settings)
     if observed.child and has_failed(observed.child, observed.pods):
         return failing(observed, run, settings)

@@ -210,15 +210,15 @@ class LocalCluster:
         """Ask a pod to go, at once. One that never got a node, or has ended, is gone immediately."""
         if pods.is_terminating(pod):
             return
-        if pods.is_finished(pod) or not pod["spec"].get("nodeName"):
-            self.remove_pod(pod)
-            return
-        grace = pods.grace_seconds(pod)
+        holds_nothing = pods.is_finished(pod) or not pod["spec"].get("nodeName")
+        grace = 0.0 if holds_nothing else pods.grace_seconds(pod)
         # The API server writes the time at which the pod shall be gone, not the time of the request.
         gone_at = timestamp(self.clock.now() + grace)
         marks = {"deletionTimestamp": gone_at, "deletionGracePeriodSeconds": int(grace)}
         changed = self.update_pod(pod, lambda current: current["metadata"].update(marks))
-        if changed:
+        if changed and holds_nothing:
+            self.remove_pod(changed)
+        elif changed:
             self._driver.pod_terminating(changed)
 
     async def _wait(self) -> None:

@@ -1,8 +1,8 @@
 """The Job that reads an attempt's result from the workspace, when rank 0's pod is gone before its message was seen.
 
 The operator itself has no volume. One small pod without GPUs runs `finetune_trainer.agent.look`, which leaves the last
-message of rank 0's pod as its own. It runs wherever the claim can be mounted: the node selector, the tolerations and
-the queue of the training do not apply.
+message of rank 0's pod as its own. It runs wherever the claim can be mounted: the training's node selector and
+affinity do not apply, and its tolerations do, because every node that reaches the volume may have a taint.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from finetune_operator.manifests.network_policy import network_policy
 from finetune_operator.protocol import Object
 from finetune_trainer import contract
 
-SECONDS = 600
-"""After which the Job gives up, and after which a finished one is deleted."""
 RETRIES = 2
 RESOURCES = {"cpu": "100m", "memory": "256Mi"}
 _WORKSPACE, _CONFIG, *_ = constants.VOLUMES
@@ -38,8 +36,8 @@ def look_job(job: FineTuneJob, run: RunStatus, settings: Settings) -> Object:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": RETRIES,
-            "activeDeadlineSeconds": SECONDS,
-            "ttlSecondsAfterFinished": SECONDS,
+            "activeDeadlineSeconds": constants.LOOK_SECONDS,
+            "ttlSecondsAfterFinished": constants.LOOK_SECONDS,
             "template": {
                 "metadata": {"labels": {**(job.spec.pod_template.labels or {}), **labels}},
                 "spec": _pod(job, run, metadata["name"]),
@@ -58,9 +56,9 @@ def _pod(job: FineTuneJob, run: RunStatus, config_map: str) -> Object:
         contract.ENV_TERMINATION_LOG: TERMINATION_LOG,
     }
     ours = [{"name": name, "value": value} for name, value in environment.items()]
-    account = {"serviceAccountName": template.service_account_name} if template.service_account_name else {}
+    given = {"serviceAccountName": template.service_account_name, "tolerations": template.tolerations}
     return {
-        **account,
+        **{name: value for name, value in given.items() if value},
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

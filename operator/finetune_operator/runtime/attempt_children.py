@@ -80,7 +80,10 @@ async def look_for_children(
             memory.children = None
         raise
     there[NETWORKPOLICIES.kind] = policy in policies
-    return Found(tuple(one for one in needed if not there[one.kind]), policies - {policy})
+    missing = tuple(one for one in needed if not there[one.kind])
+    if any(one.can_be_made for one in missing) and memory.children is seen:
+        memory.children = None  # nothing holds until it was made again and found
+    return Found(missing, policies - {policy})
 
 
 def all_there(now: datetime, children: Iterable[tuple[Resource, Object]]) -> Children:

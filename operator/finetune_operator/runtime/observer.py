@@ -70,7 +70,7 @@ class Observer:
         job, child, run = before.job, before.child, before.job.status.run
         assert run is not None
         assert child is not None
-        pods = self.memories.told(child.uid, key)
+        pods = child.of_this_start(self.memories.told(child.uid, key))
         return replace(
             before,
             now=self.now(),
@@ -138,6 +138,7 @@ class Observer:
         pods = self.memories.merged(child.uid, map(PodView.of, listed), key)
         if not child.failure and any(pod.deleted for pod in pods):
             child = await self._read_again(namespace, name, child)
+        pods = child.of_this_start(pods)
         ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
         alive = ours and not has_failed(child, pods)
         found_children = await self._children(key, job, run, found) if alive else Found()
@@ -171,7 +172,8 @@ class Observer:
         name = look_name(child)
         with suppress(NotFoundError):
             job = await self.cluster.get(JOBS, namespace, name)
-            return LookJobView.of(job, await self.cluster.list(PODS, namespace, {constants.LABEL_JOB_NAME: name}))
+            pods = await self.cluster.list(PODS, namespace, {constants.LABEL_JOB_NAME: name})
+            return LookJobView.of(job, pods, self.now())
         return None
 
     async def _children(self, key: Key, job: FineTuneJob, run: RunStatus, child: Object) -> Found:

@@ -133,8 +133,10 @@ class Reconciler:
             await self._delete(JOBS, job, decision.delete_job)
         if decision.delete_children:
             await self._delete_children(job, decision.delete_policies)
+        if decision.free_claim:
+            await self._free_claim(job)
         if decision.create_look_job:
-            await self._create_look_job(job)
+            return await self._create_look_job(look, decision)
         return await self._create(key, look, decision) if decision.create_children else decision.look_again
 
     async def _tell(self, manifest: Object, decision: Decision) -> float | None:
@@ -202,11 +204,22 @@ class Reconciler:
         await self._delete_unused_policies(job, policies)
         return decision.look_again
 
-    async def _create_look_job(self, job: FineTuneJob) -> None:
+    async def _create_look_job(self, look: Look, decision: Decision) -> float | None:
+        job, run = look.observed.job, look.observed.job.status.run
+        assert run is not None
+        made = look_job(job, run, self.settings)
+        try:
+            with suppress(AlreadyExistsError):  # the next look at the job sees whose it is
+                await self.cluster.create(JOBS, made)
+        except (ForbiddenError, InvalidError) as error:
+            return await self._refused(look.manifest, f"create Job {made['metadata']['name']}", error)
+        return decision.look_again
+
+    async def _free_claim(self, job: FineTuneJob) -> None:
         run = job.status.run
         assert run is not None
-        with suppress(AlreadyExistsError):  # the next look at the job sees whose it is
-            await self.cluster.create(JOBS, look_job(job, run, self.settings))
+        for attempt in range(max(1, run.attempt - 2), run.attempt):
+            await self._delete(JOBS, job, self._name(job, run, attempt))
 
     async def _make_again(self, key: Key, look: Look, decision: Decision) -> None:
         """Make the children that the attempt has lost. One that cannot be made does not keep the attempt from going on:
@@ -223,11 +236,10 @@ class Reconciler:
                 await self.cluster.create(resource, child)
                 told.append(note(constants.MADE_AGAIN, attempt=run.attempt, run=run.number, **words))
             except AlreadyExistsError:
-                if not await self._ours(resource, child, job.metadata.uid):
-                    self.memories.of(key).children = None
-                    told.append(note(constants.NAME_CONFLICT, **words))
+                with suppress(NotFoundError):  # it has gone since; the next look misses it
+                    if not await self._ours(resource, child, job.metadata.uid):
+                        told.append(note(constants.NAME_CONFLICT, **words))
             except (ForbiddenError, InvalidError) as error:
-                self.memories.of(key).children = None
                 action = f"create {resource.kind} {words['name']} again"
                 told.append(note(constants.REFUSED, action=action, detail=error.message))
         await self._publish(key, look.manifest, told)

@@ -23,6 +23,7 @@ from finetune_operator.api.v1alpha1 import (
     SlowestStatus,
 )
 from finetune_operator.core.decide import Decision, decide, decide_invalid
+from finetune_operator.core.observed.children import MissingChild
 from finetune_operator.core.observed.claims import Claims, ClaimView
 from finetune_operator.core.observed.views import JobView, LookJobView, Observed, PodView
 from finetune_operator.core.settings import Settings
@@ -312,14 +313,34 @@ def test_whoever_resumes_a_job_waits_for_no_delay_of_a_failure_before() -> None:
 def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_by_one_job() -> None:
     status = started()
     seen = Observed(job(status), NOW, "n", child(succeeded=frozenset({0})))
-    first = decide(seen, SETTINGS)
-    assert first.create_look_job
-    assert first.status is not None
-    assert (first.status.phase, condition(first.status, "Reconciling")) == ("Exporting", ("True", "ReadingResult"))
+    assert decide(seen, SETTINGS) == Decision(create_look_job=True, look_again=0)
     waiting = decide(replace(seen, look_job=LookJobView("0b5e7d2a", False, None)), SETTINGS)
     assert not waiting.create_look_job
+    assert waiting.status is not None
+    assert (waiting.status.phase, condition(waiting.status, "Reconciling")) == ("Exporting", ("True", "ReadingResult"))
     read = decided(replace(seen, look_job=LookJobView("0b5e7d2a", True, ended_well(status).message)))
     assert (read.phase, read.result and read.result.digest) == ("Complete", RESULT.digest)
+
+
+def test_the_configuration_that_the_reading_job_mounts_is_made_again_first() -> None:
+    lost = (MissingChild("ConfigMap", "clauses-0b5e7-1-1", can_be_made=True),)
+    seen = Observed(job(started()), NOW, "n", child(succeeded=frozenset({0})), missing=lost)
+    assert decide(seen, SETTINGS).make_again == lost
+
+
+def test_ended_pods_let_go_of_a_claim_that_is_being_deleted() -> None:
+    """The claim goes only when no pod uses it, and a pod that has ended still does."""
+    going = {"finetune": ClaimView(("ReadWriteMany",), deleted=True)}
+    crashed = PodView(uid="u", name="p", index=0, owner_uid="j", phase="Failed", exit_code=1, ended=NOW)
+    status = decided(Observed(job(started()), NOW, "n", child(), (crashed,)))
+    assert run_of(status).attempt == 2
+    waiting = decide(Observed(job(status), NOW, "n", claims=going), SETTINGS)
+    assert (waiting.free_claim, waiting.status and waiting.status.phase) == (True, "Restarting")
+    over = complete()
+    again = job(over, **{"metadata.generation": 2, "spec.training.seed": 7})
+    assert decide(Observed(again, NOW, "n", claims=going, leftover=True), SETTINGS).delete_children
+    blocked = decided(Observed(again, NOW, "n", claims=going))
+    assert condition(blocked, "Reconciling") == ("True", "ClaimBeingDeleted")
 
 
 def test_a_job_that_only_bears_the_name_of_the_reading_one_is_not_believed() -> None:

@@ -38,7 +38,8 @@ def test_it_takes_one_small_pod_without_gpus_wherever_the_claim_can_be_mounted()
     (container,) = pod["containers"]
     assert (look["spec"]["completions"], look["spec"]["parallelism"]) == (1, 1)
     assert container["resources"]["requests"] == {"cpu": "100m", "memory": "256Mi"}
-    assert not {"nodeSelector", "tolerations", "affinity", "priorityClassName"} & set(pod)
+    assert pod["tolerations"] == TEMPLATE["tolerations"]
+    assert not {"nodeSelector", "affinity", "priorityClassName"} & set(pod)
 
 
 def test_it_reads_the_same_claim_and_run_json_as_the_attempt_and_writes_to_neither() -> None:

@@ -22,6 +22,7 @@ from finetune_operator.protocol import (
     FINETUNEJOBS,
     NETWORKPOLICIES,
     SERVICES,
+    ApiError,
     NotFoundError,
     Object,
     Resource,
@@ -194,3 +195,24 @@ async def test_a_child_that_is_refused_is_tried_again_and_the_attempt_goes_on() 
         made.now += timedelta(seconds=60)
         await other.reconcile(KEY)
         assert not await gone(made, SERVICES)
+
+
+@pytest.mark.parametrize("resource", [CONFIGMAPS, SERVICES], ids=lambda resource: resource.kind)
+async def test_a_child_that_could_not_be_made_at_once_is_made_with_the_next_look(
+    resource: Resource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API server that stumbles in between, and no further event."""
+    async with with_attempt() as made:
+        (child,) = await made.cluster.list(resource, "default")
+        await made.cluster.delete(resource, "default", child["metadata"]["name"])
+        other = a_fresh_operator(made)
+
+        async def stumble(kind: Resource, manifest: Object) -> Object:
+            raise ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+
+        with monkeypatch.context() as stumbling:
+            stumbling.setattr(made.cluster, "create", stumble)
+            with pytest.raises(ApiError):
+                await other.reconcile(KEY)
+        await other.reconcile(KEY)
+        assert not await gone(made, resource)

@@ -129,6 +129,36 @@ async def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_and_nothing
         assert made.cluster.created["Job"] == 2
 
 
+async def test_a_refused_look_for_a_result_is_told_once_and_tried_again() -> None:
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest())
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        pods = await made.world.pods(1)
+        await made.world.succeed(pods)
+        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        made.cluster.refused = JOBS.kind
+        await made.reconcile_until(lambda s: condition(s, "Stalled") == ("True", "Refused"))
+        version = await made.version()
+        for _ in range(5):
+            assert await made.reconciler.reconcile(KEY) == 60
+        assert await made.version() == version
+        made.cluster.refused = ""
+        await made.reconcile_until(lambda s: condition(s, "Reconciling") == ("True", "ReadingResult"))
+
+
+async def test_a_look_that_a_queue_never_lets_start_is_given_up() -> None:
+    async with bench() as made:
+        await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"maxRestarts": 0}}))
+        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
+        pods = await made.world.pods(1)
+        await made.world.succeed(pods)
+        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        await made.reconcile_until(lambda s: condition(s, "Reconciling") == ("True", "ReadingResult"))
+        made.now += timedelta(days=400)  # the cluster has a clock of its own
+        await made.reconcile_until(lambda s: s.phase == "Failed")
+        assert (await made.world.status()).ledger[-1].class_ == "Unknown"
+
+
 async def test_a_quota_that_refuses_the_next_attempt_gets_the_job_of_the_one_before_back() -> None:
     async with bench() as made:
         await made.cluster.create(FINETUNEJOBS, manifest())

@@ -10,6 +10,7 @@ from support.clusters import SETTINGS, condition, last_words, operated, run_of
 from support.manifests import changed, manifest
 
 from finetune_operator.constants import Phase
+from finetune_operator.core.run.naming import child_name
 from finetune_operator.core.settings import Network, Settings
 from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, NETWORKPOLICIES, PODS, SERVICES
 from finetune_trainer.contract import CheckpointReport, RunConfig
@@ -29,6 +30,25 @@ async def test_a_lost_pod_starts_a_new_attempt_that_completes() -> None:
         assert [(e.attempt, e.class_, e.counted) for e in complete.ledger] == [
             (1, "Infrastructure", True), (2, "Success", False),
         ]  # fmt: skip
+
+
+async def test_pods_without_a_node_that_a_queue_took_back_are_forgotten_when_it_resumes_the_job() -> None:
+    async with operated(automatic=False) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        (pod,) = await world.pods_of_attempt(1, 1)
+        world.driver.unschedulable(pod, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+        await world.until(lambda s: condition(s, "Ready")[1] == "Unschedulable")
+        name = child_name("clauses", (await world.job())["metadata"]["uid"], 1, 1)
+        await world.suspend_job(name, suspend=True)
+        await world.until(lambda s: condition(s, "Ready")[1] == "Queued")
+        await world.suspend_job(name, suspend=False)
+        await world.until(lambda s: condition(s, "Ready")[1] == "Pending")
+        (resumed,) = await world.pods(1)
+        world.driver.schedule(resumed)
+        world.driver.run(resumed)
+        await world.succeed([resumed])
+        complete = await world.until(lambda s: s.phase == Phase.COMPLETE)
+        assert [(entry.attempt, entry.class_) for entry in complete.ledger] == [(1, "Success")]
 
 
 async def test_the_attempt_before_stays_for_its_logs_and_older_ones_go() -> None:

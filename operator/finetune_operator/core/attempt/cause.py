@@ -97,7 +97,8 @@ def cause_of(child: JobView | None, pods: Iterable[PodView], ranks_per_pod: int 
     )
     if first_failed and not noticed:
         return _failed(first_failed, culprit(first_failed, pods, ranks_per_pod))
-    if child and (verdict := job_verdict(child.failure_message)):
+    verdict = job_verdict(child.failure_message) if child else None
+    if verdict and not any(pod.name == verdict.pod and pod.exit_code is not None for pod in pods):
         return _as_job_says(verdict)
     if stopped:
         return _preempted(stopped, f"pod {stopped.name} was stopped")

@@ -27,8 +27,8 @@ def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...], look: LookJ
     """Judge an attempt; None as long as an index is not complete.
 
     An index is complete when the Job says so. The Job does not say so as long as another container of its pod runs, or
-    if that container fails; then the end of the trainer's container counts. `look` is the Job that reads rank 0's last
-    message from the workspace, if there is one.
+    if the pod fails without its trainer; then the end of the trainer's container counts. `look` is the Job that reads
+    rank 0's last message from the workspace, if there is one.
     """
     if not is_complete(run, child, pods):
         return None
@@ -54,8 +54,11 @@ def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...], look: LookJ
 
 
 def is_complete(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> bool:
-    """Return whether every index of an attempt has ended well."""
-    by_trainer = {pod.index for pod in pods if pod.exit_code == 0 and pod.others}
+    """Return whether every index of an attempt has ended well.
+
+    A pod that is Failed though its trainer ended with 0 was evicted in that moment, or another container failed.
+    """
+    by_trainer = {pod.index for pod in pods if pod.exit_code == 0 and (pod.others or pod.phase == "Failed")}
     return child.succeeded | by_trainer >= frozenset(range(run.nodes))
 
 

@@ -94,9 +94,11 @@ def read_result(observed: Observed, run: RunStatus) -> Decision:
 
     That message names the result. Training again for what is there already would take the nodes once more.
     """
+    if observed.look_job is None:  # the status follows when it was made, which somebody may refuse
+        return Decision(create_look_job=True, look_again=0)
     words = {"attempt": run.attempt, "run": run.number}
     now = status.in_phase(observed, observed.job.status, Phase.EXPORTING, constants.READING_RESULT, **words)
-    return Decision(now, create_look_job=observed.look_job is None, look_again=5)
+    return Decision(now, look_again=5)
 
 
 def end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:

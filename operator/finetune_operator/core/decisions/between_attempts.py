@@ -39,7 +39,8 @@ def create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         return Decision(observed.job.status.model_copy(update={"run": again}), look_again=0)
     if run.not_before and (wait := (from_text(run.not_before) - observed.now).total_seconds()) > 0:
         return Decision(look_again=wait)
-    if found := volume.obstacle(observed.job.spec, run.claim_name, run.nodes, observed.claims):
+    begins = run.attempt == 1
+    if found := volume.obstacle(observed.job.spec, run.claim_name, run.nodes, observed.claims, begins):
         return blocked(observed, found, run.nodes)
     if holder := volume.holder(observed.remaining, observed.claims, run.claim_name):
         return _volume_attached(observed, run, holder)

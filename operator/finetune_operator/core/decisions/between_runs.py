@@ -59,7 +59,9 @@ def start_run(observed: Observed, settings: Settings, number: int) -> Decision:
     if unfit := _unfit(observed, settings):
         return unfit
     nodes = job.spec.resources.nodes
-    if found := volume.obstacle(job.spec, storage_claim(job.spec, settings.claim), nodes, observed.claims):
+    found = volume.obstacle(job.spec, storage_claim(job.spec, settings.claim), nodes, observed.claims)
+    # A claim that is being deleted goes when no pod uses it, and the ended pods of the run before do.
+    if found and not (observed.leftover and found.reason == constants.CLAIM_BEING_DELETED):
         return blocked(observed, found, nodes)
     if observed.leftover:
         # Their names cannot be told any more when there is another run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_operator import constants
 from finetune_operator.api.v1alpha1 import FineTuneJobStatus, RunStatus
 from finetune_operator.constants import Phase, Reason
 from finetune_operator.core.observed.children import MissingChild
@@ -32,6 +33,8 @@ class Decision:
     """Events about those that are not made again, though the attempt goes on."""
     delete_job: str | None = None
     """Name of an attempt's Job, whose pods are to go."""
+    free_claim: bool = False
+    """Delete the Jobs of the attempts before, whose ended pods would hold a claim that is being deleted."""
     delete_children: bool = False
     """All children of the newest run."""
     delete_policies: bool = False
@@ -80,4 +83,6 @@ def blocked(observed: Observed, found: Obstacle, nodes: int) -> Decision:
     if not found.may_pass:
         return stall_job(observed, found.reason, **words)
     phase = Phase.PENDING if begins else Phase.RESTARTING
-    return Decision(status.in_phase(observed, job.status, phase, found.reason, **words), look_again=LOOK_AT_CLAIM)
+    waiting = status.in_phase(observed, job.status, phase, found.reason, **words)
+    held = not begins and found.reason == constants.CLAIM_BEING_DELETED
+    return Decision(waiting, free_claim=held, look_again=LOOK_AT_CLAIM)

@@ -244,6 +244,8 @@ class JobView:
     parallelism: int
     deleted: bool
     suspended: bool = False
+    started: datetime | None = field(default=None, compare=False)
+    """Since when it is not suspended; a Job that a queue resumes starts anew."""
 
     @classmethod
     def of(cls, job: Object) -> JobView:
@@ -265,7 +267,15 @@ class JobView:
             parallelism=whole(spec.get("parallelism")) or 1,
             deleted="deletionTimestamp" in metadata,
             suspended=spec.get("suspend") is True,
+            started=moment(status.get("startTime")),
         )
+
+    def of_this_start(self, pods: Iterable[PodView]) -> tuple[PodView, ...]:
+        """Leave out the pods that were deleted before the Job was resumed: a queue that suspended it deleted them.
+
+        The API's times are whole seconds, and a queue may resume a Job in the second in which it suspended it.
+        """
+        return tuple(pod for pod in pods if not (self.started and pod.deleted and pod.deleted <= self.started))
 
 
 @dataclass(frozen=True)
@@ -278,11 +288,13 @@ class LookJobView:
     """None as long as it has not ended, and if no message was found."""
 
     @classmethod
-    def of(cls, job: Object, pods: Iterable[Object]) -> LookJobView:
-        """Build it from the API's objects: the Job and its pods."""
+    def of(cls, job: Object, pods: Iterable[Object], now: datetime) -> LookJobView:
+        """Build it from the API's objects: the Job and its pods. One that does not even start is given up some time
+        after its own deadline, which does not run while a queue keeps the Job suspended."""
         view = JobView.of(job)
         message = next((pod.message for pod in map(PodView.of, pods) if pod.exit_code == 0 and pod.message), None)
-        return cls(view.owner_uid, bool(message or view.failure or view.succeeded), message)
+        late = now - view.created > timedelta(seconds=2 * constants.LOOK_SECONDS)
+        return cls(view.owner_uid, bool(message or view.failure or view.succeeded or late), message)
 
 
 def _indexes(ranges: str) -> frozenset[int]:

@@ -39,9 +39,14 @@ class Obstacle(NamedTuple):
         return self.reason in (constants.CLAIM_NOT_FOUND, constants.CLAIM_BEING_DELETED)
 
 
-def obstacle(spec: FineTuneJobSpec, storage: str, nodes: int, claims: Claims | None) -> Obstacle | None:
+def obstacle(
+    spec: FineTuneJobSpec, storage: str, nodes: int, claims: Claims | None, begins: bool = True
+) -> Obstacle | None:
     """The first claim that the pods of so many nodes cannot mount; `storage` is the claim of the job's storage. None if
-    nothing is in the way, or if no claim was looked up."""
+    nothing is in the way, or if no claim was looked up.
+
+    Unless the run `begins`, the modes of the claims that are only read are not judged: its attempts before have mounted
+    them, for not every storage enforces the modes."""
     if claims is None:
         return None
     for name, field in _fields_of_claims(spec, storage).items():
@@ -53,7 +58,8 @@ def obstacle(spec: FineTuneJobSpec, storage: str, nodes: int, claims: Claims | N
         if found.lost:
             return Obstacle(constants.CLAIM_LOST, field, name)
         wanted = (SHARED,) if name == storage else (SHARED, READ_BY_MANY)
-        if nodes > 1 and not set(wanted) & set(found.modes):
+        judged = nodes > 1 and (begins or name == storage)
+        if judged and not set(wanted) & set(found.modes):
             modes = ", ".join(found.modes)
             return Obstacle(constants.VOLUME_NOT_SHARED, field, name, modes, " or ".join(wanted))
     return None

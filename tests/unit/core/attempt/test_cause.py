@@ -194,6 +194,14 @@ def test_the_job_says_more_than_pods_that_its_controller_stopped() -> None:
     assert cause.failure is FailureClass.DIVERGED
 
 
+def test_the_job_says_no_more_than_a_pod_that_is_known() -> None:
+    """Within one second pod 0 was stopped and pod 1, which only heard of it, was the first to fail for the Job."""
+    stopped = pod(0, 75, error="stopped", error_at=5, deleted=at(5), ended=at(5), deletion_version=1)
+    heard = pod(1, 1, error="another rank is gone", deleted=at(5), ended=at(5), deletion_version=2)
+    cause = cause_of(told_by_job("Container trainer for pod n/pod-1 failed with exit code 1"), [stopped, heard])
+    assert (cause.failure, cause.pod) == (FailureClass.PREEMPTED, "pod-0")
+
+
 def test_a_pod_that_says_why_says_more_than_the_job() -> None:
     cause = cause_of(
         told_by_job("Pod n/pod-0-x has condition DisruptionTarget"), [pod(1, 76, error="bad row", error_at=3)]

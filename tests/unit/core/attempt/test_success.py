@@ -113,6 +113,11 @@ def test_an_injected_sidecar_changes_nothing_in_what_the_trainer_has_done(phase:
     assert judge(RUN, child(), pods) == Verdict(RESULT)
 
 
+def test_a_pod_that_was_evicted_when_its_trainer_had_ended_is_done() -> None:
+    pods = (replace(pod(0), phase="Failed", disrupted="TerminationByKubelet: shutdown"), pod(1))
+    assert judge(RUN, child(1), pods) == Verdict(RESULT)
+
+
 def test_a_pod_without_other_containers_is_judged_when_its_job_counts_it() -> None:
     """Its phase follows a moment later, and a Job that is deleted before that takes the log with it."""
     assert judge(RUN, child(), (pod(0), pod(1))) is None
