@@ -243,6 +243,8 @@ async def reading_result() -> Object:
         await made.cluster.create(FINETUNEJOBS, manifest())
         await made.reconcile_until(lambda s: s.run and s.run.job_uid)
         pods = await made.world.pods(1)
+        made.world.say(pods[0], run_of(await made.world.status()))
+        await made.reconcile_until(lambda s: s.phase == Phase.TRAINING)
         await made.world.succeed(pods)
         await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
         await made.reconcile_until(lambda s: condition(s, "Reconciling")[1] == "ReadingResult")

@@ -9,7 +9,7 @@ import pytest
 from sim.mutants import MUTANTS
 from sim.schedule import ViolationError, simulate
 
-LIMIT = 300
+LIMIT = 600
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)

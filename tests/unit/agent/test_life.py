@@ -154,7 +154,7 @@ def test_status_tells_what_the_ranks_and_rank_zero_say(make_pod: MakePod) -> Non
     assert {rank.config_digest for rank in status.ranks} == {pod.config.digest}
     assert status.progress
     assert status.progress.loss == 1.25
-    assert 'finetune_heartbeat_age_seconds{rank="1",phase="train"}' in pod.get("/metrics")[1]
+    wait_until(lambda: 'finetune_heartbeat_age_seconds{rank="1",phase="train"}' in pod.get("/metrics")[1])
     assert pod.get("/status/more")[0] == 404
     (pod.scratch / "go").touch()
     assert pod.end()[0] == 0

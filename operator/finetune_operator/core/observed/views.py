@@ -271,11 +271,14 @@ class JobView:
         )
 
     def of_this_start(self, pods: Iterable[PodView]) -> tuple[PodView, ...]:
-        """Leave out the pods that were deleted before the Job was resumed: a queue that suspended it deleted them.
+        """Leave out pods that never had a node and were deleted before the Job was resumed by a queue.
 
-        The API's times are whole seconds, and a queue may resume a Job in the second in which it suspended it.
+        The queue deleted them when it suspended the Job. The API's times are whole seconds, and it may resume a Job in
+        the second in which it suspended it. A pod that had a node has already ended the attempt.
         """
-        return tuple(pod for pod in pods if not (self.started and pod.deleted and pod.deleted <= self.started))
+        return tuple(
+            pod for pod in pods if pod.scheduled or not (self.started and pod.deleted and pod.deleted <= self.started)
+        )
 
 
 @dataclass(frozen=True)
