@@ -1,1 +1,4 @@
-"""Decisions: from what is observed to what shall be done. Pure: no await, no clock, no I/O."""
+"""The operator's decisions: functions that derive the next action from the observed state.
+
+All of them are pure: no await, no clock and no I/O.
+"""

@@ -1,1 +1,1 @@
-"""Manifests of what an attempt is made of. Pure."""
+"""The manifests of an attempt's children. The functions are pure and do no I/O."""

@@ -1,1 +1,1 @@
-"""The running operator: watches, queue, reconciler."""
+"""The running operator: watches, queue, reconciler and leader election. Decisions belong in `core/`."""

@@ -1,1 +1,1 @@
-"""What `core/decide.py` chooses from: one file for each part of a job's life."""
+"""The decisions that `core/decide.py` selects from, with one module for each phase of a job's life."""

@@ -1,1 +1,1 @@
-"""What a reconcile has seen: the job, its children, and what pods say of themselves, made harmless."""
+"""Views of what a reconcile has read: the job, its children, and validated reports from its pods."""

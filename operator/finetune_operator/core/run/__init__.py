@@ -1,1 +1,1 @@
-"""The rules of a run: whether one is needed, what it trains, where it stores that, and when its children go."""
+"""The rules for a run: whether one is needed, what it trains, where its results go, when its children are deleted."""

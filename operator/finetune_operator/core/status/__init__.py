@@ -1,1 +1,1 @@
-"""What the status says: phases, conditions, progress, the ledger, and the events of its changes."""
+"""The content of the status: phases, conditions, progress and the ledger, and the events for its changes."""
