@@ -1,7 +1,7 @@
-"""The spec of a FineTuneJob: what model is wanted.
+"""The spec of a FineTuneJob: a description of the model that is wanted. Class docstrings appear in the CRD.
 
-A default that depends on another field is not in the schema, which could not tell it from a user's word. The field's
-description gives it, and `core/run/resolve.py` fills it in.
+A default that depends on another field is not in the schema: the API server would fill it in, and it could not be
+distinguished from a value that the user set. The field's description states it, and `core/run/resolve.py` applies it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ Quantity = Annotated[
     Field(json_schema_extra={"x-kubernetes-int-or-string": True, "maxLength": 32}),
 ]
 Preserved = dict[str, Any]
-"""An object whose keys belong to somebody else: kept as it is, checked by its owner."""
+"""An object whose keys are defined elsewhere, by Kubernetes or DeepSpeed: stored unchanged, and validated there."""
 
 
 def _with_texts(**longest: int) -> tuple[AfterValidator, FieldInfo]:
-    """Fields of a preserved object that rules look at, and so must be texts, with the number of characters of each."""
+    """Return annotations by which some fields of a preserved object must be strings of a maximum length.
+
+    The validation rules read these fields. `longest` maps each field to its maximum number of characters.
+    """
 
     def check(value: Preserved) -> Preserved:
         for name, characters in longest.items():
@@ -49,7 +52,7 @@ VolumeMount = Annotated[Preserved, *_with_texts(name=63, mountPath=1024)]
 
 
 class Model(BaseModel):
-    """Base: camelCase in YAML, unknown fields refused, values as written (no coercion from strings)."""
+    """The base class of the spec's models: camelCase in YAML, unknown fields are refused, strings are not converted."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
 
@@ -66,7 +69,7 @@ class ModelSource(Model):
 
 
 class Evaluation(Model):
-    """Where the evaluation rows come from: exactly one of the two."""
+    """The source of the evaluation rows: exactly one of `fraction` and `uri`."""
 
     fraction: float | None = Field(
         None, gt=0, le=0.5, description="Part of the dataset that is held out, chosen by the content of each row."
@@ -131,7 +134,7 @@ class Method(Model):
 
 
 class EarlyStopping(Model):
-    """When a training ends before its last step: evaluate's first metric has not improved for a while."""
+    """The condition for ending a training early: the first metric of `evaluate` no longer improves."""
 
     patience: int = Field(ge=1, le=1_000_000, description="Evaluations in a row without an improvement.")
     min_delta: float = Field(

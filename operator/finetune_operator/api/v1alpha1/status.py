@@ -1,4 +1,4 @@
-"""The status of a FineTuneJob: what became of it. The operator alone writes it."""
+"""The status of a FineTuneJob, which only the operator writes. Class docstrings appear in the CRD."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def _checked(time: str, info: ValidationInfo) -> str:
 
 
 READ_BACK = "read back"
-"""Validation context of a status that comes from a cluster: whoever may write statuses may write anything there."""
+"""The validation context of a status that was read from a cluster, where other clients may have written any value."""
 Time = Annotated[str, AfterValidator(_checked)]
-"""RFC 3339; read back, it is one that can be reckoned with."""
+"""A time in RFC 3339. When a status is read from a cluster, it must be in the range that `api/times.py` accepts."""
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Number = Annotated[int, Field(ge=1, le=100_000)]
-"""Of a run or an attempt; when the children of a run go, all its attempts are gone through."""
+"""The number of a run or an attempt; bounded, because deleting a run's children iterates over all its attempts."""
 
 
 class StatusModel(BaseModel):
-    """Base of the status: written by the operator alone, read back leniently."""
+    """The base class of the status's models; unknown fields are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
