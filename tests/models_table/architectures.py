@@ -29,7 +29,7 @@ def save_base_model(ranks: Ranks, task: Task, architecture: str, folder: Path) -
     """Save the small model with its tokenizer or image processor.
 
     Returns the name of its class and the number of its parameters. Raises ValueError if the model is not small, and
-    whatever transformers raises.
+    any error of transformers.
     """
     import torch
     import transformers

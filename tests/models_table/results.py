@@ -23,8 +23,8 @@ class Outcome:
     """The outcome of one column."""
 
     ended: Literal["trained", "refused", "failed"]
-    """How it ended. "failed" indicates a defect: an error that is not a refusal, ranks that hang, or a result that
-    computes something else."""
+    """How it ended. "failed" indicates a defect: an error that is not a refusal, ranks that hang, or a reloaded
+    model with another loss."""
     loss_before: float | None = None
     """The loss of the start model on the evaluation rows, in nats."""
     loss_after: float | None = None

@@ -70,7 +70,7 @@ VOCABULARY_FIELDS = ("vocab_size", "decoder_vocab_size", "vocab_size_per_layer_i
 def small_config(model_type: str, vocabulary: int) -> PreTrainedConfig:
     """Return the small configuration of an architecture, for a tokenizer with that many tokens.
 
-    Raises whatever the architecture's class raises for a configuration that it does not support.
+    Raises any error of the architecture's class for a configuration that it does not support.
     """
     return _small(CONFIG_MAPPING[model_type], vocabulary, SPECIAL.get(model_type, {}))
 

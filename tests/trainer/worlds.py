@@ -103,8 +103,7 @@ def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    # The imports made millions of objects; freezing them spares the garbage collector checking them after every
-    # training.
+    # The imports made millions of objects, which need not be checked for garbage after every training.
     gc.freeze()
     joined = join(_any_config(size), rank, size, rank, Path())
     number = 0

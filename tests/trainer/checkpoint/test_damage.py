@@ -125,8 +125,7 @@ def test_a_checkpoint_of_other_data_is_not_resumed(
 def test_a_model_that_does_not_answer_as_it_did_is_refused(
     worlds: Worlds, config: RunConfig, stopped: Path, tmp_path: Path
 ) -> None:
-    """All files can be verified, but the start model, which holds the frozen weights of the adapter's base, was
-    changed."""
+    """All files pass verification, but the start model, which holds the adapter's frozen weights, was changed."""
     lora = contract.Lora(rank=4, alpha=8, dropout=0.0)
     config = config.model_copy(update={"lora": lora})
     paths = tiny.paths_in(tmp_path)

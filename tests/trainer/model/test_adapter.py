@@ -126,8 +126,7 @@ def test_a_class_derived_from_a_linear_layer_has_an_adapter_if_it_computes_the_s
 
 @pytest.mark.parametrize("targets", [None, ("up_proj",)], ids=["by default", "by name"])
 def test_a_layer_whose_adapter_peft_does_not_find_again_has_none(targets: tuple[str, ...] | None) -> None:
-    """PEFT saves the adapter of Laguna's shared experts under names that no layer has, and loads it without an
-    error."""
+    """PEFT would load the saved adapter of Laguna's shared experts under names that no layer has, without an error."""
     model = adapted(tiny.CAUSAL_LM, small_config("laguna", tiny.VOCABULARY), targets=targets)
     assert "model.layers.0.mlp.up_proj" in layers(model)
     assert not [name for name in layers(model) if "shared_experts" in name]

@@ -1,4 +1,4 @@
-"""A model's own code and pickled weights are refused unless allowed, and allowed ones can do no further harm."""
+"""A model's own code and pickled weights are refused unless allowed, and an allowed pickle still runs no code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 
 @pytest.fixture(autouse=True)
 def modules_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redirect the modules to which transformers copies a model's code before it runs."""
+    """Redirect the folder to which transformers copies a model's code before it runs."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", list(sys.path))

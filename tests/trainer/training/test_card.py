@@ -1,4 +1,4 @@
-"""The model card names the data, results and use of a model, and contains no text of the data."""
+"""The model card describes the training, the results and the use of a model, and contains no text of the data."""
 
 from __future__ import annotations
 
