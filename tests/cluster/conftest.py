@@ -165,7 +165,7 @@ def all_slots(shared_ground: Ground) -> Iterator[dict[str, Any]]:
 def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `finetune operator` for the namespace on this machine, which must reach the pods' addresses."""
     arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE, "--http-port", "0"]
-    # With this kubeconfig its Lease is in the namespace, too.
+    # This kubeconfig puts the operator's Lease into the namespace, too.
     environment = os.environ | {"KUBECONFIG": str(kubectl.own_kubeconfig(tmp_path / "operator.kubeconfig"))}
     log = tmp_path / "operator.log"
     with log.open("wb") as output:

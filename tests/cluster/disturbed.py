@@ -40,7 +40,7 @@ KILL_ALL = "import os; os.kill(-1, 9)"
 def prepare(workspace: Path) -> None:
     """Write a small BERT with dropout and its rows to the paths that the jobs use."""
     for file in tiny.save_model(workspace / "models" / "bert", tiny.SEQUENCE, tiny.bert(dropout=0.1)).iterdir():
-        file.chmod(0o644)  # safetensors gives access to its own user only
+        file.chmod(0o644)  # safetensors creates files that only their owner can read
     tiny.labelled_texts(workspace / "data" / "rows.jsonl", 400)
 
 

@@ -141,7 +141,7 @@ CHILDREN = "networkpolicies,configmaps,services,jobs,pods"
 ORPHANED = ""
 """The owner of a child that has none any more."""
 WAYS = {"background": "ConfigMap", "foreground": "Job", "orphan": "Pod"}
-"""The ways to delete a job, each with the kind of child to wait for before; an attempt's pod is created last."""
+"""The ways to delete a job, each with the child that must exist before; an attempt's pod is created last."""
 
 
 def children(ground: Ground) -> list[dict[str, Any]]:
@@ -179,10 +179,7 @@ def remove_orphans(ground: Ground) -> None:
 
 
 def test_a_job_made_again_and_again_under_its_name_never_has_children_of_a_former_one(ground: Ground) -> None:
-    """The job is deleted in each of the possible ways.
-
-    The last way leaves children without an owner: they continue to train, and no later job adopts them.
-    """
+    """Children of a job deleted with `--cascade=orphan` continue to train, and no later job adopts them."""
     many = {"spec.resources": {**ONE_NODE, "cpu": "200m"}}  # leaves room for pods that are still being deleted
     uids: list[str] = []
     orphans: dict[str, str] = {}

@@ -28,7 +28,7 @@ SECONDS_TO_END = 15.0
 def job(kubectl: Kubectl, workspace: Path) -> dict[str, Any]:
     """Return a job that trains for some seconds on one node, with its model and data in the workspace."""
     for file in tiny.save_model(workspace / "models" / "bert", tiny.SEQUENCE, tiny.bert()).iterdir():
-        file.chmod(0o644)  # safetensors gives access to its own user only
+        file.chmod(0o644)  # safetensors creates files that only their owner can read
     tiny.labelled_texts(workspace / "data" / "rows.jsonl", 60)
     return manifest(
         JOB,

@@ -180,7 +180,7 @@ async def test_an_engine_that_heals_a_job_whose_children_are_gone_trains_nothing
 
 
 def test_a_job_without_any_status_is_healthy_for_kstatus_alone() -> None:
-    """For this reason the schema has a default for the status."""
+    """The schema therefore has a default for the status."""
     job = changed(MEMORY["created"], {"status": ABSENT})
     assert kstatus(job) == "Current"
     assert argo(job).status == "Progressing"
