@@ -149,7 +149,7 @@ class Scene:
         candidate = Candidate("ops", lease, name, clock or self.loop.time, self.clock.utc)
         options = Options(candidate=candidate, resync=resync, make_reconciler=made)
         work = operate(
-            connection,  # type: ignore[arg-type]  # it has all verbs
+            connection,  # type: ignore[arg-type]  # __getattr__ provides all its methods
             SETTINGS,
             informed,
             options,
