@@ -1,4 +1,4 @@
-"""The operator's decisions: functions that derive the next action from the observed state.
+"""The decisions: from what was observed to what is to be done.
 
-All of them are pure: no await, no clock and no I/O.
+All code here is pure. It contains no await, no clock and no I/O; those belong in `runtime`.
 """

@@ -1,1 +1,4 @@
-"""The decisions that `core/decide.py` selects from, with one module for each phase of a job's life."""
+"""The decisions that `core/decide.py` chooses from: one file for each stage of a job's life.
+
+The rules on which they are based belong in `core/run`, `core/attempt` and `core/status`.
+"""
