@@ -28,7 +28,7 @@ SHOWN = 4
 
 
 class LabelCounts:
-    """How often each label occurs, and where it occurs first."""
+    """The number of rows with each label, and the first of them."""
 
     def __init__(self) -> None:
         self.rows = 0

@@ -28,4 +28,4 @@ class BadRow:
 
     id: str
     sentence: str
-    """The description of the mistake, in the words of an InvalidError."""
+    """The description of the mistake, written like the message of an InvalidError."""

@@ -87,7 +87,7 @@ class Turns:
             self._blank[token] = token not in self.special and not str(self._tokenizer.decode([token])).strip()
         return self._blank[token]
 
-    # ---- where a turn begins, and where what the template writes of it ends -----------------------------------------
+    # ---- the range of a turn ----------------------------------------------------------------------------------------
 
     def _region(self, written: Written, ids: list[int], number: int) -> tuple[int, int] | None:
         """Return the range of the turn's tokens, with its end if the template writes one; None if it is not found."""
