@@ -1,1 +1,4 @@
-"""Views of what a reconcile has read: the job, its children, and validated reports from its pods."""
+"""What a reconcile has observed: the job, its children, and what pods report, validated.
+
+Requests to the API server and to agents belong in `runtime/observer.py`.
+"""
