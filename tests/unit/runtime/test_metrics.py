@@ -320,7 +320,7 @@ def ready_after(before: FineTuneJobStatus, time: str) -> FineTuneJobStatus:
 
 
 def test_a_recovery_counts_from_the_loss_of_the_world_to_the_world_of_a_later_attempt() -> None:
-    """Only the times in the status count: one operator may write the loss and another one the recovery."""
+    """The times come from the status: one operator may write the loss and another one the recovery."""
     before = lost("00:10:00", "Infrastructure")
     after = ready_after(before, "2026-01-01T00:11:30Z")
     assert seconds_to_recovery(before, after) == 90
