@@ -1,5 +1,4 @@
-"""The functions that the table's ranks run: train one model with the trainer's own loop, and reload its result without
-it."""
+"""The functions that the table's ranks run: train a model with the trainer's own loop, and reload its result."""
 
 from __future__ import annotations
 

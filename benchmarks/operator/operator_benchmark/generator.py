@@ -1,5 +1,7 @@
-"""The load generator: a client of the API server with its own name and concurrent requests. It takes times from
-watches."""
+"""The load generator: a client of the API server with its own name, which sends concurrent requests.
+
+It takes times from watches.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A stand-in for `finetune_trainer.ranks.rendezvous`, which imports torch. It ends when a test writes the file
-`end-store`."""
+"""A stand-in for `finetune_trainer.ranks.rendezvous`, which imports torch.
+
+It ends when a test writes the file `end-store`.
+"""
 
 from __future__ import annotations
 

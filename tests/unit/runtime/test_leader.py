@@ -1,5 +1,7 @@
-"""Several operators with one lease: who acts, for how long, and who is next. Time is virtual and the cluster in
-memory."""
+"""Several operators with one lease: who acts, for how long, and who is next.
+
+Time is virtual and the cluster is in memory.
+"""
 
 from __future__ import annotations
 

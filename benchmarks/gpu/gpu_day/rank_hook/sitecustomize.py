@@ -1,5 +1,6 @@
-"""Observes a rank from inside, and makes it stop or run out of memory. Python loads this file because it is in
-PYTHONPATH.
+"""Observes a rank from inside, and makes it stop or run out of memory.
+
+Python loads this file because it is in PYTHONPATH.
 
 Environment variables define what it does; without them, it does nothing.
 
