@@ -1,1 +1,4 @@
-"""The content of the status: phases, conditions, progress and the ledger, and the events for its changes."""
+"""What the status says: phases, conditions, progress, the ledger, and the events of its changes.
+
+The decisions that lead to a status belong in `core/decisions`.
+"""
