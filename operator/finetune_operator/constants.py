@@ -43,7 +43,7 @@ SCRATCH_PATH = "/scratch"
 CONFIG_PATH = "/etc/finetune"
 SHARED_MEMORY_PATH = "/dev/shm"
 VOLUMES = ("workspace", "config", "scratch", "shared-memory")
-"""The names of the volumes of every pod. The claims of pvc:// URIs are mounted as claim-0, claim-1 and so on."""
+"""The names of the volumes of every pod. The claims of pvc:// URIs add claim-0, claim-1 and so on."""
 MOUNT_PATHS = (WORKSPACE_PATH, CLAIMS_PATH, SCRATCH_PATH, CONFIG_PATH, SHARED_MEMORY_PATH)
 RUN_CONFIG_KEY = "run.json"
 SPEC_KEY = "spec.json"

@@ -139,7 +139,7 @@ class Cluster(Protocol):
         ...
 
     async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
-        """Return the body that a pod answers to a GET request, sent to its IP address or through the API server.
+        """Send a GET request to a pod, at its IP address or through the API server, and return the response's body.
 
         Return None if the pod has no usable address, or if no successful response of at most `limit` bytes arrives
         within `timeout` seconds. The request follows no redirect. Sent to the pod's address, it uses no proxy.

@@ -38,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     settings = read_settings(options.config, options.trainer_image)
     lease = lease_name(options.config, options.namespace)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with suppress(asyncio.CancelledError):  # SIGTERM
+    with suppress(asyncio.CancelledError):  # SIGTERM cancels the task
         asyncio.run(_operate(options, settings, lease, port))
     return 0
 

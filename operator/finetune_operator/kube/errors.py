@@ -50,7 +50,8 @@ def not_kubernetes(host: str) -> ApiError:
 
 def sentence_of(error: ApiError) -> str:
     """Return a message with the fault and, if it is known, the remedy."""
-    if isinstance(error, NotFoundError) and '"' not in error.message:  # an unknown path: unknown objects are quoted
+    # The API server quotes the name of an unknown object. Without quotes, it is the path of the kind that is unknown.
+    if isinstance(error, NotFoundError) and '"' not in error.message:
         return "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"
     if error.status == 0 or isinstance(error, NotFoundError | ForbiddenError | InvalidError):
         return error.message

@@ -111,7 +111,7 @@ class Transport:
                 async with self._free:
                     response = await self._send(method, path, query, body, content_type, REQUEST_TIMEOUT)
                     content = await response.read()
-            except (OSError, aiohttp.ClientError, ValueError) as error:  # ValueError: credentials invalid in a header
+            except (OSError, aiohttp.ClientError, ValueError) as error:  # ValueError: invalid header in credentials
                 raise unreachable(error) from error
             if response.status < 300:
                 return _object(content, self.host)

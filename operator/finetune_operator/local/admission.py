@@ -1,4 +1,4 @@
-"""The API server's checks and defaults for built-in kinds, as far as an operator can violate or depends on them.
+"""The API server's checks and defaults for built-in kinds, limited to those that matter to an operator.
 
 FineTuneJobs are not checked here, but by the `admit` function of the in-memory cluster.
 """

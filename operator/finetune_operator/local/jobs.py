@@ -4,7 +4,7 @@ A pod that failed counts as a failure at once. So does a deleted pod, except wit
 counts when it has ended. When a rule of the podFailurePolicy matches, or there are more failures than `backoffLimit`,
 the Job gets the condition FailureTarget and all its other pods are deleted (SIGTERM, grace period). When the last of
 them has ended, the Job gets the condition Failed. The pod that failed by itself is kept. When every index has
-succeeded, the Job gets SuccessCriteriaMet, then Complete. Deleting the pods of a suspended Job counts no failures.
+succeeded, the Job gets SuccessCriteriaMet, then Complete. Pods that a suspension deletes do not count as failures.
 When the creation of a pod is refused, for example by a quota, the controller reports it in an Event of the Job and
 retries with increasing delays.
 """
