@@ -22,7 +22,7 @@ _STATES = {
 _STACK = re.compile(r"(?:Current thread|Thread|Stack)\b.*\(most recent call first\):")
 _FRAME = re.compile(r'  File "(?P<file>.+)", line (?P<line>\d+)(?: in (?P<function>.+))?')
 _INSIDE_PYTHON = "<frozen "
-"""The beginning of file names in Python's own import system. The line that imports tells a user more than they do."""
+"""The prefix of file names in Python's own import system. A user learns more from the line that imports."""
 
 
 def activity(pid: int) -> tuple[float, int, int]:

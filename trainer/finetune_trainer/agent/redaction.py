@@ -43,7 +43,8 @@ _TOKENS_AT_THE_BEGINNING_OF_A_WORD = (
     rf"(?<![A-Za-z0-9-])(?:sk|nvapi)-{_NO_NAME}",  # OpenAI and others, NVIDIA
     r"(?<![A-Za-z0-9])[rs]k_(?:live|test)_[A-Za-z0-9]{10,}",  # Stripe
 )
-"""Patterns that are applied after the other tokens, like that of URLs: after a mask, a word begins."""
+"""Patterns for tokens at the beginning of a word. They are applied after the others, because a word begins after a
+mask."""
 _SECRET = r"passwords?|passwd|passphrase|secrets?|credentials?"
 _PASS = r"(?<![A-Za-z])(?:pwd|pass)"
 _KEY = (

@@ -111,7 +111,7 @@ class BoundedServer(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        # The method of HTTPServer looks up the address's name in the DNS, which may take arbitrarily long.
+        # HTTPServer.server_bind queries the DNS for the name of the address, which may take arbitrarily long.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()

@@ -78,7 +78,7 @@ class StopRequest:
             return
         self.requested = True
         self._time = time.monotonic()
-        # Not logging: its buffers may be in use by the code that the signal interrupted.
+        # Logging is not used: its buffers may be in use by the code that the signal interrupted.
         os.write(2, b"agent: asked to stop\n")
         with contextlib.suppress(OSError):
             self._stop_file.touch()

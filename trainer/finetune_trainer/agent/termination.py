@@ -53,7 +53,7 @@ class End:
     checkpoint: CheckpointReport | None = None
     """The newest checkpoint that rank 0 has reported."""
     facts: Facts | None = None
-    """What rank 0 has found in the data."""
+    """The facts that rank 0 found in the data."""
 
     @property
     def ranks(self) -> range:

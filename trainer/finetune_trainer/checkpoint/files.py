@@ -68,7 +68,7 @@ class Health(Message):
 
 
 class Position(Message):
-    """The position of the training. The rows, learning rate and randomness of the next step depend on the step alone."""
+    """The position of the training, from whose step the next step's rows, learning rate and randomness follow."""
 
     step: int
     """The number of optimizer steps that are done or skipped."""

@@ -12,7 +12,7 @@ class Result(Answer):
     """The saved model. `metrics` were measured on the saved files after they were loaded again."""
 
     path: str
-    """Relative to the workspace."""
+    """The folder of the saved model, relative to the workspace."""
     digest: str
     """The sha256 over the sorted (name, sha256) pairs of its files, in hex."""
     base_metrics: dict[str, float]

@@ -10,7 +10,7 @@ from finetune_trainer.contract.message import Answer, ImageContract
 
 
 class Phase(StrEnum):
-    """What a rank is doing."""
+    """The phase that a rank is in."""
 
     INIT = "init"
     LOAD = "load"
@@ -20,7 +20,7 @@ class Phase(StrEnum):
     SAVE = "save"
     EXPORT = "export"
     CHECK = "check"
-    """The saved result is loaded and measured."""
+    """The phase in which the saved result is loaded and measured."""
     OTHER = "other"
     """A phase that only a newer image has. An unknown phase is read as this one; no rank writes it."""
 
