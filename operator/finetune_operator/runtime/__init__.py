@@ -1,1 +1,4 @@
-"""The running operator: watches, queue, reconciler and leader election. Decisions belong in `core/`."""
+"""The running operator: watches, queue and reconciler.
+
+Decisions belong in `core`, manifests in `manifests`, and requests to the API server in `kube`.
+"""
