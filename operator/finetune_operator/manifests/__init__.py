@@ -1,1 +1,4 @@
-"""The manifests of an attempt's children. The functions are pure and do no I/O."""
+"""The manifests of the objects that an attempt consists of.
+
+All code here is pure; creating the objects belongs in `runtime`.
+"""
