@@ -47,7 +47,7 @@ def sighted(before: Sighting | None, lease: Object, now: float) -> Sighting:
 
 def may_take(seen: Sighting, identity: str, now: float) -> bool:
     """Return whether a lease is ours, has no holder, or has expired."""
-    # Another version may have another duration; the longer one is the safer one.
+    # Another version of the operator may use another duration; the longer one is safer.
     seconds = max(LEASE_SECONDS, seen.spec.get("leaseDurationSeconds") or 0)
     return seen.holder in ("", identity) or now - seen.since >= seconds
 

@@ -81,8 +81,8 @@ def _failure_rules() -> list[Object]:
     """Return rules that make the Job's condition report how the pod that failed first has ended.
 
     They do not change when the Job fails, which is with its first failed pod. The condition stays when the pods are
-    gone (`core/observed/job_verdict.py`). The first rule that matches is reported: an exit code with a class says more
-    than that the cluster took the pod away, and that says more than any other exit code, such as 137 after a kill.
+    gone (`core/observed/job_verdict.py`). The rules are ordered by what they reveal: an exit code with a class says
+    more than that the cluster took the pod away, and that says more than any other exit code, such as 137 after a kill.
 
     A podFailurePolicy requires podReplacementPolicy Failed, with which a pod counts as failed only when it has ended.
     """
@@ -104,7 +104,7 @@ def _pod_template(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         # As PID 1, the agent would ignore signals until Python has started, and a pod that is deleted while it starts
-        # would train on for its whole grace period. As any other process it ends.
+        # would train on for its whole grace period. With any other PID, the process ends.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": run.grace_seconds or settings.grace,
         "securityContext": pod_security(spec),

@@ -20,7 +20,7 @@ from finetune_operator.runtime.job_memory import CAPACITY, Because, JobMemories,
 from finetune_operator.runtime.queue import Queue
 
 SOON = 0.5
-"""Seconds within which mostly all pods of a gang are reported as waiting."""
+"""Seconds within which most pods of a gang are reported as waiting."""
 
 
 WATCHED = (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, SERVICES)

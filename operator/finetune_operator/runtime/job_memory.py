@@ -191,7 +191,7 @@ class JobMemories:
         if self._jobs[key] == JobMemory():
             del self._jobs[key]
 
-    # ---- looks ------------------------------------------------------------------------------------------------------
+    # ---- observations -----------------------------------------------------------------------------------------------
 
     def begin_look(self, key: Key, now: datetime) -> Beginning:
         """Begin an observation; the previous one is forgotten."""

@@ -17,7 +17,7 @@ class Verdict:
     """The verdict on an attempt whose pods have all ended well.
 
     It has a result, or a fault that says why there is none, or `is_in_workspace`: rank 0's pod no longer exists, and
-    its last message, which names the result, must be read from the workspace by a look Job.
+    its last message, which names the result, must be read from the workspace by a look Job (`manifests/look_job.py`).
     """
 
     result: Result | None = None

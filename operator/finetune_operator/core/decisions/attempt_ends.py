@@ -85,8 +85,8 @@ def _may_follow_at_once(observed: Observed, following: RunStatus, settings: Sett
     """Return whether the next attempt can be created by the same reconcile.
 
     It can if it has no delay, the job is not to be suspended, its spec is known, no edit takes its place, its claims
-    are known to exist, and no pod can still hold the claim of its storage. An attempt with several nodes has a claim
-    that they share, so no pod holds it alone.
+    are known to exist, and no pod can still hold the claim of its storage. Several nodes share their claim, so no pod
+    has to release it first.
     """
     spec, claims = observed.job.spec, observed.claims
     known = claims is not None or settings.local

@@ -53,7 +53,7 @@ def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
     """Return the seconds to wait until the pods of an attempt that was suspended or edited have saved.
 
     Such an attempt ends when its pods are asked to stop, and the next one begins with what they save. The request
-    reaches the pods a moment after their Job was deleted, so for a few seconds it is waited for.
+    reaches the pods a moment after their Job was deleted, so the operator waits a few seconds for it.
     """
     entry = ledger.last_failure(observed.job.status)
     if entry is None or entry.class_ not in ON_REQUEST:

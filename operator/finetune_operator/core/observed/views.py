@@ -76,7 +76,10 @@ class PodView:
     disrupted: str | None = None
     """Why the cluster takes the pod away, according to its DisruptionTarget condition."""
     unreachable: bool = False
-    """Whether the pod's node does not report: its controller marked the pod as not ready, though its container was."""
+    """Whether the pod's node does not report.
+
+    The node's controller then marks the pod as not ready, although its container was ready.
+    """
     others: int = 0
     """The number of containers besides the trainer's, for example those that an admission webhook injects.
 

@@ -45,8 +45,8 @@ def obstacle(
     """Return the first obstacle to mounting the claims on that many nodes; None if there is none.
 
     `storage` is the claim of the job's storage. Return None too if no claim was looked up. Unless the run `begins`, the
-    access modes of claims that are only read are not checked: earlier attempts have mounted these claims, because not
-    every storage enforces the modes.
+    access modes of claims that are only read are not checked: earlier attempts have mounted these claims, which is
+    possible because not every storage enforces the modes.
     """
     if claims is None:
         return None

@@ -62,7 +62,7 @@ def _unhealthy(reason: Reason, **words: object) -> Health:
 
 
 def _incidents(progress: ProgressStatus) -> str:
-    """Describe the incidents of the training that are over."""
+    """Describe the incidents so far, all of which are over."""
     counts = {"steps skipped": progress.skipped_steps, "loss spikes": progress.loss_spikes}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"; so far {told}" if told else ""
