@@ -260,7 +260,7 @@ def test_applying_client_side_again_changes_nothing(
 
 
 def test_a_diff_is_seen_when_there_is_one(kubectl: Kubectl, crd: None, tmp_path: Path) -> None:
-    """This shows that the two tests above can fail."""
+    """Show that the two tests above can fail."""
     kubectl.apply(job("clauses"))
     edited = tmp_path / "edited.yaml"
     edited.write_text(yaml.safe_dump(job("clauses", **{"spec.training.maxSteps": 13})))

@@ -50,7 +50,7 @@ def image(engine: None, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def run(engine: None) -> Run:
-    """Return run(image, command…, options=…), which runs a restricted container and returns how it ended."""
+    """Return a function that runs a command in a restricted container of an image and returns how it ended."""
 
     def run(image: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         entrypoint = ("--entrypoint", command[0]) if command else ()
@@ -61,7 +61,7 @@ def run(engine: None) -> Run:
 
 @pytest.fixture
 def inspect() -> Callable[[str], dict[str, Any]]:
-    """Return inspect(image), which returns the container engine's metadata of the image."""
+    """Return a function that returns the container engine's metadata of an image."""
 
     def inspect(image: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("image", "inspect", image).stdout)[0]

@@ -17,7 +17,7 @@ def shown(value: Any) -> str:
 
 
 def cut(text: str, limit: int = MAX_SHOWN) -> str:
-    """Shorten a text to `limit` characters, and escape the unprintable ones (a line break as \\n)."""
+    """Shorten a text to `limit` characters, and escape the unprintable ones, such as line breaks."""
     if len(text) <= limit and text.isprintable():
         return text
     beginning = text if len(text) <= limit else text[: limit - 3] + "..."

@@ -147,7 +147,7 @@ def test_attempts_of_one_run_share_a_recipe_and_other_runs_do_not() -> None:
 
 
 def test_a_file_that_this_node_does_not_see_is_no_checkpoint(tmp_path: Path) -> None:
-    """This happens when the nodes do not share the volume."""
+    """The nodes do not share the volume."""
     written = files.write_synced(tmp_path / "state", b"12345")
     files.check_sizes(tmp_path, {"state": written})
     with pytest.raises(OSError, match="other"):

@@ -22,8 +22,7 @@ TASKS = pytest.mark.parametrize(
 def start(
     folder: Path, task: str, make: Any, base_labels: tuple[str, ...], body_only: bool = False
 ) -> tuple[Any, Any, Prepared]:
-    """Return the base model with these labels, the start model made from it for `tiny.LABELS`, and what was
-    prepared."""
+    """Return the base model with these labels, the start model for `tiny.LABELS`, and what was prepared."""
     config = make()
     config.id2label = dict(enumerate(base_labels))
     config.label2id = {label: row for row, label in enumerate(base_labels)}

@@ -209,8 +209,7 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_larger_model_that_cannot_be_loaded_alone_is_refused(tmp_path: Path) -> None:
-    """transformers loads the text part of a Mllama model as a language model, but cannot load that part once it is
-    saved alone."""
+    """The text part of a Mllama model loads as a language model, but not any more once it is saved alone."""
     whole = small_config("mllama", tiny.VOCABULARY)
     base = tiny.save_model(tmp_path / "model", tiny.CAUSAL_LM, whole)
     whole.save_pretrained(base)

@@ -118,7 +118,7 @@ def test_a_models_own_code_is_not_executed_and_refused_with_a_sentence(tmp_path:
     ],
 )
 def test_code_is_found_in_every_configuration(tmp_path: Path, file: str, content: dict[str, Any]) -> None:
-    """This includes models for which transformers has its own class and would ignore the code without an error."""
+    """The rule includes models for which transformers has its own class and would ignore the code without an error."""
     base = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
     path = base / file
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | content))

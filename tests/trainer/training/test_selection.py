@@ -96,8 +96,7 @@ def test_evaluations_come_after_epochs_or_steps_and_at_the_end_if_the_best_is_wa
 def test_it_ends_after_evaluations_without_an_improvement(
     metric: contract.Metric, values: list[float], patience: int, min_delta: float, ends_at: int | None
 ) -> None:
-    """A slow but steady improvement counts, because each value is compared with the last one that was an
-    improvement."""
+    """A slow but steady improvement counts: each value is compared with the last one that improved."""
     config = config_of(metric, early_stopping=EarlyStopping(patience=patience, min_delta=min_delta))
     ends = [count for count in range(1, len(values) + 1) if ends_early(config, evaluated(config, values[:count]))]
     assert (ends[0] if ends else None) == ends_at

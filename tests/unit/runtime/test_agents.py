@@ -64,7 +64,7 @@ class Pods:
 
 
 async def heard(*answers: dict[str, Any] | bytes | None) -> dict[str, PodStatus]:
-    """Return what is accepted of these answers of pods 0, 1, …"""
+    """Return what is accepted of these answers of pods 0, 1 and so on."""
     cluster = cast(Cluster, Pods(*answers))
     return await ask(cluster, RUN, "default", [PodView.of(pod(index)) for index in range(len(answers))], 8471)
 
@@ -76,7 +76,7 @@ async def test_honest_answers_complete_the_world() -> None:
 
 
 async def test_an_answer_with_another_pods_uid_is_dropped() -> None:
-    """This happens if a pod's address leads to another pod."""
+    """A pod's address may lead to another pod."""
     assert sorted(await heard(answer(0), answer(0))) == ["uid-0"]
     assert sorted(await heard(answer(1), answer(1))) == ["uid-1"]
 

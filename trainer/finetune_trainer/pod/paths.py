@@ -21,8 +21,10 @@ class Paths:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
-        """Read the folders from the environment, where the operator sets them all. Raises KeyError if a variable is
-        missing."""
+        """Read the folders from the environment, where the operator sets them all.
+
+        Raises KeyError if a variable is missing.
+        """
         return cls(
             workspace=Path(environment[contract.ENV_WORKSPACE]),
             claims=Path(environment[contract.ENV_CLAIMS]),

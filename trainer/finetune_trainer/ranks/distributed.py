@@ -59,7 +59,7 @@ def exit_code_of(error: BaseException) -> int:
 
 @dataclass
 class Ranks:
-    """This rank, and its means to communicate with the other ranks."""
+    """The rank of this process, and its means to communicate with the other ranks."""
 
     store: dist.Store
     rank: int
