@@ -1,4 +1,4 @@
-"""Calls a function when a module has been imported: so a benchmark reaches into a process that it did not write.
+"""Calls a function when a module has been imported, so that a benchmark can change code in another program's process.
 
 A hook is a `sitecustomize.py` in a folder of PYTHONPATH, which Python loads when it starts.
 """
@@ -19,7 +19,7 @@ def after_import(module: str, function: Callable[[Any], None]) -> None:
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
-    """Calls a function with a module as soon as somebody has imported it."""
+    """Calls a function with a module as soon as the module has been imported."""
 
     def __init__(self, module: str, function: Callable[[Any], None]) -> None:
         self._module = module
@@ -28,7 +28,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Any, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """What would be found anyway, with the function after the module's own code."""
+        """Find the module as usual, and make its loader call the function after the module's own code."""
         if name != self._module:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)

@@ -1,9 +1,10 @@
-"""Train the four examples on this machine: metrics on held-out rows before and after, and the time.
+"""Trains the four examples on this machine and reports the metrics on held-out rows before and after, and the time.
 
     python benchmarks/examples.py        # writes benchmarks/examples.json and examples.md beside this file
 
-Each is what its README runs: `finetune run examples/contracts/job.yaml --workspace …`, and so on. Times are those of
-one run on one machine, with the start of all processes in them; compare them with each other only.
+Each training runs the command of the example's README, for example `finetune run examples/contracts/job.yaml
+--workspace …`. The times are those of one run on one machine and include the start of all processes; compare them only
+with each other.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> int:
 
 
 def train(example: str, workspace: Path) -> dict[str, Any]:
-    """Make the data, train, and read what the run wrote."""
+    """Make the data, train, and return what the run wrote."""
     manifest = ROOT / "examples" / example
     subprocess.run([sys.executable, manifest.parent / "make_data.py", "--workspace", workspace], check=True)
     started = time.monotonic()
@@ -60,7 +61,7 @@ def train(example: str, workspace: Path) -> dict[str, Any]:
 
 
 def row(result: dict[str, Any]) -> str:
-    """As a line of the table."""
+    """Render the result as a line of the table."""
     name = result["metric"]
     before, after = result["before"][name], result["after"][name]
     return (

@@ -1,7 +1,7 @@
-"""Writes docs/api.md from the CustomResourceDefinition. Run by `make generate`.
+"""Writes docs/api.md from the CustomResourceDefinition. `make generate` runs it.
 
-Each object of the schema is a section with a table of its fields; the rules over several fields are the sentences that
-the API server answers with.
+Each object of the schema is a section with a table of its fields. The rules over several fields are given by the API
+server's messages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Written by the operator alone. `conditions` are for programs, `phase` is for peo
 
 
 def page() -> str:
-    """The whole document."""
+    """Render the whole document."""
     (version,) = crd()["spec"]["versions"]
     properties = version["schema"]["openAPIV3Schema"]["properties"]
     sections = [HEAD, _columns(version["additionalPrinterColumns"])]
@@ -57,7 +57,7 @@ def _columns(columns: list[Schema]) -> str:
 
 
 def _sections(schema: Schema, path: str, with_limits: bool) -> list[str]:
-    """A table of the object's fields, then a section for each of them that is an object with fields."""
+    """Render a table of the object's fields, then a section for each field that is an object with fields."""
     required = set(schema.get("required", ())) if with_limits else set()
     head = "| field | type | default | limits | meaning |" if with_limits else "| field | type | meaning |"
     lines = [head, re.sub(r"[^|]+", "---", head)]
@@ -77,7 +77,7 @@ def _sections(schema: Schema, path: str, with_limits: bool) -> list[str]:
 
 
 def _shape(field: Schema) -> Schema:
-    """The object that a field holds, or holds a list of."""
+    """Return the schema of a list's items, or of the field itself."""
     items: Schema = field.get("items", field)
     return items
 
@@ -95,7 +95,7 @@ def _type(field: Schema) -> str:
 
 
 def _default(field: Schema) -> str:
-    """As YAML's flow style has it; nothing for an object whose defaults are those of its fields."""
+    """Render the default, or nothing for an object whose defaults are those of its fields."""
     default = field.get("default")
     if default in (None, {}, {"config": {}}):
         return ""

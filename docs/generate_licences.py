@@ -1,8 +1,8 @@
-"""Writes docs/licences.md: what the product depends on, and under which licences. Run by `make generate`.
+"""Writes docs/licences.md: the product's dependencies and their licences. `make generate` runs it.
 
-The packages are those that the installed distribution asks for, directly and through others, on this machine's
-platform; their licences are what their own metadata say. A package that says it in words of its own is in `READ`, and
-one whose licence is not in `ALLOWED` ends this with a sentence.
+The packages are the direct and indirect dependencies of the installed distribution on this machine's platform. Their
+licences come from their metadata, or from `READ` for packages whose metadata name none. A package whose licence is not
+in `ALLOWED` ends the program with a message.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ALLOWED = frozenset(
     {
         "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0",
         "CC0-1.0", "CNRI-Python", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib",
-        "LicenseRef-NVIDIA-Proprietary",  # CUDA's libraries, of GPU images only; they may be passed on
+        "LicenseRef-NVIDIA-Proprietary",  # for CUDA's libraries, which are only in GPU images and may be redistributed
     }
 )  # fmt: skip
-"""Licences whose terms end with the files that they are about, so that they ask nothing of what uses those."""
+"""Licences whose terms apply only to their own files, so that they impose nothing on software that uses them."""
 CLASSIFIERS = {
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD",
@@ -47,9 +47,9 @@ SYNONYMS = {
     "NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary",
 }
 READ = {
-    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",  # names packages of the toolkit, and no licence
+    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",  # the metadata name packages of the toolkit, but no licence
 }
-"""Read elsewhere: metadata that say nothing."""
+"""Licences of packages whose metadata name none."""
 
 HEAD = """# Licences of the dependencies
 
@@ -65,22 +65,22 @@ for known vulnerabilities.
 
 
 class LicenceError(Exception):
-    """A package whose licence is not known or not allowed; the text says which and what to do."""
+    """A package's licence is not known or not allowed. The text names the package and what to do."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A line of the table."""
+    """A row of the table."""
 
     name: str
     version: str
     licence: str
-    """An SPDX expression."""
+    """The licence as an SPDX expression."""
     in_operator: bool
 
 
 def required(extras: Iterable[str] = ()) -> dict[str, Distribution]:
-    """All that the product needs with these extras, by canonical name; without itself."""
+    """Return all packages that the product needs with these extras, by canonical name, without itself."""
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()
     left = [(PRODUCT, extra) for extra in ("", *extras)]
@@ -98,7 +98,7 @@ def required(extras: Iterable[str] = ()) -> dict[str, Distribution]:
 
 
 def licence_of(package: Distribution) -> str:
-    """By its metadata, as an SPDX expression. Raises LicenceError."""
+    """Return the licence from the package's metadata, as an SPDX expression. Raises LicenceError."""
     metadata = package.metadata
     name = canonicalize_name(metadata["Name"])
     words = (metadata.get("License") or "").strip()
@@ -116,13 +116,13 @@ def licence_of(package: Distribution) -> str:
 
 
 def is_allowed(expression: str) -> bool:
-    """Whether one of the alternatives of an SPDX expression is made of licences of `ALLOWED` alone."""
+    """Return whether an alternative of an SPDX expression consists only of licences in `ALLOWED`."""
     alternatives = expression.strip("()").split(" OR ")
     return any(all(part.strip("() ") in ALLOWED for part in option.split(" AND ")) for option in alternatives)
 
 
 def packages() -> list[Package]:
-    """What is in the images, by name. Raises LicenceError."""
+    """Return the packages in the images, sorted by name. Raises LicenceError."""
     operator = required()
     return [
         Package(name, package.version, licence_of(package), name in operator)
@@ -131,7 +131,7 @@ def packages() -> list[Package]:
 
 
 def page() -> str:
-    """The whole document."""
+    """Render the whole document."""
     rows = (
         f"| {package.name} | {package.version} | {package.licence} | "
         f"{'operator, trainer' if package.in_operator else 'trainer'} |\n"
@@ -141,7 +141,7 @@ def page() -> str:
 
 
 def main() -> int:
-    """Write the page, or with --check only compare."""
+    """Write the page, or with --check only compare it."""
     try:
         text = page()
     except LicenceError as error:

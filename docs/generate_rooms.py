@@ -1,7 +1,7 @@
-"""Writes docs/rooms.md: a picture of the imports between the rooms of both packages. Run by `make generate`.
+"""Writes docs/rooms.md: a diagram of the imports between the rooms of both packages. `make generate` runs it.
 
-A room is a package or a module directly below `finetune_operator` or `finetune_trainer`. The picture leaves an arrow
-out where others lead the same way, so that it shows the layers; the page says how many arrows there are in all.
+A room is a package or a module directly below `finetune_operator` or `finetune_trainer`. The diagram leaves out an
+arrow if other arrows lead to the same room, so that it shows the layers. The page gives the total number of arrows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Imports = dict[str, set[str]]
 
 
 def imports_of(package: str) -> Imports:
-    """The imports between the rooms of a package, all of them."""
+    """Return all imports between the rooms of a package."""
     graph = grimp.build_graph(package)
     rooms = sorted(graph.find_children(package))
     for room in rooms:
@@ -33,7 +33,7 @@ def imports_of(package: str) -> Imports:
 
 
 def floors(imports: Imports) -> int:
-    """The number of rooms in the longest way down. Raises ValueError for a circle."""
+    """Return the number of rooms in the longest chain of imports. Raises ValueError for a circle."""
     heights: dict[str, int] = {}
     while left := imports.keys() - heights.keys():
         ready = [room for room in left if imports[room] <= heights.keys()]
@@ -44,7 +44,7 @@ def floors(imports: Imports) -> int:
 
 
 def without_detours(imports: Imports) -> Imports:
-    """The transitive reduction: no arrow from a room to one that it also reaches through another."""
+    """Return the transitive reduction: no arrow from a room to one that it also reaches through another."""
     reached = {room: set(others) for room, others in imports.items()}
     for _ in imports:
         for room, other in permutations(imports, 2):
@@ -57,7 +57,7 @@ def without_detours(imports: Imports) -> Imports:
 
 
 def page() -> str:
-    """The text of the page."""
+    """Render the page."""
     parts = [HEAD]
     for package in PACKAGES:
         imports = imports_of(package)

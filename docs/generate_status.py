@@ -1,7 +1,7 @@
-"""Writes docs/status.md from the operator's own tables: phases, conditions, reasons, classes, fields and events. Run by
-`make generate`.
+"""Writes docs/status.md from the operator's own tables. `make generate` runs it.
 
-What a name means is written here; which there are, when they hold and how they read comes from the code.
+The page lists phases, conditions, reasons, classes, fields and events. This file contains what each name means; the
+code determines which names exist, when they apply and how their messages read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ PHASES = {
 }
 WORLD_READY_IN = {Phase.STARTING: "at its end ", Phase.TRAINING: "", Phase.EXPORTING: ""}
 HEALTHY_IN = (Phase.TRAINING, Phase.EXPORTING)
-"""These do not follow from the phase, but from what the ranks have said."""
+"""The phases in which TrainingHealthy can be true. Like WorldReady, it follows from the ranks' reports, not from the
+phase."""
 CONDITIONS = {
     ConditionType.READY: ("The model that the spec asks for is there.", "It is not, or not yet."),
     ConditionType.RECONCILING: ("The operator is on the way to it.", "It is there, or somebody must act."),
@@ -115,7 +116,7 @@ A field is absent while there is nothing to say. A status has at most 32 KiB.
 
 
 def page() -> str:
-    """The whole document."""
+    """Render the whole document."""
     parts = [
         HEAD,
         PHASES_HEAD,
@@ -137,19 +138,19 @@ def page() -> str:
 
 
 def reasons() -> list[Reason]:
-    """In the order of the operator's own list."""
+    """Return the reasons in the order of the operator's list."""
     return [value for value in vars(constants).values() if isinstance(value, Reason)]
 
 
 def fields() -> dict[str, str]:
-    """Description of each field of the status, by the definition."""
+    """Return the description of each field of the status, from the CustomResourceDefinition."""
     (version,) = crd()["spec"]["versions"]
     properties = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
     return {name: _shape(field).get("description", "") for name, field in properties.items()}
 
 
 def _shape(field: dict[str, Any]) -> dict[str, Any]:
-    """What a list holds, or the field itself."""
+    """Return the schema of a list's items, or of the field itself."""
     items: dict[str, Any] = field.get("items", field)
     return items
 
@@ -194,8 +195,11 @@ def _failure(failure: FailureClass) -> str:
 
 
 def _linked(name: str) -> str:
-    """The name, as a link if it has a section of its own in troubleshooting.md. A reason comes first there, and of two
-    sections with one name the second is numbered."""
+    """Return the name, as a link if it has its own section in troubleshooting.md.
+
+    If a reason and a class have the same name, the reason's section comes first and the link of the class's is
+    numbered.
+    """
     headings = re.findall(r"^### (.*)$", TROUBLESHOOTING.read_text(), re.MULTILINE)
     if name not in headings:
         return f"`{name}`"

@@ -1,6 +1,6 @@
-"""The least that trains: DeepSpeed's engine over the same model, rows and batches, and nothing around it.
+"""The smallest training: DeepSpeed's engine with the same model, rows and batches, and nothing else.
 
-Started by torchrun; reads a run.json and what the trainer has prepared for it. Prints the seconds of every step.
+torchrun starts it. It reads a run.json and what the trainer has prepared for it, and prints the seconds of every step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from finetune_trainer.training.steps import sampler_of, total_steps
 
 
 def main() -> None:
-    """Do all steps of the run; rank 0 prints their times."""
+    """Do all steps of the run. Rank 0 prints their times."""
     config = RunConfig.model_validate_json(Path(sys.argv[1]).read_text())
     paths = Paths(workspace=Path(sys.argv[2]), claims=Path(sys.argv[2]), scratch=Path(sys.argv[2]))
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -1,4 +1,4 @@
-"""What surviving costs: a step beside a bare DeepSpeed loop's, and the way to the first step beside a plain script's.
+"""Measures the cost of fault tolerance: a step against a bare DeepSpeed loop, and the start against a plain script.
 
 python benchmarks/cost/measure.py --repetitions 5      # writes results.json and results.md beside this file
 """
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def markdown(repetitions: Sequence[dict[str, float]]) -> str:
-    """Medians, lowest and highest, and the ratio within each repetition."""
+    """Render medians, lowest and highest values, and the ratios within each repetition."""
     rows = [
         ("a step of the bare loop, ms", [1000 * r["bare"] for r in repetitions], ""),
         ("a step of this trainer, ms", [1000 * r["ours"] for r in repetitions], ""),
@@ -83,7 +83,7 @@ def markdown(repetitions: Sequence[dict[str, float]]) -> str:
 
 
 def _make(folder: Path) -> RunConfig:
-    """A Llama of some width, and rows for an epoch that is longer than the run."""
+    """Make a wide Llama and its rows, and return a run that is shorter than an epoch."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -111,7 +111,7 @@ def _make(folder: Path) -> RunConfig:
             source=contract.Source(uri=f"file://{rows}"),
             columns=contract.Columns(text="text"),
             evaluation_source=contract.Source(uri=f"file://{workload.evaluation_of(folder / 'data')}"),
-            max_leak_fraction=1.0,  # so few different rows repeat
+            max_leak_fraction=1.0,  # there are few different rows, so they repeat
         ),
         training=contract.Training(
             max_steps=STEPS,
@@ -134,7 +134,7 @@ def _make(folder: Path) -> RunConfig:
 
 
 def _our_step(folder: Path, config: RunConfig) -> float:
-    """Median seconds between the ends of two steps, with all that is around them."""
+    """Return the median seconds between the ends of two steps of this trainer, with all overhead."""
     workspace = folder / "workspace"
     shutil.rmtree(workspace, ignore_errors=True)
     run_json, scratch = _written(folder, config), folder / "scratch"
@@ -155,7 +155,10 @@ def _our_step(folder: Path, config: RunConfig) -> float:
 
 
 def _bare_step(folder: Path, config: RunConfig) -> float:
-    """The same from the same rows; they are prepared by this trainer, so its run comes first."""
+    """Return the median seconds of a step of the bare loop.
+
+    It uses rows that this trainer has prepared, so this trainer's run comes first.
+    """
     workspace = folder / "workspace"
     if not workspace.exists():
         _our_step(folder, config)
@@ -183,7 +186,7 @@ def _torchrun(arguments: list[str], variables: dict[str, str]) -> str:
 
 
 def _first_step(side: Side, folder: Path) -> float:
-    """Seconds from the start of the pod's first process to the end of the first optimizer step, with one rank."""
+    """Return the seconds from the start of the pod's first process to the end of the first step, with one rank."""
     job = Job(folder / side.name.split()[0], None)
     for path in (job.workspace, job.steps):
         path.mkdir(parents=True)

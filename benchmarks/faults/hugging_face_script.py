@@ -1,6 +1,6 @@
 """The plain script: Hugging Face's Trainer, DeepSpeed and PEFT, with the settings of a careful practitioner.
 
-It saves every ten steps and on SIGTERM, goes on from the last checkpoint, keeps the global batch whatever the number of
+It saves every ten steps and on SIGTERM, resumes from the last checkpoint, keeps the global batch for any number of
 ranks, logs a NaN as a NaN, asks for a smaller batch when memory runs out, and does not wait half an hour for a rank.
 """
 
@@ -37,9 +37,9 @@ DEEPSPEED = {
 
 def main() -> None:
     options = _options()
-    # Otherwise it would be compiled at the first start, if there is a compiler.
+    # Otherwise DeepSpeed would compile it at the first start if there is a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # With use_cpu, the Trainer does not hand on its ddp_timeout.
+    # With use_cpu, the Trainer does not pass its ddp_timeout on.
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=options.collective_timeout))
     world = int(os.environ["WORLD_SIZE"])
     arguments = TrainingArguments(
@@ -67,7 +67,7 @@ def main() -> None:
         disable_tqdm=True,
         use_cpu=True,
     )
-    # The Trainer does so too, but after the adapter was drawn.
+    # The Trainer sets the seed too, but after the adapter's initial weights were drawn.
     set_seed(workload.SEED)
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     lora = LoraConfig(

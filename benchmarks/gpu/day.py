@@ -1,4 +1,4 @@
-"""The GPU day: one command that says in nine minutes what a machine with one GPU makes of this trainer.
+"""The GPU day: one command that measures in nine minutes how this trainer performs on a machine with one GPU.
 
 python benchmarks/gpu/day.py --minutes 9 --out DIR                    # on a machine with a GPU
 python benchmarks/gpu/day.py --device cpu --small --out DIR           # the same steps, tiny, on any machine
@@ -26,7 +26,7 @@ WRONG = 2
 
 
 class UsageError(Exception):
-    """Something that the user can mend; the text is one sentence."""
+    """An error that the user can correct. The text is one sentence."""
 
 
 def main() -> int:
@@ -68,7 +68,7 @@ def _day(options: argparse.Namespace) -> int:
 
 
 def _line(step: Step, record: Record) -> str:
-    """The step in one line: how it ended, and what failed."""
+    """Return one line about the step: how it ended, and what failed."""
     failures = "".join(f"; {row} failed: {reason}" for row, reason in record.failures.items())
     if record.ended != schedule.FINISHED and record.log.strip():
         failures += f"; its last line: {record.log.strip().splitlines()[-1][:300]}"
@@ -90,7 +90,7 @@ def _facts(device: str) -> dict[str, Any]:
 
 
 def _chosen(only: str | None) -> list[Step]:
-    """The steps that --only names, in the day's order. Raises UsageError."""
+    """Return the steps that --only names, in the day's order. Raises UsageError."""
     if only is None:
         return list(STEPS)
     letters = [letter.strip() for letter in only.split(",")]
@@ -101,7 +101,7 @@ def _chosen(only: str | None) -> list[Step]:
 
 
 def _commit() -> str:
-    """What the repository's HEAD is; a copy without a history does not know it."""
+    """Return the commit of the repository's HEAD, or "unknown" if this copy has no history."""
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True)
@@ -111,7 +111,7 @@ def _commit() -> str:
 
 
 def _table(folder: Path) -> int:
-    """Writes results.md beside this file."""
+    """Write results.md beside this file. Raises UsageError if a file of a day is not a step's."""
     days = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
     try:
         measured = [day for day in map(MeasuredDay.read, days) if day.records]

@@ -1,9 +1,9 @@
-"""What the operator costs beside the floor, on fake nodes: times, API writes, CPU, memory, recovery.
+"""Measures the operator's cost compared with the floor, on fake nodes: times, API writes, CPU, memory, recovery.
 
     make benchmark-operator        # writes results.json and results.md beside this file
 
-Needs KUBECONFIG of a cluster with fake nodes, and FINETUNE_AUDIT_LOG, the path of its API server's audit log. README.md
-says how both are made, and what exactly is measured.
+It needs KUBECONFIG of a cluster with fake nodes, and FINETUNE_AUDIT_LOG, the path of its API server's audit log.
+README.md describes how to make both, and exactly what is measured.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from finetune_operator.protocol import ApiError
 HERE = Path(__file__).parent
 SCENARIOS = (FLOOR, FLOOR_RANK_0, START, RECOVER, IDLE)
 MAX_FLOOR_RANK_0 = 100
-"""Jobs; with more, the variant of the floor would only take time."""
+"""The most jobs with which the floor's variant is measured; more would only take time."""
 AUDIT_LOG = "FINETUNE_AUDIT_LOG"
 
 
@@ -91,7 +91,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 async def _measure(options: argparse.Namespace, audit: AuditLog) -> None:
     task = asyncio.current_task()
     assert task is not None
-    # Otherwise the operator that was started would outlive us.
+    # Otherwise the operator would continue to run after this process.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory() as folder:
         async with Generator.connected() as generator:
@@ -109,14 +109,14 @@ async def _measure(options: argparse.Namespace, audit: AuditLog) -> None:
 
 
 def _most_jobs(options: argparse.Namespace) -> int:
-    """That run at a time."""
+    """Return the most jobs that run at a time."""
     starting = options.jobs if {FLOOR, FLOOR_RANK_0, START} & set(options.only) else ()
     failing = options.failing if RECOVER in options.only else ()
     return max((*starting, *failing), default=0)
 
 
 def _plan(options: argparse.Namespace, bench: Bench) -> Iterator[tuple[Case, Callable[[], Awaitable[Measurement]]]]:
-    """In each repetition everything once, so that a machine that slows down does so for all."""
+    """Yield the measurements. Each repetition makes all of them, so that a machine that becomes slower affects all."""
     for _ in range(options.repetitions):
         for jobs in options.jobs:
             if FLOOR in options.only:

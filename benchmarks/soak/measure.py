@@ -1,8 +1,8 @@
-"""The soak: one long training on a real cluster, fifty random faults, and the model that nobody disturbed at the end.
+"""The soak: a long training on a real cluster with fifty random faults, compared with the model of an undisturbed one.
 
 python benchmarks/soak/measure.py --faults 50 --seed 1      # writes results.json and results.md beside this file
 
-Needs KUBECONFIG; the pods are those of `make test-cluster`.
+It needs KUBECONFIG; the pods are those of `make test-cluster`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ FAULTS: dict[str, tuple[Callable[[Disturbed, int], None], int]] = {
     "a rank killed, newest manifest deleted": (Disturbed.delete_checkpoint, 2),
     "a rank frozen": (Disturbed.freeze_rank, 1),
 }
-"""What happens, and how often beside the others."""
+"""The faults: the function that causes one, and its weight in the random choice."""
 MOST_STEPS_BETWEEN = 40
 STEPS_OF_A_FAULT = 80
-"""How much longer the training is made for each fault."""
+"""The number of steps by which the training is longer for each fault."""
 LONGEST_STEP_SECONDS = 0.5
-"""On a machine that has other work."""
+"""The longest duration of a step, on a machine that has other work."""
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def _disturb(job: Disturbed, attempt: int, chance: random.Random) -> dict[str, Any]:
-    """One fault, when the attempt has trained for a while, and what the operator made of it."""
+    """Cause one fault after the attempt has trained for a while, and return how the operator handled it."""
     (name,) = chance.choices(list(FAULTS), [weight for _, weight in FAULTS.values()])
     at = job.trained(attempt, chance.randint(1, MOST_STEPS_BETWEEN))
     began = time.monotonic()
@@ -103,7 +103,7 @@ def _count(classes: Iterator[str]) -> dict[str, int]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table: a row for each kind of fault, and what became of the model."""
+    """Render the table with a row for each kind of fault, and the comparison of the models."""
     rows = []
     for name in FAULTS:
         of_kind = [fault for fault in result["faults"] if fault["fault"] == name]
@@ -130,7 +130,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 @contextmanager
 def _job_maker() -> Iterator[tuple[Kubectl, Path]]:
-    """A namespace with a claim, data and an operator."""
+    """Yield a namespace that has a claim, data and an operator."""
     with (
         new_namespace() as kubectl,
         new_workspace(kubectl) as workspace,

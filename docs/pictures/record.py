@@ -2,9 +2,9 @@
 
     python docs/pictures/record.py        # `make picture`; takes a minute on two cores
 
-The command writes to a pseudo-terminal; pyte, a terminal emulator, makes a screen of what it wrote, and rich a picture
-of the screen. The picture brings its own dark background and names no font of its own, so that it is legible on any
-page and asks no other site for anything.
+The command writes to a pseudo-terminal. The terminal emulator pyte turns its output into a screen, and rich draws the
+screen. The picture has its own dark background and embeds no font, so that it is legible on any page and loads nothing
+from other sites.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ TITLE = "finetune run"
 FONT = 'ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace'
 FRAME: str = inspect.signature(Console.export_svg).parameters["code_format"].default
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", FRAME, flags=re.DOTALL).replace("Fira Code, monospace", FONT)
-"""Rich's frame without the fonts that it would fetch."""
+"""Rich's SVG template without the fonts that it would fetch."""
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        # There the command is what a user types in the repository: the workspace is the folder's.
+        # In this folder, the command is the same as a user's in the repository, and the workspace is temporary.
         (Path(folder) / "examples").symlink_to(ROOT / "examples")
         script = [sys.executable, "examples/contracts/make_data.py", "--workspace", "workspace"]
         subprocess.run(script, cwd=folder, check=True)
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def record(command: Sequence[str], folder: str, stream: pyte.ByteStream) -> int:
-    """Run a command in a folder, in a pseudo-terminal, and feed what it writes to the stream. Returns the exit code."""
+    """Run a command in a folder and a pseudo-terminal, and feed its output to the stream. Return the exit code."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
@@ -74,12 +74,12 @@ def record(command: Sequence[str], folder: str, stream: pyte.ByteStream) -> int:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux's word for: nobody writes there any more
+    except OSError:  # Linux reports this when no process has the terminal open any more
         return b""
 
 
 def drawn(screen: pyte.Screen, title: str) -> str:
-    """The screen up to its last line with anything on it, as SVG."""
+    """Render the screen up to its last line that is not empty, as SVG."""
     used = max((number for number, line in enumerate(screen.display) if line.strip()), default=0)
     with open(os.devnull, "w") as nowhere:
         console = Console(
@@ -103,7 +103,7 @@ def _style(cell: Char) -> Style:
 
 
 def _colour(name: str) -> str | None:
-    """Rich's name of a colour for pyte's, which is a word or six hexadecimal digits."""
+    """Return rich's name of a colour. pyte's name is a word or six hexadecimal digits."""
     if name == "default":
         return None
     if re.fullmatch(r"[0-9a-f]{6}", name):

@@ -1,8 +1,8 @@
 """Writes invented ward notes with structured summaries, and a small untrained GPT-2 to start from.
 
-Notes are put together from phrases that say the same thing in different words and in different order; what a phrase
-means is in the summary. Nobody's data: every name, number and finding is drawn at random. The tokenizer is trained on
-the notes; it is the only part of the model that is.
+A note consists of phrases, in varying order, that express the same facts in different words; its summary lists these
+facts. The data describe no real person: every name, number and finding is drawn at random. Only the tokenizer is
+trained, on the notes; the weights of the model are random.
 
     python make_data.py --workspace DIR
 """
@@ -65,13 +65,13 @@ ASIDES = [
 
 
 def phrase(meanings: dict[str, list[str]], meaning: str, woman: bool, chance: random.Random) -> str:
-    """One of the ways to say it."""
+    """Return one of the phrases for a meaning."""
     slots = {slot: chance.choice(words) for slot, words in SLOTS.items()}
     return chance.choice(meanings[meaning]).format(**slots, possessive="her" if woman else "his")
 
 
 def row(chance: random.Random) -> dict[str, str]:
-    """A note and its summary."""
+    """Return a note and its summary."""
     woman, age, pulse = chance.random() < 0.5, chance.randint(19, 94), chance.randint(52, 134)
     complaint, history = chance.choice(list(COMPLAINTS)), chance.choice(list(HISTORIES))
     finding, plan = chance.choice(list(FINDINGS)), chance.choice(list(PLANS))
@@ -98,7 +98,7 @@ def row(chance: random.Random) -> dict[str, str]:
 
 
 def write_model(folder: Path, texts: list[str]) -> None:
-    """A GPT-2 of four layers with random weights, and a byte-level tokenizer of 600 tokens."""
+    """Save a GPT-2 of four layers with random weights, and a byte-level tokenizer of 600 tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast

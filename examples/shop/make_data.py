@@ -1,8 +1,8 @@
 """Writes a web shop's product pictures and customers' sessions, and two small untrained models to start from.
 
-A picture is a drawing of one of six products: turned, coloured, placed and lit at random, before clutter and under
-noise. A session is what a customer did, in order; the intent makes some events likelier after others, but every intent
-can lead to every event. Some sessions are too short to tell.
+A picture is a drawing of one of six products with random rotation, colour, position and light, on a cluttered
+background and with noise. A session lists what a customer did, in order. The intent makes some events likelier after
+others, but every intent can lead to every event. Some sessions are too short to determine the intent.
 
     python make_data.py --workspace DIR
 """
@@ -23,7 +23,7 @@ SEED = 17
 PICTURES_PER_PRODUCT = 200
 SESSIONS = 2500
 SIDE = 32
-"""Pixels of a picture's side. It is drawn at twice the size and scaled down."""
+"""The width and height of a picture in pixels. It is drawn at twice the size and scaled down."""
 
 Colour = tuple[int, int, int]
 
@@ -78,7 +78,7 @@ PRODUCTS: dict[str, Callable[[ImageDraw.ImageDraw, Colour, random.Random], None]
 
 
 def picture(product: str, chance: random.Random) -> Image.Image:
-    """A drawing of 32 x 32 pixels."""
+    """Draw a picture of 32 x 32 pixels."""
     from PIL import Image, ImageDraw
 
     def colour(low: int, high: int) -> Colour:
@@ -102,7 +102,7 @@ def picture(product: str, chance: random.Random) -> Image.Image:
 
 
 def write_pictures(folder: Path) -> None:
-    """An image folder: a product's pictures are in the folder of its name."""
+    """Write an image folder: each product's pictures are in a folder with its name."""
     chance = random.Random(SEED)
     for product in PRODUCTS:
         (folder / product).mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ WITH_DEPARTMENT = {"view", "cart", "category", "search", "remove"}
 
 
 def session(intent: str, chance: random.Random) -> str:
-    """Events that are separated by spaces, such as `search:toys view:toys cart:toys`."""
+    """Return events that are separated by spaces, such as `search:toys view:toys cart:toys`."""
     events, last, department = [], "", chance.choice(DEPARTMENTS)
     for _ in range(chance.randint(3, 18)):
         weights = dict(ALWAYS)
@@ -148,7 +148,7 @@ def session(intent: str, chance: random.Random) -> str:
 
 
 def write_sessions(file: Path) -> None:
-    """A table with the columns events and intent."""
+    """Write a table with the columns events and intent."""
     chance = random.Random(SEED)
     with file.open("w", newline="") as table:
         writer = csv.writer(table)
@@ -162,7 +162,7 @@ def write_sessions(file: Path) -> None:
 
 
 def write_vit(folder: Path) -> None:
-    """A ViT of three layers with random weights."""
+    """Save a ViT of three layers with random weights."""
     import torch
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
@@ -173,7 +173,7 @@ def write_vit(folder: Path) -> None:
 
 
 def write_bert(folder: Path) -> None:
-    """A BERT of two layers with random weights, and a tokenizer with one token for each event."""
+    """Save a BERT of two layers with random weights, and a tokenizer with one token for each event."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast

@@ -1,1 +1,1 @@
-"""The FineTuneJob operator: it decides, launches, watches and reports; the training itself is in finetune_trainer."""
+"""The FineTuneJob operator: it decides, launches, watches and reports. The training itself is in finetune_trainer."""

@@ -1,4 +1,4 @@
-"""Names that others see: the API group, labels, condition types, phases, and each reason with its message."""
+"""The names that users and programs see: API group, labels, phases, condition types, and reasons with messages."""
 
 from __future__ import annotations
 
@@ -20,36 +20,39 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 
 LABEL_POLICY = f"{GROUP}/network-policy"
-"""Of pods: the one NetworkPolicy that selects them."""
+"""The pod label whose value is the name of the one NetworkPolicy that selects the pod."""
 
 LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
 LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
-"""Set by the Job controller on its pods."""
+"""The label that the Job controller sets on each pod: its completion index."""
 
 MAX_NAME_LENGTH = 40
-"""Of a FineTuneJob: `<job>-<5 hex>-<run>-<attempt>-<index>` is a host name and so has at most 63 characters."""
+"""The maximum length of a FineTuneJob's name.
+
+A pod's host name `<job>-<5 hex>-<run>-<attempt>-<index>` may have at most 63 characters.
+"""
 
 DEFAULT_CLAIM = "finetune"
-"""The claim of jobs that name none, unless the operator's configuration names another."""
+"""The name of the claim for jobs without `storage.claimName`, unless the operator's configuration sets another one."""
 CONTAINER = "trainer"
 LOOK_SECONDS = 600
-"""After which the Job that reads a result from the workspace gives up; as long after its end it is deleted."""
+"""The time limit of the Job that reads a result from the workspace, and the time from its end to its deletion."""
 WORKSPACE_PATH = "/workspace"
 CLAIMS_PATH = "/claims"
 SCRATCH_PATH = "/scratch"
 CONFIG_PATH = "/etc/finetune"
 SHARED_MEMORY_PATH = "/dev/shm"
 VOLUMES = ("workspace", "config", "scratch", "shared-memory")
-"""Names of the volumes of every pod; those of the claims that URIs name are claim-0, claim-1 and so on."""
+"""The names of the volumes of every pod. The claims of pvc:// URIs add claim-0, claim-1 and so on."""
 MOUNT_PATHS = (WORKSPACE_PATH, CLAIMS_PATH, SCRATCH_PATH, CONFIG_PATH, SHARED_MEMORY_PATH)
 RUN_CONFIG_KEY = "run.json"
 SPEC_KEY = "spec.json"
 HUB_TOKEN_KEY = "HF_TOKEN"
-"""Key of the secret that `model.secretName` names."""
+"""The key that is read from the Secret `model.secretName`."""
 
 
 class Phase(StrEnum):
-    """For people; programs read the conditions."""
+    """A summary of a job's state for people; programs read the conditions."""
 
     PENDING = "Pending"
     STARTING = "Starting"
@@ -63,7 +66,10 @@ class Phase(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """Ready, Reconciling and Stalled are kstatus's; the others tell where a run is."""
+    """The condition types of a FineTuneJob.
+
+    Ready, Reconciling and Stalled are defined by kstatus; the others report the state of a run.
+    """
 
     READY = "Ready"
     RECONCILING = "Reconciling"
@@ -119,7 +125,7 @@ RESTARTING = Reason(
 SUSPENDING = Reason("Suspending", "Run {run} is being stopped; {pods} of its pods are still there")
 SUSPENDED = Reason("Suspended", "spec.suspend is true; {detail}")
 RESUMED = Reason("Resumed", "The job is no longer suspended; attempt {attempt} of run {run} starts")
-"""Of an event alone: the conditions then say how far the attempt is."""
+"""The reason of an event only: after the event, the conditions report the state of the attempt."""
 MADE_AGAIN = Reason(
     "MadeAgain", "{kind} {name} of attempt {attempt} of run {run} was deleted while it was needed, and is made again"
 )
@@ -128,7 +134,7 @@ NOT_MADE_AGAIN = Reason(
     "{kind} {name} of attempt {attempt} of run {run} was deleted, and the same one cannot be made again, because the "
     "spec or the operator's configuration has changed since; the attempt goes on, because all its pods have read it",
 )
-"""Both are reasons of events alone."""
+"""MADE_AGAIN and NOT_MADE_AGAIN are reasons of events only, not of conditions."""
 COMPLETE = Reason("Complete", "Run {run} is complete{outcome}; the model is at {path}")
 FAILED = Reason("Failed", "Run {run} failed: {detail}")
 INVALID_SPEC = Reason("InvalidSpec", "{detail}")

@@ -1,7 +1,7 @@
-"""How the operator talks to a cluster: eight verbs on plain dictionaries.
+"""The interface between the operator and a cluster: eight methods on plain dictionaries.
 
-`kube/` implements them on the real API server, `local/` in memory; one contract suite runs against both. Objects are
-JSON dictionaries as the API has them. Every error is an `ApiError` with the status code that the API server uses.
+`kube/` implements it on a real API server, `local/` in memory; the same contract tests run against both. Objects are
+JSON dictionaries in the API's own form. Every error is an `ApiError` with the status code that the API server uses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of namespaced object."""
+    """A kind of namespaced objects."""
 
     group: str
     version: str
@@ -43,7 +43,7 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 
 class ApiError(Exception):
-    """The API server said no, or was not reached (status 0)."""
+    """The API server refused a request, or could not be reached (status 0)."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -53,38 +53,41 @@ class ApiError(Exception):
 
 
 class NotFoundError(ApiError):
-    """404: there is no such object."""
+    """Status 404: the object does not exist."""
 
 
 class AlreadyExistsError(ApiError):
-    """409 on create: an object of that name exists."""
+    """Status 409 on create: an object of that name already exists."""
 
 
 class ConflictError(ApiError):
-    """409 on put: the object has changed since it was read."""
+    """Status 409 on put: the object has changed since it was read."""
 
 
 class InvalidError(ApiError):
-    """422 or 400: the object breaks the schema or a rule."""
+    """Status 422 or 400: the object violates the schema or a validation rule."""
 
 
 class ForbiddenError(ApiError):
-    """403: not allowed, or refused by quota or admission."""
+    """Status 403: the request is not permitted, or a quota or an admission controller rejected it."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A change that a watch saw."""
+    """A change to an object, as a watch reports it."""
 
     type: EventType
     object: Object
 
 
 class Cluster(Protocol):
-    """Eight verbs. Names are of namespaced objects; `labels` selects by equality."""
+    """A cluster with its namespaced objects. The argument `labels` selects objects whose labels have equal values."""
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
-        """Raises NotFoundError."""
+        """Return one object.
+
+        Raises NotFoundError.
+        """
         ...
 
     async def list(
@@ -94,35 +97,51 @@ class Cluster(Protocol):
         labels: Mapping[str, str] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
-        """All objects of a namespace, or of all namespaces when None. The order is by name. `fields` selects by
-        equality too, by dotted paths that the kind can be selected by."""
+        """Return the objects of a namespace, or of all namespaces if it is None, sorted by namespace and name.
+
+        `fields` maps field selectors that the API supports for the kind (dotted paths) to the values they must equal.
+        """
         ...
 
     def watch(
         self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
     ) -> AsyncIterator[Event]:
-        """First an ADDED for each object that exists, then every change; endless."""
+        """Yield an ADDED event for each existing object, then an event for every change, until cancelled."""
         ...
 
     async def create(self, resource: Resource, manifest: Object) -> Object:
-        """Raises AlreadyExistsError, InvalidError, ForbiddenError, and NotFoundError without the namespace."""
+        """Create an object and return it as stored.
+
+        Raises AlreadyExistsError, InvalidError, ForbiddenError, and NotFoundError if the namespace does not exist.
+        """
         ...
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
-        """In the background: children follow by their owner references. With a uid, only that very object
-        (ConflictError otherwise). Raises NotFoundError."""
+        """Delete an object; the garbage collector then deletes its children in the background.
+
+        Raises NotFoundError, and ConflictError if `uid` is given and the object has another UID.
+        """
         ...
 
     async def put(self, resource: Resource, manifest: Object) -> Object:
-        """Write all but the status of an object as it was read; ConflictError if it has changed since; for
-        a Lease that was deleted, too. Raises NotFoundError, InvalidError and ForbiddenError."""
+        """Replace an object that was read before, except for its status, and return it as stored.
+
+        Raises ConflictError if the object has changed since it was read or is a Lease that has been deleted. Also
+        raises NotFoundError, InvalidError and ForbiddenError.
+        """
         ...
 
     async def put_status(self, resource: Resource, manifest: Object) -> Object:
-        """Write the status of an object as it was read; ConflictError if it has changed since."""
+        """Replace the status of an object that was read before, and return the object as stored.
+
+        Raises ConflictError if the object has changed since it was read.
+        """
         ...
 
     async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
-        """GET from a pod, by its IP; None when nothing (or more than `limit` bytes) came within `timeout` seconds.
-        Follows no redirect and uses no proxy from the environment."""
+        """Send a GET request to a pod, at its IP address or through the API server, and return the response's body.
+
+        Return None if the pod has no usable address, or if no successful response of at most `limit` bytes arrives
+        within `timeout` seconds. The request follows no redirect. Sent to the pod's address, it uses no proxy.
+        """
         ...

@@ -1,4 +1,4 @@
-"""The chart, rendered by the real helm. Without helm these tests are skipped, and say so."""
+"""Fixtures that render the chart with the real helm. The tests are skipped with a message if helm is not installed."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from support.helm import Helm, helm_or_skip
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """helm with this repository's chart."""
+    """Return helm with this repository's chart."""
     return helm_or_skip()

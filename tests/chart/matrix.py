@@ -1,4 +1,4 @@
-"""Combinations of values that must all give a sound release."""
+"""Combinations of values with which the chart must render a valid release."""
 
 from __future__ import annotations
 

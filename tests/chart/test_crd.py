@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition in the chart is the one in crds/, which is the generated one."""
+"""The chart contains the generated CustomResourceDefinition of crds/."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every name that helm and Kubernetes allow for a release and a namespace gives a sound release.
+"""The chart renders a valid release for every name that helm and Kubernetes allow for a release and a namespace.
 
-YAML reads 123 as a number and no as false unless they are quoted, and a Service's name may neither begin with a digit
-nor have a dot, as a release's may.
+Unquoted, YAML reads 123 as a number and no as false. A Service's name must not begin with a digit or contain a dot, but
+a release's name may.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def objects(helm: Helm, release: str, namespace: str, request: pytest.FixtureReq
 
 
 def fields(value: Any, *keys: str) -> Iterator[Any]:
-    """What is under one of the keys, anywhere in an object but in the definition of FineTuneJobs."""
+    """Yield the values of these keys anywhere in an object, except in the definition of FineTuneJobs."""
     if isinstance(value, dict) and value.get("kind") != "CustomResourceDefinition":
         for key, inner in value.items():
             if key in keys:

@@ -1,4 +1,4 @@
-"""What the roles grant; that the operator uses all of it, and no more, is seen on a cluster."""
+"""The permissions that the chart's roles grant. The tests on a cluster check that the operator uses exactly these."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ NAMESPACED = [name for name, values in MATRIX.items() if values.get("scope") == 
 
 
 def own(objects: list[Object]) -> list[Object]:
-    """The operator's roles for its work."""
+    """Return the operator's roles except those for the Lease and those that extend the cluster's roles."""
     roles = of_kind(objects, "Role") + of_kind(objects, "ClusterRole")
     return [role for role in roles if not aggregated(role) and not for_leading(role)]
 
 
 def for_leading(found: Object) -> bool:
-    """Whether a role, or a binding, is for the Lease: those have the name that the release's own objects have."""
+    """Return whether a role or a binding is for the Lease: its name has no dot, unlike those of the other roles."""
     return bool("." not in found["metadata"]["name"])
 
 
 def aggregated(role: Object) -> set[str]:
-    """The cluster's roles that a role becomes part of."""
+    """Return the cluster roles into which a role is aggregated."""
     return {label.removeprefix(AGGREGATE) for label in role["metadata"]["labels"] if label.startswith(AGGREGATE)}
 
 
@@ -90,7 +90,7 @@ def test_a_lease_is_granted_by_its_name_in_the_release_s_namespace_alone(
 
 
 def lease_of(objects: list[Object]) -> str:
-    """What the operator's configuration names."""
+    """Return the name of the Lease in the operator's configuration."""
     return str(yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"])["leaseName"])
 
 
@@ -124,5 +124,5 @@ def test_viewers_read_and_editors_write_finetunejobs(helm: Helm) -> None:
     assert aggregated(view) == {"view", "edit", "admin"}
     assert {verb for rule in view["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
     assert aggregated(edit) == {"edit", "admin"}
-    # The status is the operator's alone.
+    # Only the operator may write the status.
     assert [rule["resources"] for rule in edit["rules"]] == [["finetunejobs"]]

@@ -1,4 +1,4 @@
-"""Every combination of values gives a sound release."""
+"""The chart renders a valid release for every combination of values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def container(objects: list[Object]) -> Object:
 
 
 def settings(objects: list[Object]) -> Settings:
-    """What the operator makes of the mounted configuration."""
+    """Return the settings that the operator reads from the mounted configuration."""
     options = parser().parse_args(container(objects)["args"])
     path = PurePosixPath(options.config)
     (mount,) = (m for m in container(objects)["volumeMounts"] if m["mountPath"] == str(path.parent))
@@ -51,7 +51,7 @@ def settings(objects: list[Object]) -> Settings:
 
 
 def selectors(objects: list[Object]) -> Iterator[dict[str, str]]:
-    """Those by which an object finds the operator's pod."""
+    """Yield the selectors by which other objects select the operator's pod."""
     yield only(objects, "Deployment")["spec"]["selector"]["matchLabels"]
     yield from (found["spec"]["selector"] for found in of_kind(objects, "Service"))
     yield from (found["spec"]["selector"]["matchLabels"] for found in of_kind(objects, "PodDisruptionBudget"))
@@ -114,7 +114,7 @@ def test_the_configuration_is_what_the_operator_reads(objects: list[Object]) -> 
     if network:
         (peer,) = [network.operator]
         assert peer is not None
-        # Of any release: a policy outlives the one that it was made under.
+        # The policy selects the operator of any release, because it may outlive the release that created it.
         assert peer["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "finetune-operator"}}
         assert peer["podSelector"]["matchLabels"].items() <= pod(objects)["metadata"]["labels"].items()
         namespace = only(objects, "Deployment")["metadata"]["namespace"]

@@ -1,4 +1,4 @@
-"""Wrong values are refused with the value's name, and every value is in the schema and in the documents."""
+"""The chart refuses wrong values and names them, and the schema and the documents contain every value."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_wrong_value_is_refused_with_its_name(helm: Helm, values: dict[str, An
 
 
 def changed(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Values with another one at a dotted path."""
+    """Return a copy of the values with another value at a dotted path."""
     copied = deepcopy(values)
     *within, name = path.split(".")
     inner = copied
@@ -67,7 +67,7 @@ def changed(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def parts(path: str) -> Iterator[str]:
-    """A dotted path and those of the objects that it is in."""
+    """Yield a dotted path and the paths of the objects that contain it."""
     while path:
         yield path
         path = path.rpartition(".")[0]
@@ -120,7 +120,7 @@ def test_the_chart_is_of_the_package_s_version() -> None:
 
 
 def objects_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The schema's objects with named fields, by dotted path."""
+    """Yield the objects of the schema that have named fields, with their dotted paths."""
     if "properties" in schema:
         yield path, schema
         for name, field in schema["properties"].items():
@@ -133,7 +133,7 @@ def test_the_schema_knows_the_defaults_keys_and_no_others() -> None:
         for name in filter(None, path.split(".")):
             values = values[name]
         assert schema["additionalProperties"] is False, path
-        if path not in ("affinity",):  # its fields are Kubernetes' own, and none of them has a default
+        if path not in ("affinity",):  # its fields are defined by Kubernetes and have no defaults
             assert set(schema["properties"]) - {"global"} == set(values), path
 
 

@@ -1,7 +1,8 @@
-"""The table of the chart's values, from the comments in values.yaml. As a program, it writes it into the documents.
+"""The table of the chart's values, made from the comments in values.yaml.
 
-A comment that begins with `# --` describes the key below it, and goes on in the comment lines that follow. A key with a
-description is a row, whatever is in its value.
+As a program, this module writes the table into the documents. A comment that begins with `# --` describes the key below
+it and continues in the following comment lines. Every key with a description becomes a row, also if its value is an
+object.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ END = "<!-- end of values -->\n"
 
 
 class Row(NamedTuple):
-    """A value: dotted name, default, description."""
+    """A value with its dotted name, its default and its description."""
 
     name: str
     default: Any
@@ -29,7 +30,7 @@ class Row(NamedTuple):
 
 
 def rows(text: str) -> list[Row]:
-    """The described values of a values.yaml, in its order."""
+    """Return the described values of a values.yaml, in the order of the file."""
     values = yaml.safe_load(text)
     found: list[Row] = []
     path: list[tuple[int, str]] = []
@@ -48,7 +49,7 @@ def rows(text: str) -> list[Row]:
 
 
 def table(text: str) -> str:
-    """The rows in Markdown."""
+    """Render the rows as a Markdown table."""
     lines = ["| value | default | meaning |", "|---|---|---|"]
     for row in rows(text):
         cells = (f"`{row.name}`", f"`{json.dumps(row.default)}`", row.description)
@@ -57,7 +58,7 @@ def table(text: str) -> str:
 
 
 def filled(document: str, values: str) -> str:
-    """A document with the table between its marks."""
+    """Return a document with the table between its markers."""
     before, _, rest = document.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table(values)}\n{END}{after}"
@@ -71,7 +72,7 @@ def _value(values: dict[str, Any], names: list[str]) -> Any:
 
 
 def main() -> None:
-    """Write the documents."""
+    """Write the table into the documents."""
     values = (CHART / "values.yaml").read_text()
     for document in DOCUMENTS:
         document.write_text(filled(document.read_text(), values))

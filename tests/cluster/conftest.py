@@ -1,8 +1,8 @@
-"""A real cluster, by KUBECONFIG, with kubectl in PATH. Without one these tests are skipped, and say so.
+"""Fixtures for tests on the real cluster of KUBECONFIG, with kubectl in PATH.
 
-FINETUNE_TEST_IMAGE names the trainer's image. By default that is one with Python alone, which finds its packages in
-/workspace/.packages: a copy of this environment's, made of hard links in the folder behind the claim, so the nodes must
-see this machine's file system.
+Without KUBECONFIG these tests are skipped. FINETUNE_TEST_IMAGE names the trainer's image. The default image has only
+Python and finds its packages in /workspace/.packages: a copy of this environment's packages, made of hard links in the
+folder behind the claim. The nodes must therefore see this machine's file system.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 CRD = "crd/finetunejobs.finetune.dev"
 OWNER = "meta.helm.sh/release-"
 FROM_KUBECTL = ("--take-ownership", "--force-conflicts")
-"""How helm takes over a definition that kubectl has applied."""
+"""Flags with which helm takes over a definition that kubectl has applied."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,14 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def crd() -> None:
-    """The FineTuneJob's definition is in the cluster."""
+    """Apply the definition of FineTuneJob to the cluster."""
     Kubectl("default").run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     Kubectl("default").run("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
 
 
 @contextlib.contextmanager
 def new_namespace() -> Iterator[Kubectl]:
-    """One that enforces restricted Pod Security; deleted at the end."""
+    """Provide a namespace that enforces restricted Pod Security; delete it when the block ends."""
     cluster = Kubectl(f"test-{uuid.uuid4().hex[:8]}")
     metadata = {"name": cluster.namespace, "labels": RESTRICTED}
     cluster.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
@@ -63,27 +63,27 @@ def new_namespace() -> Iterator[Kubectl]:
 
 @pytest.fixture
 def kubectl(crd: None) -> Iterator[Kubectl]:
-    """A namespace of its own."""
+    """Provide a namespace for one test."""
     with new_namespace() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """helm with this repository's chart."""
+    """Return helm with this repository's chart."""
     return helm_or_skip()
 
 
 @pytest.fixture
 def releases(helm: Helm, kubectl: Kubectl) -> Iterator[Releases]:
-    """Releases in the namespace."""
+    """Provide the releases in the namespace."""
     with releases_in(helm, kubectl) as found:
         yield found
 
 
 @pytest.fixture
 def crd_of_kubectl(kubectl: Kubectl) -> None:
-    """The definition as kubectl leaves it, whatever releases had it before."""
+    """Apply the definition as kubectl does, without the marks of earlier releases."""
     kubectl.run("annotate", CRD, f"{OWNER}name-", f"{OWNER}namespace-")
     kubectl.run("label", CRD, "app.kubernetes.io/managed-by-")
     kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
@@ -91,7 +91,7 @@ def crd_of_kubectl(kubectl: Kubectl) -> None:
 
 @contextlib.contextmanager
 def new_workspace(kubectl: Kubectl) -> Iterator[Path]:
-    """The folder behind the claim `finetune`, which every node can read and write; deleted at the end."""
+    """Provide the folder behind the claim `finetune`, which every node can read and write; delete it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="finetune-cluster-"))
     folder.chmod(0o777)
     size = {"storage": "20Gi"}
@@ -120,25 +120,25 @@ def new_workspace(kubectl: Kubectl) -> Iterator[Path]:
 
 @pytest.fixture
 def workspace(kubectl: Kubectl) -> Iterator[Path]:
-    """The folder behind the claim `finetune`, with the trainer's packages where the image has none."""
+    """Provide the folder behind the claim `finetune`, with the trainer's packages if the image lacks them."""
     with new_workspace(kubectl) as folder:
         add_packages(folder)
         yield folder
 
 
 def add_packages(folder: Path) -> None:
-    """The trainer's, where the image has none."""
+    """Add the trainer's packages if the image lacks them."""
     if TEST_IMAGE == DEFAULT_IMAGE:
         packages = sysconfig.get_path("purelib")
         linked = subprocess.run(["cp", "-al", packages, folder / ".packages"])
-        if linked.returncode:  # another file system
+        if linked.returncode:  # the folder is on another file system
             subprocess.run(["cp", "-a", f"{packages}/.", folder / ".packages"], check=True)
         shutil.copytree(ROOT / "trainer" / "finetune_trainer", folder / ".packages" / "finetune_trainer")
 
 
 @pytest.fixture(scope="module")
 def shared_ground(crd: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """A namespace with an operator at work and ranks that do as the tests say, shared by the tests of a module."""
+    """Provide a namespace with a running operator and ranks that a test directs, shared by the tests of a module."""
     with (
         new_namespace() as kubectl,
         new_workspace(kubectl) as workspace,
@@ -149,23 +149,23 @@ def shared_ground(crd: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def ground(shared_ground: Ground) -> Iterator[Ground]:
-    """That of the module, for one test after the other."""
+    """Provide the module's namespace for one test, and clear it afterwards."""
     yield shared_ground
     shared_ground.clear()
 
 
 @pytest.fixture(scope="module")
 def all_slots(shared_ground: Ground) -> Iterator[dict[str, Any]]:
-    """`spec.resources` of a job that leaves no node for another such job."""
+    """Return `spec.resources` for a job that leaves no node for another such job."""
     with slots(shared_ground.kubectl) as resources:
         yield resources
 
 
 @pytest.fixture
 def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`finetune operator` for the namespace, on this machine, with the pods' addresses in reach."""
+    """Run `finetune operator` for the namespace on this machine, which must reach the pods' addresses."""
     arguments = ["operator", "--namespace", kubectl.namespace, "--trainer-image", TEST_IMAGE, "--http-port", "0"]
-    # Its Lease, too, is in the namespace.
+    # This kubeconfig puts the operator's Lease into the namespace, too.
     environment = os.environ | {"KUBECONFIG": str(kubectl.own_kubeconfig(tmp_path / "operator.kubeconfig"))}
     log = tmp_path / "operator.log"
     with log.open("wb") as output:

@@ -1,7 +1,8 @@
-"""A real training of two pods in a cluster, and everything that is done to it while it trains.
+"""A real training of two pods in a cluster, and the faults that can hit it.
 
-Used by the tests of recovery and by the soak (benchmarks/soak). Faults that change the model, such as a row that is not
-a number, are not among them: after each of these the model must be that of a training that nobody disturbed.
+The tests of recovery and the soak (benchmarks/soak) use it. No fault here may change the model: after each of them the
+model must equal that of an undisturbed training. Faults that do change it, such as a row that is not a number, are
+therefore left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RESOURCES = {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 1, "cpu": 1, "mem
 TRAINING = {"globalBatchSize": 16, "sequenceLength": 32, "learningRate": 1e-3, "seed": 17}
 EVERY_MINUTES = 0.05
 SECONDS = 300.0
-"""Until an attempt trains, or a job is complete."""
+"""Seconds until an attempt must train, or a job must be complete."""
 SIGNAL_RANK = """
 import os, pathlib, sys
 rank, signal = sys.argv[1:]
@@ -37,9 +38,9 @@ KILL_ALL = "import os; os.kill(-1, 9)"
 
 
 def prepare(workspace: Path) -> None:
-    """A small BERT with dropout, and rows for it, where jobs of `job` look for them."""
+    """Write a small BERT with dropout and its rows to the paths that the jobs use."""
     for file in tiny.save_model(workspace / "models" / "bert", tiny.SEQUENCE, tiny.bert(dropout=0.1)).iterdir():
-        file.chmod(0o644)  # safetensors writes for its own user alone
+        file.chmod(0o644)  # safetensors creates files that only their owner can read
     tiny.labelled_texts(workspace / "data" / "rows.jsonl", 400)
 
 
@@ -52,7 +53,7 @@ class Disturbed:
     name: str
 
     def start(self, steps: int) -> None:
-        """With so many steps to do, a checkpoint every three seconds, and no end of restarts."""
+        """Create the job with a checkpoint every three seconds and practically unlimited restarts."""
         changes = {
             **TINY_CLASSIFIER,
             "metadata.namespace": self.kubectl.namespace,
@@ -65,14 +66,14 @@ class Disturbed:
         }
         self.kubectl.apply(manifest(self.name, **changes))
 
-    # ---- what is seen -----------------------------------------------------------------------------------------------
+    # ---- observations -----------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.kubectl.get("ftj", self.name).get("status", {})
         return status
 
     def until(self, what: Callable[[dict[str, Any]], Any], seconds: float = SECONDS) -> dict[str, Any]:
-        """The first status of which something is true; fails at once when the job has failed."""
+        """Return the first status for which `what` is true; fail at once when the job has failed."""
         deadline = time.monotonic() + seconds
         while not what(status := self.status()):
             told = json.dumps(status, indent=1)
@@ -82,19 +83,22 @@ class Disturbed:
         return status
 
     def complete(self, seconds: float = SECONDS) -> dict[str, Any]:
-        """The status at the end."""
+        """Return the status when the job is complete."""
         return self.until(lambda s: s.get("phase") == "Complete", seconds)
 
     def trained(self, attempt: int, steps: int) -> int:
-        """Wait until that attempt, or a later one, has done so many steps and there is a checkpoint; returns the number
-        of the last. Not by the status, which may be seconds late: a job of small steps would be done meanwhile."""
+        """Wait until this attempt, or a later one, has done `steps` steps and a checkpoint exists.
+
+        Return the number of the last step. The steps are read from the workspace, because the status may be seconds
+        late, in which a job of small steps would finish.
+        """
         seen: list[int] = []
 
         def has_trained(status: dict[str, Any]) -> bool:
             assert status.get("phase") != "Complete", "the job was complete before its fault; give it more steps"
             if status.get("run", {}).get("attempt", 0) < attempt:
                 return False
-            # Where the attempt begins is the lowest: it forgets what was recorded after its checkpoint.
+            # The attempt begins at the lowest number seen, because it drops the records after its checkpoint.
             seen.append(self.steps())
             return seen[-1] >= min(seen) + steps and any(self.run.glob("checkpoints/LATEST"))
 
@@ -102,7 +106,7 @@ class Disturbed:
         return self.steps()
 
     def steps(self) -> int:
-        """The newest that is recorded."""
+        """Return the newest recorded step."""
         try:
             lines = (self.run / "metrics.jsonl").read_text().splitlines()
             return max((int(json.loads(line)["step"]) for line in lines[-3:-1]), default=0)
@@ -110,59 +114,59 @@ class Disturbed:
             return 0
 
     def records(self) -> list[dict[str, Any]]:
-        """Of all steps."""
+        """Return the records of all steps."""
         records = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
         return [record for record in records if "split" not in record]
 
     @property
     def run(self) -> Path:
-        """Folder of the first run. Raises StopIteration before there is one."""
+        """The folder of the first run. Raises StopIteration before it exists."""
         return next((self.workspace / self.kubectl.namespace / self.name / "runs").glob("1-*"))
 
     def pods(self, attempt: int) -> list[str]:
-        """Names, by index."""
+        """Return the names of the attempt's pods, sorted by index."""
         labels = f"finetune.dev/job={self.name},finetune.dev/attempt={attempt}"
         return sorted(pod["metadata"]["name"] for pod in self.kubectl.get("pods", "-l", labels))
 
-    # ---- what is done -----------------------------------------------------------------------------------------------
+    # ---- faults -----------------------------------------------------------------------------------------------------
 
     def kill_rank(self, attempt: int) -> None:
-        """SIGKILL to one rank."""
+        """Send SIGKILL to one rank."""
         self._in(self.pods(attempt)[1], SIGNAL_RANK, "1", "9")
 
     def freeze_rank(self, attempt: int) -> None:
-        """SIGSTOP to one rank."""
+        """Send SIGSTOP to one rank."""
         self._in(self.pods(attempt)[1], SIGNAL_RANK, "1", "19")
 
     def kill_pod(self, attempt: int) -> None:
-        """SIGKILL to all processes of a pod."""
+        """Send SIGKILL to all processes of one pod."""
         self._in(self.pods(attempt)[1], KILL_ALL)
 
     def kill_first_pod(self, attempt: int) -> None:
-        """The same to rank 0's."""
+        """Send SIGKILL to all processes of rank 0's pod."""
         self._in(self.pods(attempt)[0], KILL_ALL)
 
     def terminate_one(self, attempt: int) -> None:
-        """SIGTERM to one pod."""
+        """Delete one pod, which sends it SIGTERM."""
         self.kubectl.run("delete", "pod", self.pods(attempt)[1], "--wait=false")
 
     def terminate_all(self, attempt: int) -> None:
-        """SIGTERM to all pods."""
+        """Delete all pods, which sends them SIGTERM."""
         self.kubectl.run("delete", "pod", *self.pods(attempt), "--wait=false")
 
     def evict(self, attempt: int) -> None:
-        """By the eviction API, rank 0's pod."""
+        """Evict rank 0's pod through the eviction API."""
         pod = self.pods(attempt)[0]
         self.kubectl.evict(pod)
 
     def suspend(self, attempt: int) -> None:
-        """Suspended, and resumed when no pod is left."""
+        """Suspend the job, and resume it when no pod is left."""
         self._edit(suspend=True)
         self.until(lambda s: s.get("phase") == "Suspended")
         self._edit(suspend=False)
 
     def truncate_newest(self, attempt: int) -> None:
-        """All killed, and the largest file of the newest checkpoint cut in half."""
+        """Kill all pods, and cut the largest file of the newest checkpoint in half."""
         self._wait_for_two_checkpoints()
         for pod in self.pods(attempt):
             self._in(pod, KILL_ALL)
@@ -171,14 +175,14 @@ class Disturbed:
         os.truncate(largest, largest.stat().st_size // 2)
 
     def delete_checkpoint(self, attempt: int) -> None:
-        """A rank killed, and a file of the newest checkpoint gone."""
+        """Kill a rank, and delete a file of the newest checkpoint."""
         self._wait_for_two_checkpoints()
         self.kill_rank(attempt)
         newest = (self.run / "checkpoints" / "LATEST").read_text().strip()
         (self.run / "checkpoints" / newest / "manifest.json").unlink()
 
     def _wait_for_two_checkpoints(self) -> None:
-        """Of this attempt: when one is spoilt, there must be another to go on from."""
+        """Wait until this attempt has two checkpoints, so that one remains if the other is damaged."""
 
         def are_there(status: dict[str, Any]) -> bool:
             manifests = self.run.glob(f"checkpoints/step-*-a{status['run']['attempt']}/manifest.json")
@@ -190,5 +194,5 @@ class Disturbed:
         self.kubectl.run("patch", "ftj", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def _in(self, pod: str, program: str, *arguments: str) -> None:
-        """The program may kill itself."""
+        """Run a Python program in a pod; its exit code is ignored, because it may kill itself."""
         self.kubectl.run("exec", "-i", pod, "--", "python3", "-", *arguments, stdin=program, check=False)

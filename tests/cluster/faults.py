@@ -1,7 +1,7 @@
-"""What the tests of faults stand on: a namespace, operators that can be killed, and ranks that do as they are told.
+"""What the tests of faults share: a namespace, operators that can be killed, and ranks that follow orders.
 
-The pods run the real agent. Below it the store and the rank are stand-ins (`stand_in_rank.py`), so that a pod trains as
-soon as it is there, and for as long as the test wants.
+The pods run the real agent. Its store and its rank are replaced by stand-ins (`stand_in_rank.py`), so that a pod trains
+as soon as it runs, and for as long as the test wants.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from finetune_operator.local.ports import free_port
 ROOT = Path(__file__).parents[2]
 STAND_IN = "/workspace/.stand-in"
 OF_THE_AGENT = ("annotated_types", "psutil", "pydantic", "pydantic_core", "typing_extensions.py", "typing_inspection")
-"""What the agent imports and an image without packages lacks."""
+"""The packages that the agent imports and that an image with only Python lacks."""
 DEADLINE = 120.0
-"""Seconds until what a test waits for has happened."""
+"""Seconds until a wait fails."""
 NOT_COMPARED = {"events", "events.events.k8s.io"}
-"""Kinds whose objects outlive what they are about."""
+"""Kinds whose objects may remain after the objects that they describe."""
 TWO_NODES = {
     "nodes": 2,
     "gpusPerNode": 0,
@@ -45,13 +45,13 @@ TWO_NODES = {
 }
 ONE_NODE = {**TWO_NODES, "nodes": 1}
 SETTLED = {"Complete": {"Ready", "Complete"}, "Failed": {"Stalled", "Failed"}, "Suspended": {"Suspended"}}
-"""The conditions that are true in a phase in which nothing goes on, beside WorldReady, which is a fact of its own."""
+"""The conditions that are true in each phase without activity, except WorldReady, which is independent of the phase."""
 
 Found = TypeVar("Found")
 
 
 def eventually(what: Callable[[], Found], told: Callable[[], Any] = lambda: "", seconds: float = DEADLINE) -> Found:
-    """The first true value. Fails when the time is over, with what is told then."""
+    """Return the first true value of `what`; fail after `seconds` with the value of `told`."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {told()}"
@@ -60,15 +60,17 @@ def eventually(what: Callable[[], Found], told: Callable[[], Any] = lambda: "", 
 
 
 class Operator:
-    """`finetune operator` for some namespaces, on this machine, with the pods' addresses in reach. Its Lease is in the
-    first of them."""
+    """`finetune operator` for some namespaces, on this machine, which must reach the pods' addresses.
+
+    Its Lease is in the first namespace.
+    """
 
     def __init__(self, namespaces: Sequence[str], folder: Path) -> None:
         self._log = folder / "operator.log"
         self._arguments = ["operator", "--trainer-image", TEST_IMAGE]
         for namespace in namespaces:
             self._arguments += ["--namespace", namespace]
-        # As a container that starts again in its pod it is who it was, and waits for no lease to expire.
+        # Like a container that restarts in its pod, it keeps its identity and need not wait for a lease to expire.
         identity = f"operator-{uuid.uuid4().hex[:8]}"
         self._environment = os.environ | {
             "KUBECONFIG": str(Kubectl(namespaces[0]).own_kubeconfig(folder / "kubeconfig")),
@@ -78,7 +80,7 @@ class Operator:
         self._port = 0
 
     def start(self, leads: bool = True) -> None:
-        """Returns when it leads, or is ready to; it may be so already."""
+        """Start the operator unless it runs already; return when it is ready and, with `leads`, the leader."""
         if self.is_alive():
             return
         self._port = free_port()
@@ -93,18 +95,18 @@ class Operator:
         return self._process is not None and self._process.poll() is None
 
     def leads(self) -> bool:
-        """By its own metrics; if not, it waits to."""
+        """Return whether the operator is the leader, according to its own metrics; otherwise it is a standby."""
         answer = get(self._port, "/metrics")
         return answer is not None and "finetune_leader 1.0" in answer[1].splitlines()
 
     def kill(self) -> None:
-        """At once, as when its machine loses its power."""
+        """Kill the operator at once, as a power failure does."""
         assert self._process
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """In an orderly manner, if it runs."""
+        """Stop the operator with a regular shutdown, if it runs."""
         if self._process and self.is_alive():
             self._process.terminate()
             assert self._process.wait(30) == 0
@@ -121,12 +123,12 @@ class Ground:
     workspace: Path
     operator: Operator
     before: set[str] = field(default_factory=set)
-    """All objects of the namespace when no job was there."""
+    """All objects of the namespace before the first job."""
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
     def start(self, name: str, *orders: str, **changes: Any) -> None:
-        """Apply a job of two nodes, with changes by dotted path; its ranks begin with those orders."""
+        """Apply a job of two nodes, with changes by dotted path; its ranks begin with these orders."""
         shutil.rmtree(self.workspace / "orders" / name, ignore_errors=True)
         for order in orders:
             self.order(name, order)
@@ -141,27 +143,27 @@ class Ground:
         return manifest(name, **{**ours, **changes})
 
     def order(self, job: str, order: str) -> None:
-        """From now on the job's ranks do that."""
+        """Give an order to the job's ranks."""
         folder = self.workspace / "orders" / job
         folder.mkdir(parents=True, exist_ok=True)
         (folder / order).touch()
 
     def countermand(self, job: str, order: str) -> None:
-        """From now on they do not."""
+        """Withdraw an order from the job's ranks."""
         (self.workspace / "orders" / job / order).unlink()
 
     def edit(self, job: str, **spec: Any) -> None:
-        """Fields of the spec."""
+        """Edit fields of the spec."""
         self.kubectl.run("patch", "ftj", job, "--type=merge", "-p", json.dumps({"spec": spec}))
 
-    # ---- what is seen -----------------------------------------------------------------------------------------------
+    # ---- observations -----------------------------------------------------------------------------------------------
 
     def status(self, job: str) -> dict[str, Any]:
         status: dict[str, Any] = self.kubectl.get("ftj", job).get("status", {})
         return status
 
     def until(self, job: str, what: Callable[[dict[str, Any]], Any], seconds: float = DEADLINE) -> dict[str, Any]:
-        """The first status of which something is true."""
+        """Return the first status for which `what` is true."""
         seen: dict[str, Any] = {}
 
         def look() -> bool:
@@ -173,7 +175,7 @@ class Ground:
         return seen
 
     def in_phase(self, job: str, phase: str, attempt: int | None = None, seconds: float = DEADLINE) -> dict[str, Any]:
-        """The status in that phase, of a certain attempt; the conditions are those of the phase."""
+        """Return the status when the job is in this phase and attempt, and check its conditions."""
         status = self.until(
             job,
             lambda s: s.get("phase") == phase and attempt in (None, s.get("run", {}).get("attempt")),
@@ -188,7 +190,7 @@ class Ground:
         return status
 
     def training(self, job: str, attempt: int = 1) -> list[dict[str, Any]]:
-        """The pods of an attempt, by index, when all its ranks are known to train."""
+        """Return the pods of an attempt, sorted by index, when all its ranks are known to train."""
         status = self.in_phase(job, "Training", attempt)
         assert "WorldReady" in true_conditions(status)
         pods = self.pods(job, attempt)
@@ -196,7 +198,7 @@ class Ground:
         return pods
 
     def pods(self, job: str, attempt: int | None = None) -> list[dict[str, Any]]:
-        """By index."""
+        """Return the pods, sorted by index."""
         labels = f"finetune.dev/job={job}" + (f",finetune.dev/attempt={attempt}" if attempt else "")
         pods: list[dict[str, Any]] = self.kubectl.get("pods", "-l", labels)
         return sorted(pods, key=lambda pod: pod["metadata"]["name"])
@@ -205,27 +207,29 @@ class Ground:
         return self.kubectl.run("get", "pods", "-o", "wide").stdout
 
     def made_pods(self, job: str) -> list[str]:
-        """Names of all pods that were ever made for the job, by the Job controller's events."""
+        """Return the names of all pods ever created for the job, according to the Job controller's events."""
         uid = self.kubectl.get("ftj", job)["metadata"]["uid"]
         events = self.kubectl.get("events", "--field-selector", "reason=SuccessfulCreate,involvedObject.kind=Job")
         of_job = (e for e in events if e["involvedObject"]["name"].startswith(f"{job}-{uid[:5]}-"))
         return sorted(e["message"].removeprefix("Created pod: ") for e in of_job)
 
     def everything(self) -> set[str]:
-        """Names of all objects of the namespace but events."""
+        """Return the names of all objects of the namespace except events."""
         listed = self.kubectl.run("api-resources", "--namespaced", "--verbs=list", "-o", "name").stdout
         kinds = ",".join(sorted(set(listed.split()) - NOT_COMPARED))
         return set(self.kubectl.run("get", kinds, "-o", "name").stdout.split())
 
     def is_clear(self) -> bool:
-        """Whether all is as it was before any job."""
+        """Return whether the namespace has the same objects as before the first job."""
         return self.everything() == self.before
 
-    # ---- ends -------------------------------------------------------------------------------------------------------
+    # ---- ends of a job ----------------------------------------------------------------------------------------------
 
     def completes(self, job: str, attempt: int, seconds: float = DEADLINE) -> dict[str, Any]:
-        """Let an attempt finish: the job is complete, and of its pods only those that finished are left, and for their
-        log those that had failed in the attempt before."""
+        """Let an attempt finish and return the status of the complete job.
+
+        Of the job's pods only those remain that finished, and the failed ones of the previous attempt, for their log.
+        """
         self.order(job, "finish")
         complete = self.in_phase(job, "Complete", attempt, seconds)
         assert (complete["ledger"][-1]["class"], complete["ledger"][-1]["attempt"]) == ("Success", attempt)
@@ -239,17 +243,17 @@ class Ground:
         return complete
 
     def _attempts_of_failed_pods(self, job: str) -> set[int]:
-        """0 stands for those of pods that neither failed nor finished."""
+        """Return the attempts that have failed pods, and 0 if a pod has neither failed nor succeeded."""
         phases = [(pod["metadata"]["labels"]["finetune.dev/attempt"], pod["status"]["phase"]) for pod in self.pods(job)]
         return {int(attempt) if phase == "Failed" else 0 for attempt, phase in phases if phase != "Succeeded"}
 
     def leaves_nothing(self, *jobs: str) -> None:
-        """When the jobs are deleted, the namespace is as it was before."""
+        """Delete the jobs and wait until the namespace has the same objects as before."""
         self.kubectl.run("delete", "ftj", *jobs, "--timeout=30s")
         eventually(self.is_clear, lambda: self.everything() ^ self.before)
 
     def clear(self) -> None:
-        """After a test, whatever became of it: an operator is at work, and no job is there."""
+        """Prepare the namespace for the next test: the operator runs, and no job exists."""
         self.operator.start()
         if self.kubectl.run("delete", "ftj", "--all", "--ignore-not-found", "--timeout=30s").stdout:
             eventually(self.is_clear, lambda: self.everything() ^ self.before)
@@ -257,8 +261,10 @@ class Ground:
 
 @contextlib.contextmanager
 def slots(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
-    """Each node has one of a resource that nobody else asks for, as long as the block runs. Gives `spec.resources` of a
-    job of two nodes that takes one on each."""
+    """Give each node one unit of a resource that nothing else requests, for the duration of the block.
+
+    Yield `spec.resources` for a job of two nodes that uses one unit on each.
+    """
     resource = f"{kubectl.namespace}.test/slot"
     nodes = ready_nodes(kubectl)
     for node in nodes:
@@ -284,33 +290,36 @@ def _slot_of(kubectl: Kubectl, node: str, resource: str) -> str | None:
 
 
 def ready_nodes(kubectl: Kubectl) -> list[str]:
-    """Names of the nodes that take any pod."""
+    """Return the names of the nodes without taints."""
     return sorted(node["metadata"]["name"] for node in kubectl.get("nodes") if not node["spec"].get("taints"))
 
 
 def true_conditions(status: dict[str, Any]) -> set[str]:
-    """Types of the conditions that are true."""
+    """Return the types of the conditions that are true."""
     return {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
 
 
 def message(status: dict[str, Any], kind: str = "Ready") -> str:
-    """Of a condition; empty as long as it is not there."""
+    """Return the message of a condition, or "" if it does not exist."""
     return next((str(c["message"]) for c in status.get("conditions", []) if c["type"] == kind), "")
 
 
 def reason(status: dict[str, Any], kind: str = "Ready") -> str:
-    """Of a condition; empty as long as it is not there."""
+    """Return the reason of a condition, or "" if it does not exist."""
     return next((str(c["reason"]) for c in status.get("conditions", []) if c["type"] == kind), "")
 
 
 def classes(status: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Class of each ledger entry, and whether it is counted."""
+    """Return the class of each ledger entry, and whether it is counted."""
     return [(entry["class"], entry["counted"]) for entry in status.get("ledger", [])]
 
 
 @contextlib.contextmanager
 def operating(namespaces: Sequence[str], folder: Path, leads: bool = True) -> Iterator[Operator]:
-    """An operator that leads, or is ready to. It ends in an orderly manner, and has logged no traceback."""
+    """Run an operator until the block ends; it is the leader, or ready, when the block begins.
+
+    It must shut down regularly and log no traceback.
+    """
     operator = Operator(namespaces, folder)
     try:
         operator.start(leads)
@@ -322,7 +331,7 @@ def operating(namespaces: Sequence[str], folder: Path, leads: bool = True) -> It
 
 
 def ground_in(kubectl: Kubectl, workspace: Path, operator: Operator) -> Ground:
-    """The namespace with its workspace laid out, before any job."""
+    """Prepare the workspace and return the namespace before its first job."""
     lay_out_stand_in(workspace)
     for made_by_cluster in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
         kubectl.run("wait", "--for=create", made_by_cluster, "--timeout=30s")
@@ -332,7 +341,7 @@ def ground_in(kubectl: Kubectl, workspace: Path, operator: Operator) -> Ground:
 
 
 def lay_out_stand_in(workspace: Path) -> None:
-    """The trainer's package with the stand-ins for the store and the rank, and what the agent imports."""
+    """Copy the trainer's package, with stand-ins for the store and the rank, and what the agent imports."""
     here, fakes = Path(__file__).parent, ROOT / "tests" / "unit" / "agent"
     stand_in, packages = workspace / ".stand-in", workspace / ".packages"
     shutil.copytree(ROOT / "trainer" / "finetune_trainer", stand_in / "finetune_trainer")

@@ -1,4 +1,4 @@
-"""The operator's pod, and the values of the chart that run it from the image of FINETUNE_OPERATOR_IMAGE."""
+"""The operator's pod, and the chart's values to run it from the image of FINETUNE_OPERATOR_IMAGE."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from support.kubectl import Kubectl
 
 VARIABLE = "FINETUNE_OPERATOR_IMAGE"
 DEADLINE = 90.0
-"""Seconds until the operator is ready, or has looked at a job."""
+"""Seconds until the operator must be ready, or must have reconciled a job."""
 
 
 def operator_values(trainer_image: str) -> dict[str, Any]:
-    """Of a release that watches its own namespace. The test is skipped without an operator's image."""
+    """Return the values of a release that watches its own namespace; skip the test without an operator's image."""
     image = os.environ.get(VARIABLE)
     if not image:
         pytest.skip(f"needs an operator's image in the nodes: make it by tests/cluster/test-images.sh, set {VARIABLE}")
@@ -28,7 +28,7 @@ def _image(name: str) -> dict[str, str]:
 
 
 class OperatorPod:
-    """The one that a release has now, when it is ready."""
+    """A release's current pod, when it is ready."""
 
     def __init__(self, kubectl: Kubectl, release: str) -> None:
         self._kubectl = kubectl
@@ -43,12 +43,12 @@ class OperatorPod:
         self._proxy = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod['metadata']['name']}:8080/proxy"
 
     def metrics(self) -> dict[str, float]:
-        """By series, as Prometheus reads them."""
+        """Return the metrics, by series, as Prometheus reads them."""
         lines = self._kubectl.run("get", "--raw", f"{self._proxy}/metrics").stdout.splitlines()
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
 
     def has_reconciled(self, job: str, phase: str) -> None:
-        """Wait until it has, to the end, the only job of its namespace, and nothing else has gone wrong."""
+        """Wait until the operator has reconciled the only job of its namespace, and check that no reconcile failed."""
         deadline = time.monotonic() + DEADLINE
         while True:
             found = self.metrics()

@@ -1,13 +1,13 @@
-"""Stands in for `finetune_trainer.rank` where training is not the point: a rank that is there as soon as its pod is.
+"""A stand-in for `finetune_trainer.rank` in tests without training: a rank that is ready as soon as its pod runs.
 
-It listens on rank 0's port, reports and ends as a rank does, and obeys the files that a test leaves in the
-workspace below `orders/<job>`:
+It listens on rank 0's port, reports and ends as a rank does, and follows the orders that a test writes as files to
+`orders/<job>` in the workspace:
 
 - hold           it does not report yet
-- finish         it ends with a result, when all ranks have come
-- linger         it does not follow a request to stop
-- miss-rank-0    the other ranks end as if they had not heard of rank 0 for long
-- take-memory-N  in attempt N, rank 0 takes memory without end
+- finish         it ends with a result when all ranks are ready
+- linger         it ignores a request to stop
+- miss-rank-0    the other ranks end as if rank 0 had been silent for long
+- take-memory-N  in attempt N, rank 0 allocates memory without limit
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def wait_for_rank_zero(address: tuple[str, int]) -> None:
 
 
 def meet() -> bool:
-    """Whether all ranks of the attempt have come."""
+    """Return whether all ranks of the attempt are ready."""
     MET.mkdir(parents=True, exist_ok=True)
     (MET / str(RANK)).touch()
     return len(list(MET.iterdir())) == WORLD

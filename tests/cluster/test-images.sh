@@ -1,9 +1,9 @@
 #!/bin/sh
-# The images of the tests on a cluster, made by buildah and loaded into its nodes:
+# Builds the images for the tests on a cluster with buildah, and loads them into the cluster's nodes:
 #   tests/cluster/test-images.sh BASE LOADER...     such as: test-images.sh python:3.11-slim kind load image-archive
-# BASE is an image with the Python of .venv, and LOADER what takes an archive. localhost/trainer-test:dev is BASE, and
-# finds its packages in the workspace. localhost/operator-test:dev is BASE with the wheel and its dependencies: the
-# Dockerfile's operator in seconds.
+# BASE is an image with the Python version of .venv, and LOADER is a command that takes an archive of an image.
+# localhost/trainer-test:dev is BASE, and finds its packages in the workspace. localhost/operator-test:dev is BASE with
+# the wheel and its dependencies, like the Dockerfile's operator image, but built in seconds.
 set -eu
 base=$1 && shift
 root=$(cd "$(dirname "$0")/../.." && pwd)

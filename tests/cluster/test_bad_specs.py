@@ -1,6 +1,6 @@
-"""Jobs that no schema has checked, stored in a real API server: each gets its word, and a right one beside its model.
+"""Tests with unchecked jobs in a real API server: each gets its status, and a valid job completes beside them.
 
-This test takes the schema of the spec out of the definition for some seconds, and puts it back at the end.
+This test removes the schema of the spec from the definition for some seconds, and restores it at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ SCHEMA = "/spec/versions/0/schema/openAPIV3Schema"
 
 @pytest.fixture
 def unchecked(crd: None) -> Iterator[Kubectl]:
-    """A namespace for jobs of any spec, in which no pod can be made; the jobs are gone when the schema is back."""
+    """Provide a namespace for jobs with any spec, in which no pod can be created.
+
+    Its jobs are deleted before the schema is restored.
+    """
     with new_namespace() as kubectl, any_spec(kubectl):
         kubectl.run("create", "quota", "no-pods", "--hard=pods=0")
         eventually(lambda: "hard" in kubectl.get("quota", "no-pods")["status"])
@@ -39,7 +42,7 @@ def unchecked(crd: None) -> Iterator[Kubectl]:
 
 @contextlib.contextmanager
 def any_spec(kubectl: Kubectl) -> Iterator[None]:
-    """In the block the API server stores whatever calls itself a FineTuneJob."""
+    """Let the API server store every object of kind FineTuneJob until the block ends."""
     before = kubectl.get(CRD, "--show-managed-fields")
     schema = before["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     fields = {**schema["properties"], "spec": {"x-kubernetes-preserve-unknown-fields": True}}
@@ -49,25 +52,25 @@ def any_spec(kubectl: Kubectl) -> Iterator[None]:
         yield
     finally:
         patch(kubectl, SCHEMA, schema)
-        # What was put back would else be the patch's, and stay when a later version of the definition has it no more.
+        # Otherwise the restored fields would belong to the patch, and would stay when a later definition drops them.
         patch(kubectl, "/metadata/managedFields", before["metadata"]["managedFields"])
         eventually(lambda: not is_accepted(kubectl, spec=[]))
 
 
 def patch(kubectl: Kubectl, path: str, value: Any) -> None:
-    """A field of the definition."""
+    """Replace a field of the definition."""
     kubectl.run("patch", CRD, "--type=json", "-p", json.dumps([{"op": "replace", "path": path, "value": value}]))
 
 
 def is_accepted(kubectl: Kubectl, spec: Any) -> bool:
-    """Whether the API server would store a job with that."""
+    """Return whether the API server would store a job with this spec."""
     job = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "probe"}, "spec": spec}
     arguments = ("create", "--dry-run=server", "--validate=false", "-f", "-")
     return kubectl.run(*arguments, stdin=json.dumps(job), check=False).returncode == 0
 
 
 def store(kubectl: Kubectl) -> None:
-    """The same objects in every run: mutated ones, that JSON can say and kubectl can read."""
+    """Store mutated jobs that JSON can express and kubectl can read, the same ones in every run."""
     raw = [found for found in drawn(unfitting(), STORED * 2 / OBJECTS) if is_written(found)][:STORED]
     items = [{**stored(job, ""), "metadata": {"name": f"fuzzed-{number}"}} for number, job in enumerate(raw)]
     manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
@@ -75,7 +78,7 @@ def store(kubectl: Kubectl) -> None:
 
 
 def untold(kubectl: Kubectl) -> list[Object]:
-    """Jobs whose status does not say yet what is wrong, or how far they are."""
+    """Return the jobs whose status does not report an error or progress yet."""
     return [job for job in kubectl.get("ftj") if not has_its_word(job)]
 
 

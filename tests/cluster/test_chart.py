@@ -1,7 +1,7 @@
-"""The chart's life on a real cluster: what it renders is accepted, and releases come, change and go without harm.
+"""Tests of the chart on a real cluster: its objects are accepted, and releases come and go without harm.
 
-The operator does not run here (`replicas: 0`): this is about objects. The definition is shared by the whole cluster, so
-no test deletes it or changes what is in it.
+The operator does not run here (`replicas: 0`), because the tests are about objects. The whole cluster shares the
+definition, so no test deletes or changes it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def another_namespace(helm: Helm) -> Iterator[Releases]:
-    """Releases in a second namespace."""
+    """Provide the releases in a second namespace."""
     with new_namespace() as cluster, releases_in(helm, cluster) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def service_monitors() -> Iterator[None]:
-    """ServiceMonitors are known: by the Prometheus operator's definition, or else by ours for a while."""
+    """Define ServiceMonitors for the tests, unless the Prometheus operator's definition exists."""
     kubectl, name = Kubectl("default"), "crd/servicemonitors.monitoring.coreos.com"
     ours = kubectl.run("get", name, check=False).returncode != 0
     if ours:

@@ -1,9 +1,9 @@
-"""The chart's roles grant what the operator uses and nothing else: its requests are read in the server's audit log.
+"""Tests that the chart's roles grant exactly what the operator uses, according to the API server's audit log.
 
-`finetune operator` runs here with a token of the chart's service account, and meets what makes it use every right: jobs
-that train, a claim to look at, names that are taken, pods that are refused. FINETUNE_AUDIT_LOG names the log, which
-must hold at least the metadata of each request. Audit policies often leave out events and leases, so the rights to them
-are proved by what they lead to.
+`finetune operator` runs on this machine with a token of the chart's service account, and meets jobs that make it use
+every right: jobs that train, a claim to read, names that are taken, pods that are refused. FINETUNE_AUDIT_LOG names the
+log, which must hold at least the metadata of each request. Audit policies often omit events and leases, so their
+effects prove that the operator uses these rights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from finetune_operator.core.run.naming import child_name
 
 AUDIT_LOG = os.environ.get("FINETUNE_AUDIT_LOG")
 Right = tuple[str, str, str]
-"""Verb, group, resource."""
+"""A verb, a group and a resource."""
 LEASES = ("coordination.k8s.io", "leases")
 UNLOGGED: set[Right] = {
     ("create", "events.k8s.io", "events"),
@@ -37,7 +37,7 @@ UNLOGGED: set[Right] = {
     *((verb, *LEASES) for verb in ("get", "create", "update")),
 }
 ENDS: dict[str, Any] = {"spec.faultTolerance": {"maxRestarts": 0}, "spec.ttlSecondsAfterFinished": 1}
-"""A job that fails once, and whose children go then."""
+"""Changes for a job that fails once, and whose children are deleted then."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -56,7 +56,7 @@ class Account:
 
     @property
     def user(self) -> str:
-        """Its name in the audit log."""
+        """The account's name in the audit log."""
         return f"system:serviceaccount:{self.kubectl.namespace}:{self.name}"
 
     @property
@@ -73,7 +73,7 @@ class Account:
 
 @pytest.fixture(params=["namespaced", "cluster"])
 def account(helm: Helm, kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[Account]:
-    """Its objects are in the cluster."""
+    """Provide the account, whose objects are in the cluster until the test ends."""
     values = {"scope": request.param, "crds": {"install": False}, "rbac": {"aggregate": False}}
     objects = helm.render(values, namespace=kubectl.namespace)
     kinds = ["ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]
@@ -86,7 +86,7 @@ def account(helm: Helm, kubectl: Kubectl, request: pytest.FixtureRequest) -> Ite
 
 
 def requests(user: str) -> Iterator[dict[str, Any]]:
-    """The audit log's entries about a user's requests, as far as they are finished."""
+    """Return the complete entries of the audit log about a user's requests."""
     with Path(AUDIT_LOG or "").open() as log:
         for line in log:
             if user in line and line.endswith("\n"):
@@ -96,7 +96,7 @@ def requests(user: str) -> Iterator[dict[str, Any]]:
 
 
 def used(user: str) -> set[Right]:
-    """The rights that a user's requests for objects took."""
+    """Return the rights that a user's requests for objects needed."""
     return {
         (entry["verb"], of.get("apiGroup", ""), "/".join(filter(None, (of["resource"], of.get("subresource")))))
         for entry in requests(user)
@@ -106,7 +106,7 @@ def used(user: str) -> set[Right]:
 
 @pytest.fixture
 def start_operator(account: Account, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Starts the operator as the account, with the configuration and the scope that the chart gives it."""
+    """Return a function that starts the operator as the account, with the chart's configuration and scope."""
     config = tmp_path / "config.yaml"
     config.write_text(only(account.objects, "ConfigMap")["data"]["config.yaml"])
     command = [sys.executable, "-m", "finetune_operator.cli.main", "operator", "--config", str(config)]
@@ -129,7 +129,7 @@ def start_operator(account: Account, tmp_path: Path) -> Iterator[Callable[[], No
 
 @pytest.fixture
 def claim(kubectl: Kubectl, tmp_path: Path) -> Iterator[None]:
-    """The claim `finetune`, which one node can write; there is nothing in it."""
+    """Provide the claim `finetune`, which is empty and can be mounted by one node."""
     volume = f"{kubectl.namespace}-claim"
     spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
     behind = {"capacity": {"storage": "1Gi"}, "hostPath": {"path": str(tmp_path)}}
@@ -150,7 +150,7 @@ def claim(kubectl: Kubectl, tmp_path: Path) -> Iterator[None]:
 
 
 def submit(kubectl: Kubectl, name: str, **changes: Any) -> str:
-    """Apply a job; returns its first attempt's name for children."""
+    """Apply a job; return the name of its first attempt's children."""
     resources = {"gpusPerNode": 0, "cpu": "100m", "memory": "512Mi", "sharedMemory": "64Mi"}
     small = {"spec.resources": resources}
     kubectl.apply(manifest(name, **{"metadata.namespace": kubectl.namespace, **small, **changes}))
@@ -159,7 +159,7 @@ def submit(kubectl: Kubectl, name: str, **changes: Any) -> str:
 
 
 def until(what: Callable[[], Any], says: str, seconds: float = 60) -> Any:
-    """What something gives, once it is true. Raises TimeoutError."""
+    """Return the first true value of `what`. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         if time.monotonic() > deadline:
@@ -169,7 +169,7 @@ def until(what: Callable[[], Any], says: str, seconds: float = 60) -> Any:
 
 
 def condition(kubectl: Kubectl, name: str, kind: str, reason: str) -> dict[str, Any]:
-    """The condition of a job, as soon as it is true for this reason."""
+    """Return the condition of a job when it is True for this reason."""
 
     def look() -> dict[str, Any] | None:
         conditions = kubectl.get("ftj", name).get("status", {}).get("conditions", [])
@@ -189,10 +189,10 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
     kubectl.run("create", "service", "clusterip", submit(kubectl, "service-taken"), "--tcp=80")
 
     start_operator()
-    condition(kubectl, "plain", "Failed", "Failed")  # there is no such model in the claim
+    condition(kubectl, "plain", "Failed", "Failed")  # the claim has no such model
     submit(
         kubectl, "plain", **ENDS, **{"spec.training": {"seed": 18}}
-    )  # whose second run finds the policy of the first
+    )  # its second run finds the NetworkPolicy of the first
     condition(kubectl, "wide", "Stalled", "VolumeNotShared")
     condition(kubectl, "config-taken", "Stalled", "NameConflict")
     condition(kubectl, "service-taken", "Stalled", "NameConflict")
@@ -202,7 +202,7 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
 
     until(quoted, "the refusal is quoted, so events were listed")
     told = {e["reason"] for e in kubectl.get("events.events.k8s.io") if e["regarding"]["kind"] == "FineTuneJob"}
-    assert {"NameConflict", "VolumeNotShared"} <= told  # events were made
+    assert {"NameConflict", "VolumeNotShared"} <= told  # the operator has created events
 
     def renewed() -> bool:
         (lease,) = kubectl.get("leases")
@@ -210,14 +210,17 @@ def test_the_operator_uses_all_that_is_granted_and_is_refused_nothing(
 
     until(renewed, "the lease was read, made and written")
 
-    with contextlib.suppress(TimeoutError):  # the log may lag behind, and what is missing is told below
+    with contextlib.suppress(TimeoutError):  # the log may be late; the assertions below report what is missing
         until(lambda: used(account.user) | UNLOGGED >= account.granted, "all that is granted is used", seconds=30)
     assert refused(account.user, kubectl.namespace) == []
     assert used(account.user) | UNLOGGED == account.granted
 
 
 def refused(user: str, namespace: str) -> list[str]:
-    """Requests for objects of the namespace, or of all, that were refused; in one that is being deleted many are."""
+    """Return the refused requests for objects of this namespace or of all namespaces.
+
+    Requests in other namespaces are ignored: many are refused in a namespace that is being deleted.
+    """
     return [
         entry["requestURI"]
         for entry in requests(user)

@@ -1,6 +1,6 @@
-"""From a release that is stored here to the present chart: a finished job stays as that release has left it.
+"""Tests an upgrade from a stored release to the current chart: a finished job stays as the old release left it.
 
-This test puts an older definition into the cluster for some seconds, and the present one back at the end.
+This test installs an older definition for some seconds, and restores the current one at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def older(releases: Releases, kubectl: Kubectl, crd_of_kubectl: None) -> Iterator[Releases]:
-    """Release 0.0.1 as `old`, stopped, with its definition."""
+    """Install release 0.0.1 as `old`, with its definition and without a running operator."""
     try:
         releases.install("old", STOPPED, *FROM_KUBECTL, chart=CHART)
         until_served(kubectl, claim_by_default="finetune")
@@ -42,7 +42,7 @@ def older(releases: Releases, kubectl: Kubectl, crd_of_kubectl: None) -> Iterato
 
 
 def until_served(kubectl: Kubectl, claim_by_default: str | None) -> None:
-    """Wait until the API server works by the definition that it has: of the two, only the older has this default."""
+    """Wait until the API server uses the current definition: only the older one has a default claim."""
     job = json.dumps({**stored_job(), "metadata": {"name": "probe"}})
     deadline = time.monotonic() + 30
     while True:
@@ -59,7 +59,7 @@ def stored_job() -> dict[str, Any]:
 
 
 def versions(releases: Releases, name: str) -> tuple[str, str]:
-    """Of the definition and of the Deployment."""
+    """Return the chart versions of the definition and of the Deployment."""
     objects = releases.kubectl.get(CRD), releases.deployment(name)
     of_the_crd, of_the_deployment = (found["metadata"]["labels"]["helm.sh/chart"] for found in objects)
     return of_the_crd, of_the_deployment
@@ -70,14 +70,14 @@ def without_conditions(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_kept(before: Any, after: Any) -> bool:
-    """Whether every field has the value that it had; there may be others besides."""
+    """Return whether every field has kept its value; additional fields are allowed."""
     if isinstance(before, dict) and isinstance(after, dict):
         return all(name in after and is_kept(value, after[name]) for name, value in before.items())
     return bool(before == after)
 
 
 def read_with_defaults(status: dict[str, Any]) -> dict[str, Any]:
-    """What the present definition says of a status that an older one stored."""
+    """Return a status that an older definition stored, with the defaults of the current one."""
     return FineTuneJobStatus.model_validate(status).model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

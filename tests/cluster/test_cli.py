@@ -1,4 +1,4 @@
-"""The commands that talk to a cluster, as a user types them. (What trains is in `test_training.py`.)"""
+"""Tests of the commands that connect to a cluster, as a user types them; `test_training.py` has those that train."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOB = changed(manifest(), {"metadata": {"name": "clauses"}})
 
 
 def finetune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """One command; it shows no traceback."""
+    """Run one command and check that it prints no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "finetune_operator.cli.main", *arguments],
         capture_output=True,
@@ -38,7 +38,7 @@ def written(folder: Path, job: dict[str, Any]) -> str:
 
 @pytest.fixture
 def nobody(kubectl: Kubectl, tmp_path: Path) -> str:
-    """A kubeconfig of a service account without any rights."""
+    """Return a kubeconfig for a service account without any rights."""
     kubectl.run("create", "serviceaccount", "nobody")
     config = yaml.safe_load(kubectl.run("config", "view", "--raw", "--minify", "--flatten").stdout)
     config["users"][0]["user"] = {"token": kubectl.run("create", "token", "nobody").stdout.strip()}

@@ -1,4 +1,4 @@
-"""What an attempt needs is deleted, or not there yet: children are made again, and claims are waited for."""
+"""Tests with children that are deleted, and claims that do not exist yet: the operator recreates or waits for them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_children_that_somebody_deletes_while_pods_wait_are_made_again_and_the_p
 
 
 def child(ground: Ground, kind: str) -> dict[str, Any]:
-    """The job's only child of a kind; empty if there is none."""
+    """Return the job's only child of a kind, or an empty object if there is none."""
     found: list[dict[str, Any]] = ground.kubectl.get(kind, "-l", f"finetune.dev/job={JOB}")
     return found[0] if found else {}
 
 
 @pytest.fixture
 def volume(ground: Ground) -> Iterator[dict[str, Any]]:
-    """A volume, and the spec of a claim to it, which nobody has made yet."""
+    """Provide a volume, and the spec of a claim for it that does not exist yet."""
     name, size = f"{ground.kubectl.namespace}-{CLAIM}", {"storage": "1Gi"}
     spec = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
     path = {"path": str(ground.workspace)}

@@ -1,6 +1,6 @@
-"""Each time that is set for a job frees its pods when it is over, and says which pod held it up and why.
+"""Tests that each deadline of a job frees its pods, and reports which pod delayed it and why.
 
-The shortest time is a minute, so all jobs of this module wait at once.
+The shortest deadline is a minute, so all jobs of this module wait at the same time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from cluster.faults import Ground, classes, eventually, ready_nodes, reason
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECONDS = 150.0
-"""Until a time of one minute is over and has been acted on."""
+"""Seconds until a deadline of one minute has passed and has taken effect."""
 NO_NODE = "no-node"
 GANGS = ("gang-a", "gang-b")
 
 
 @pytest.fixture(scope="module")
 def ground(shared_ground: Ground, all_slots: dict[str, Any]) -> Iterator[Ground]:
-    """With three jobs that cannot start; the last two because each has the node that the other needs."""
+    """Provide the namespace with three jobs that cannot start.
+
+    Each of the last two holds a node that the other needs.
+    """
     kubectl = shared_ground.kubectl
     label = f"{kubectl.namespace}.test/only"
     nodes = ready_nodes(kubectl)

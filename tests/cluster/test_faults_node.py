@@ -1,7 +1,6 @@
-"""A node loses its power: the job goes on without it, and its return changes nothing.
+"""Tests of a node that loses its power: the job continues without it, and its return changes nothing.
 
-The node is cut off by the command in FINETUNE_STOP_NODE and comes back by the one in FINETUNE_START_NODE; the node's
-name is appended to both.
+The commands in FINETUNE_STOP_NODE and FINETUNE_START_NODE stop and start the node; the node's name is appended to both.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
 class Power:
-    """Of the cluster's nodes."""
+    """The power of the cluster's nodes."""
 
     def __init__(self) -> None:
         self.cut: set[str] = set()
@@ -41,7 +40,7 @@ class Power:
 
 @pytest.fixture
 def power(ground: Ground) -> Iterator[Power]:
-    """All nodes have it again at the end, and take pods."""
+    """Provide the power of the nodes; at the end every node is powered and Ready."""
     if missing := [variable for variable in VARIABLES if not os.environ.get(variable)]:
         pytest.skip(f"needs the commands that stop and start a node: set {' and '.join(missing)}")
     power = Power()
@@ -82,7 +81,7 @@ def test_a_job_goes_on_without_a_node_that_lost_its_power_and_its_return_changes
 
 
 def test_the_node_without_power_is_blamed_and_not_that_of_the_rank_that_noticed(ground: Ground, power: Power) -> None:
-    """The survivor speaks long before the cluster gives up waiting for the node."""
+    """The surviving rank reports the failure long before the cluster stops waiting for the node."""
     ground.start(JOB)
     pods = ground.training(JOB)
     dead, survivor = pods

@@ -1,4 +1,4 @@
-"""The operator itself dies, is there twice, loses a namespace, or meets jobs of the same name again and again."""
+"""Tests of an operator that is killed, has a second instance, loses a namespace, or meets jobs that reuse a name."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_operator_killed_while_pods_are_taken_away_counts_nothing_and_takes_t
 def test_a_pod_taken_away_while_no_operator_ran_is_not_counted_though_all_pods_are_gone(
     ground: Ground, order: str
 ) -> None:
-    """The Job's condition says which exit code the pod had that was stopped first."""
+    """The Job's condition contains the exit code of the first pod that was stopped."""
     ground.start(JOB, **{"spec.faultTolerance": {"maxRestarts": 0}})
     name = ground.training(JOB)[1]["metadata"]["name"]
     ground.operator.kill()
@@ -139,9 +139,9 @@ def test_an_operator_survives_the_loss_of_a_namespace_and_its_other_jobs_go_on(c
 
 CHILDREN = "networkpolicies,configmaps,services,jobs,pods"
 ORPHANED = ""
-"""Owner of a child that has lost it."""
+"""The owner of a child that has none any more."""
 WAYS = {"background": "ConfigMap", "foreground": "Job", "orphan": "Pod"}
-"""In which a job is deleted, and the kind of child that is there by then: of an attempt's, a pod is the last."""
+"""The ways to delete a job, each with the child that must exist before; an attempt's pod is created last."""
 
 
 def children(ground: Ground) -> list[dict[str, Any]]:
@@ -154,7 +154,10 @@ def owner_of(child: dict[str, Any]) -> str:
 
 
 def families(ground: Ground) -> dict[str, dict[str, str]]:
-    """Kind of each child by its UID, by the UID of the FineTuneJob that it belongs to; a pod belongs to its Job's."""
+    """Return the kind of each child by its UID, for each FineTuneJob by UID.
+
+    A pod belongs to the owner of its Job.
+    """
     kinds = {child["metadata"]["uid"]: (child["kind"], owner_of(child)) for child in children(ground)}
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for uid, (kind, owner) in kinds.items():
@@ -164,21 +167,20 @@ def families(ground: Ground) -> dict[str, dict[str, str]]:
 
 
 def family_with(ground: Ground, uid: str, kind: str) -> dict[str, str]:
-    """That of a FineTuneJob; empty as long as it has no child of the kind."""
+    """Return the children of a FineTuneJob, or an empty result until it has a child of this kind."""
     found = families(ground).get(uid, {})
     return found if kind in found.values() else {}
 
 
 def remove_orphans(ground: Ground) -> None:
-    """With their pods."""
+    """Delete the children without an owner, with their pods."""
     if orphans := [f"{c['kind']}/{c['metadata']['name']}" for c in children(ground) if owner_of(c) == ORPHANED]:
         ground.kubectl.run("delete", *orphans, "--timeout=60s")
 
 
 def test_a_job_made_again_and_again_under_its_name_never_has_children_of_a_former_one(ground: Ground) -> None:
-    """It is deleted in all ways that there are. The last one leaves children without an owner: they train on as they
-    were, and no later job takes them for its own."""
-    many = {"spec.resources": {**ONE_NODE, "cpu": "200m"}}  # so that all of them have room, some still on their way out
+    """Children of a job deleted with `--cascade=orphan` continue to train, and no later job adopts them."""
+    many = {"spec.resources": {**ONE_NODE, "cpu": "200m"}}  # leaves room for pods that are still being deleted
     uids: list[str] = []
     orphans: dict[str, str] = {}
     try:

@@ -1,4 +1,4 @@
-"""A pod that is lost ends the attempt, whatever took it; the next one goes on, and the ledger says what happened."""
+"""Tests that the loss of a pod ends the attempt, the next attempt continues, and the ledger has the cause."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cluster.faults import Ground, classes
 pytestmark = pytest.mark.timeout(600)
 JOB = "clauses"
 STOPPED = (75, None)
-"""Exit codes of a pod that was taken away: its own, or none if nobody had to wait for it."""
+"""The possible exit codes of a deleted pod: the agent's code, or none if the pod's end was not awaited."""
 
 
 def lost(status: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
-    """The entry of the first attempt, which names the pod and its node."""
+    """Return the ledger entry of the first attempt, which must name the pod and its node."""
     entry: dict[str, Any] = status["ledger"][0]
     assert (entry["pod"], entry["node"]) == (pod["metadata"]["name"], pod["spec"]["nodeName"])
     assert entry["step"] == 1
@@ -24,7 +24,7 @@ def lost(status: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def goes_on_in_attempt_2(ground: Ground, lost: list[dict[str, Any]]) -> dict[str, Any]:
-    """With pods of its own; then the job completes and leaves nothing."""
+    """Check that attempt 2 trains with new pods, completes, and leaves nothing."""
     pods = ground.training(JOB, attempt=2)
     assert {p["metadata"]["uid"] for p in pods}.isdisjoint(p["metadata"]["uid"] for p in lost)
     complete = ground.completes(JOB, attempt=2)
@@ -76,12 +76,14 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
     except OSError:
         pass  # it has ended
 """
-"""From now on the kernel takes the container's first process, and not the largest, where memory ends."""
+"""A program after which the kernel kills the container's first process, not the largest, when memory runs out."""
 
 
 def goes_on_with_half_the_rows(ground: Ground) -> tuple[dict[str, Any], dict[str, Any]]:
-    """In attempt 2. Gives the ledger's entry of the first attempt, and how the container of the pod that it names
-    ended."""
+    """Check that attempt 2 trains with half the rows.
+
+    Return the ledger entry of the first attempt, and the terminated state of the container of the pod that it names.
+    """
     ground.training(JOB, attempt=2)
     configurations = ground.kubectl.get("configmaps", "-l", f"finetune.dev/job={JOB}")
     rows = [json.loads(c["data"]["run.json"])["training"]["microBatchSize"] for c in configurations]
@@ -98,7 +100,7 @@ def goes_on_with_half_the_rows(ground: Ground) -> tuple[dict[str, Any], dict[str
 
 
 def assert_killed_as_a_whole(entry: dict[str, Any], terminated: dict[str, Any]) -> None:
-    """The container has said no word; the pod's status alone tells why."""
+    """Check an entry whose container left no termination message, so that only the pod's status has the cause."""
     assert (terminated["exitCode"], terminated["reason"]) == (137, "OOMKilled")
     assert "message" not in terminated
     assert "rank" not in entry
@@ -106,7 +108,7 @@ def assert_killed_as_a_whole(entry: dict[str, Any], terminated: dict[str, Any]) 
 
 
 def test_a_rank_out_of_memory_is_tried_again_with_half_the_rows_in_a_forward_pass(ground: Ground) -> None:
-    """Where the kernel kills all of a container (cgroup v2, by the kubelet's default), the agent is lost with it."""
+    """If the kernel kills the whole container (cgroup v2, the kubelet's default), the agent is killed too."""
     ground.start(JOB, "take-memory-1", **{"spec.training.globalBatchSize": 32})
     entry, terminated = goes_on_with_half_the_rows(ground)
     if terminated["exitCode"] == 137:

@@ -1,4 +1,4 @@
-"""A container that an admission webhook adds to every pod, and that never ends, changes nothing for a job."""
+"""Tests that a container which an admission policy adds to every pod, and which never ends, does not affect a job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROXY = (
 
 
 def injection(name: str) -> list[dict[str, Any]]:
-    """A MutatingAdmissionPolicy that adds the proxy to the pods of the namespace of that name, and its binding."""
+    """Return a MutatingAdmissionPolicy that adds the proxy to the pods of one namespace, and its binding."""
     group, metadata = "admissionregistration.k8s.io/v1", {"name": f"inject-{name}"}
     patch = f'[JSONPatch{{op: "add", path: "/spec/containers/-", value: {PROXY}}}]'
     spec = {
@@ -48,7 +48,7 @@ def injection(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def injected(ground: Ground) -> Iterator[None]:
-    """Every pod of the namespace that is made from now on gets a container besides its own."""
+    """Add a container to every new pod of the namespace."""
     kubectl = ground.kubectl
     objects = {"apiVersion": "v1", "kind": "List", "items": injection(kubectl.namespace)}
     if kubectl.run("get", "mutatingadmissionpolicies", check=False).returncode:

@@ -1,4 +1,4 @@
-"""A job that is suspended, by its owner or by a queue, gives its nodes back and goes on in another attempt."""
+"""Tests that a job suspended by its owner or by a queue frees its nodes, and continues in another attempt."""
 
 from __future__ import annotations
 

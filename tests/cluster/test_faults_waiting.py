@@ -1,4 +1,4 @@
-"""A job that cannot start says which pod waits and for what, is no failure meanwhile, and starts when it can."""
+"""Tests that a job which cannot start reports which pod waits and why, does not fail, and starts when it can."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUOTA, LIMIT = "few-pods", "little-memory"
 
 
 def test_an_image_that_does_not_exist_is_told_until_startup_minutes_end_the_job(ground: Ground) -> None:
-    """The shortest time: one minute."""
+    """One minute is the shortest value of startupMinutes."""
     image = "localhost/nobody-has-made-this:1"
     ground.start(JOB, **{"spec.image": image, "spec.faultTolerance": {"maxRestarts": 0, "startupMinutes": 1}})
     ground.until(JOB, lambda s: "ImagePull" in message(s))
@@ -56,7 +56,7 @@ def test_a_job_that_no_node_can_take_waits_with_the_scheduler_s_words_and_starts
 
 
 def test_a_node_selector_and_an_image_that_were_wrong_are_corrected_by_edits(ground: Ground) -> None:
-    """Each takes effect at once, as an attempt that is not counted."""
+    """Each edit takes effect at once, as an attempt that is not counted."""
     ground.start(JOB, **{"spec.image": "localhost/nobody-has-made-this:1", "spec.podTemplate.nodeSelector": {"a": "b"}})
     ground.until(JOB, lambda s: reason(s) == "Unschedulable")
     ground.edit(JOB, podTemplate={"nodeSelector": {"a": None}})
@@ -71,7 +71,7 @@ def test_a_node_selector_and_an_image_that_were_wrong_are_corrected_by_edits(gro
 
 @pytest.fixture
 def memory(ground: Ground) -> Iterator[str]:
-    """The pods of a job have room in the namespace only with less memory than they ask for."""
+    """Limit the namespace's memory so that a job's pods fit only if they request less."""
     ground.kubectl.run("create", "quota", QUOTA, "--hard=limits.memory=300Mi")
     eventually(lambda: "hard" in ground.kubectl.get("quota", QUOTA)["status"])
     yield QUOTA
@@ -90,7 +90,7 @@ def test_resources_above_a_quota_are_lowered_by_an_edit(ground: Ground, memory: 
 
 @pytest.fixture
 def quota(ground: Ground) -> Iterator[str]:
-    """No pod may be made in the namespace."""
+    """Allow no pods in the namespace."""
     ground.kubectl.run("create", "quota", QUOTA, "--hard=pods=0")
     eventually(lambda: "hard" in ground.kubectl.get("quota", QUOTA)["status"])
     yield QUOTA
@@ -111,7 +111,7 @@ def test_an_exhausted_quota_is_quoted_and_the_job_goes_on_when_it_is_raised(grou
 
 @pytest.fixture
 def limit(ground: Ground) -> Iterator[str]:
-    """No container of the namespace may have as much memory as those of a job."""
+    """Limit containers of the namespace to less memory than a job's containers have."""
     limits = [{"type": "Container", "max": {"memory": "64Mi"}}]
     metadata = {"name": LIMIT}
     ground.kubectl.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": {"limits": limits}})
@@ -133,7 +133,7 @@ def test_a_limit_range_that_refuses_the_pods_is_quoted_and_the_job_goes_on_witho
 
 
 def enforce(ground: Ground, standard: str) -> None:
-    """A Pod Security Standard, in the namespace."""
+    """Enforce a Pod Security Standard in the namespace."""
     (label,) = RESTRICTED
     ground.kubectl.run("label", "namespace", ground.kubectl.namespace, f"{label}={standard}", "--overwrite")
 

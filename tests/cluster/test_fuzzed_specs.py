@@ -1,4 +1,4 @@
-"""Fuzzed specs, by a real API server's dry-run: it takes what pydantic takes, and refuses the rest."""
+"""Tests fuzzed specs with a real API server's dry-run: it accepts exactly what pydantic accepts."""
 
 import json
 
@@ -13,11 +13,11 @@ COMPARED = 200
 
 
 STRICTER = ("is nested more than", "is empty; give it a value")
-"""What the API server may take: depth, of which its schema knows nothing, and null where there is a default."""
+"""Parts of errors that the API server may not report: its schema has no depth limit, and replaces null by a default."""
 
 
 def is_taken(text: str) -> bool | None:
-    """The verdict of `finetune validate` on a manifest's text; None: that is for the API server to say."""
+    """Return the verdict of `finetune validate` on a manifest, or None if the API server may decide either way."""
     try:
         parse(*load_manifests(text, "fuzzed"))
     except ManifestError:
@@ -28,7 +28,7 @@ def is_taken(text: str) -> bool | None:
 
 
 def is_written(manifest: Object) -> bool:
-    """Whether JSON can say it; and short, as kubectl must read it."""
+    """Return whether JSON can express the manifest, and it is short enough for kubectl."""
     try:
         return len(json.dumps(manifest, allow_nan=False)) < 20_000
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""GitOps on a real cluster: health in every phase of real runs, and manifests that never drift.
+"""Tests of GitOps on a real cluster: health in every phase of real runs, and manifests that never drift.
 
 With FINETUNE_RECORD set, the objects of the phases are written to tests/support/recorded, as `make record` does.
 """
@@ -34,7 +34,7 @@ from finetune_operator.runtime.handlers import inform
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 CONTRACTS = ROOT / "examples" / "contracts"
 UNREADABLE = "file:///srv/model"
-"""What the schema lets pass and the operator refuses."""
+"""A model that the schema accepts and the operator refuses."""
 FREQUENT = Settings(image=TEST_IMAGE, starting_interval=0.2, progress_interval=0.2, peers_interval=1)
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 class Watched:
-    """All FineTuneJobs of a namespace, in every state that they ever had."""
+    """All FineTuneJobs of a namespace, in every state that a watch has reported."""
 
     def __init__(self, cluster: KubeCluster, namespace: str) -> None:
         self.cluster = cluster
@@ -56,7 +56,7 @@ class Watched:
             self.seen.append(event.object)
 
     async def first(self, name: str, what: Callable[[Object], Any], seconds: float = 240) -> Object:
-        """The first state of the job of which something is true."""
+        """Return the first state of the job for which `what` is true."""
         deadline = time.monotonic() + seconds
         while True:
             states = [obj for obj in self.seen if obj["metadata"]["name"] == name]
@@ -81,7 +81,7 @@ async def watched(namespace: str) -> AsyncIterator[Watched]:
 
 @asynccontextmanager
 async def operated(jobs: Watched) -> AsyncIterator[None]:
-    """An operator for the namespace that looks more often than others, so that no phase is too short to be seen."""
+    """Run an operator that reconciles so often that no phase is missed, until the block ends."""
     informing = partial(inform, namespaces=[jobs.namespace], take_signals=lambda: None)
     operator = asyncio.create_task(operate(jobs.cluster, FREQUENT, informing, Options(namespaces=[jobs.namespace])))
     try:
@@ -109,7 +109,7 @@ def stalled(reason: str) -> Callable[[Object], bool]:
 
 
 def job(name: str, **changes: Any) -> dict[str, Any]:
-    """The contracts example on one node, with few steps, and many rows to measure it by: no phase ends in a moment."""
+    """Return the contracts example with few steps and many rows to evaluate, so that every phase takes time."""
     manifest: dict[str, Any] = yaml.safe_load((CONTRACTS / "job.yaml").read_text())
     small = {
         "metadata.name": name,
@@ -135,7 +135,7 @@ def claim_for_one_node(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def data(workspace: Path) -> None:
-    """What the contracts example trains on, in the workspace."""
+    """Write the data of the contracts example to the workspace."""
     script = CONTRACTS / "make_data.py"
     subprocess.run([sys.executable, str(script), "--workspace", str(workspace)], check=True, capture_output=True)
 
@@ -207,7 +207,7 @@ async def test_every_phase_of_real_runs_has_the_health_that_its_user_expects(kub
 
 
 def settled(kubectl: Kubectl, operator: subprocess.Popen[bytes], names: set[str]) -> None:
-    """The operator has written a status of each job, and will not write another."""
+    """Wait until the operator has written a status of each job, then stop it, so that it writes no other."""
     deadline = time.monotonic() + 60
     while {obj["metadata"]["name"] for obj in kubectl.get("ftj") if "phase" in obj["status"]} != names:
         assert time.monotonic() < deadline, kubectl.run("get", "ftj").stdout
@@ -217,7 +217,7 @@ def settled(kubectl: Kubectl, operator: subprocess.Popen[bytes], names: set[str]
 
 
 def versions(kubectl: Kubectl) -> dict[str, tuple[str, Any]]:
-    """resourceVersion and owners of the fields of each job."""
+    """Return the resourceVersion and the managed fields of each job."""
     found = kubectl.get("ftj", "--show-managed-fields")
     return {o["metadata"]["name"]: (o["metadata"]["resourceVersion"], o["metadata"]["managedFields"]) for o in found}
 
@@ -248,7 +248,7 @@ def test_applying_server_side_again_changes_nothing(
 def test_applying_client_side_again_changes_nothing(
     kubectl: Kubectl, operator: subprocess.Popen[bytes], files: list[str], names: set[str]
 ) -> None:
-    """As Argo CD does by default: three-way, by the last applied manifest in an annotation."""
+    """Argo CD does so by default, with a three-way merge against the last applied manifest in an annotation."""
     kubectl.run("apply", *files)
     settled(kubectl, operator, names)
     before = versions(kubectl)
@@ -260,7 +260,7 @@ def test_applying_client_side_again_changes_nothing(
 
 
 def test_a_diff_is_seen_when_there_is_one(kubectl: Kubectl, crd: None, tmp_path: Path) -> None:
-    """The two tests above could fail."""
+    """Show that the two tests above can fail."""
     kubectl.apply(job("clauses"))
     edited = tmp_path / "edited.yaml"
     edited.write_text(yaml.safe_dump(job("clauses", **{"spec.training.maxSteps": 13})))
@@ -271,7 +271,7 @@ def test_a_diff_is_seen_when_there_is_one(kubectl: Kubectl, crd: None, tmp_path:
 
 def test_the_health_is_added_to_the_settings_of_argo(kubectl: Kubectl) -> None:
     kubectl.run("create", "configmap", "argocd-cm", "--from-literal=url=https://argocd.example.com")
-    # In the documents: -n argocd.
+    # The documents add -n argocd.
     kubectl.run("apply", "--server-side", "-f", str(DOCUMENTS / "argocd-cm.yaml"))
     data = kubectl.get("configmap", "argocd-cm")["data"]
     assert data.pop("url") == "https://argocd.example.com"

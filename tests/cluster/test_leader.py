@@ -1,4 +1,4 @@
-"""Two operators as processes on a real cluster: who takes over, when, and what becomes of the one before."""
+"""Tests of two operators on a real cluster: which one takes over, when, and what the former leader does."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def until(what: Callable[[], Any], seconds: float) -> None:
 
 @pytest.fixture
 def start(kubectl: Kubectl, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
-    """Starts an operator whose Lease is in the namespace that it watches."""
+    """Return a function that starts an operator whose Lease is in the namespace that it watches."""
     kubeconfig = kubectl.own_kubeconfig(tmp_path / "kubeconfig")
     with contextlib.ExitStack() as stack:
 
@@ -72,7 +72,7 @@ def start(kubectl: Kubectl, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
 
 @pytest.fixture
 def both(start: Callable[[], Operator]) -> tuple[Operator, Operator]:
-    """One that leads, and one that waits to."""
+    """Return a leader and a standby."""
     leader = start()
     until(lambda: leader.leads, 30)
     standby = start()
@@ -82,7 +82,10 @@ def both(start: Callable[[], Operator]) -> tuple[Operator, Operator]:
 
 
 def works(kubectl: Kubectl, name: str) -> None:
-    """A job that nobody has room for gets a status and children. Its claim needs no volume for that."""
+    """Check that a new job gets a status and children.
+
+    No node has room for the job, so its claim needs no volume.
+    """
     spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}
     kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "finetune"}, "spec": spec})
     kubectl.apply(manifest(name, **{"metadata.namespace": kubectl.namespace, "spec.resources": UNSCHEDULABLE}))

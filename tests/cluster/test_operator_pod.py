@@ -1,6 +1,6 @@
-"""The operator as a pod, installed by the chart: a job trains under it and outlives every change of the release.
+"""Tests of the operator as a pod of the chart: a job trains under it and survives every change of the release.
 
-FINETUNE_OPERATOR_IMAGE names an image that the nodes have; test-images.sh makes one.
+FINETUNE_OPERATOR_IMAGE names an image that the nodes have; test-images.sh builds one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from trainer import tiny
 pytestmark = pytest.mark.timeout(600)
 JOB = "tiny"
 SECONDS_TO_END = 15.0
-"""Half of the pod's grace period: an operator that heard no signal would take all of it."""
+"""Half of the pod's grace period, which an operator that missed the signal would use up."""
 
 
 @pytest.fixture
 def job(kubectl: Kubectl, workspace: Path) -> dict[str, Any]:
-    """One that trains for some seconds, on one node, with a model and data that are in the workspace."""
+    """Return a job that trains for some seconds on one node, with its model and data in the workspace."""
     for file in tiny.save_model(workspace / "models" / "bert", tiny.SEQUENCE, tiny.bert()).iterdir():
-        file.chmod(0o644)  # safetensors writes for its own user alone
+        file.chmod(0o644)  # safetensors creates files that only their owner can read
     tiny.labelled_texts(workspace / "data" / "rows.jsonl", 60)
     return manifest(
         JOB,
@@ -61,7 +61,7 @@ def test_a_job_outlives_every_change_of_the_release_that_it_trained_under(
     releases.install("first", values, *FROM_KUBECTL)
     first = OperatorPod(kubectl, "first")
     kubectl.apply(job)
-    until(kubectl, JOB, lambda s: conditions(s).get("WorldReady") == "True")  # which the agents alone can tell
+    until(kubectl, JOB, lambda s: conditions(s).get("WorldReady") == "True")  # only the agents can report this
     assert_pods_are_shut_off(kubectl, first)
     complete = until(kubectl, JOB, lambda s: s.get("phase") == "Complete")
     assert conditions(complete)["WorldReady"] == "False", "its pods have ended"
@@ -95,7 +95,7 @@ def test_a_job_outlives_every_change_of_the_release_that_it_trained_under(
 
 
 def assert_pods_are_shut_off(kubectl: Kubectl, operator: OperatorPod) -> None:
-    """By a NetworkPolicy of the job's own, which selects its pods and lets the operator in."""
+    """Check that the job's own NetworkPolicy selects its pods and allows connections from the operator."""
     (policy,) = kubectl.get("networkpolicies", "-l", f"finetune.dev/job={JOB}")
     (owner,) = policy["metadata"]["ownerReferences"]
     assert owner["uid"] == kubectl.get("ftj", JOB)["metadata"]["uid"]
@@ -114,5 +114,5 @@ def selected(kubectl: Kubectl, selector: dict[str, Any]) -> set[str]:
 
 
 def pods_of(kubectl: Kubectl) -> set[str]:
-    """UIDs of all pods that were made for the job."""
+    """Return the UIDs of all pods of the job."""
     return {pod["metadata"]["uid"] for pod in kubectl.get("pods", "-l", f"finetune.dev/job={JOB}")}

@@ -1,5 +1,7 @@
-"""What stands in the operator's way when it starts is one sentence, in the log and in /readyz; when it is gone, the
-operator is ready without being started again."""
+"""Tests of what can prevent the operator's start: it is reported as one message in the log and in /readyz.
+
+Once it is resolved, the operator becomes ready without a restart.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from support.kubectl import Kubectl
 from finetune_operator.local.ports import free_port
 
 DEADLINE = 60.0
-"""Seconds until the operator says something: it waits up to half a minute between two tries."""
+"""Seconds until the operator reports something: it waits up to half a minute between two attempts."""
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -35,11 +37,11 @@ class Operator:
     log: Path
 
     def readyz(self) -> tuple[int, str] | None:
-        """None: it does not listen yet."""
+        """Return the status code and the text of /readyz, or None while the operator does not listen."""
         return get(self.port, "/readyz")
 
     def until(self, what: Callable[[str], bool], status: int) -> str:
-        """What /readyz says, as soon as something is true of it. The process has not ended before."""
+        """Return the text of /readyz when `what` is true of it; fail if the process ends before."""
         deadline = time.monotonic() + DEADLINE
         while True:
             assert self.process.poll() is None, self.log.read_text()
@@ -50,7 +52,7 @@ class Operator:
             time.sleep(0.1)
 
     def becomes_ready(self, after: str) -> None:
-        """And has said the sentence `after` once, with no traceback, before it leads."""
+        """Wait until the operator leads, and check that it has logged the message `after` once and no traceback."""
         self.until("ok".__eq__, 200)
         deadline = time.monotonic() + DEADLINE
         while len(lines := self.log.read_text().splitlines()) < 2:
@@ -66,7 +68,7 @@ Start = Callable[..., Operator]
 
 @pytest.fixture
 def start(kubectl: Kubectl, tmp_path: Path) -> Iterator[Start]:
-    """Starts an operator with a kubeconfig, or what stands in its place, and a configuration."""
+    """Return a function that starts an operator with a kubeconfig, which need not exist, and a configuration."""
     with contextlib.ExitStack() as stack:
 
         def started(kubeconfig: Path, config: Path | None = None) -> Operator:
@@ -84,14 +86,14 @@ def start(kubectl: Kubectl, tmp_path: Path) -> Iterator[Start]:
 
 
 def administrator(kubectl: Kubectl) -> dict[str, Any]:
-    """The kubeconfig, all in one."""
+    """Return kubectl's kubeconfig as one document."""
     config: dict[str, Any] = yaml.safe_load(kubectl.run("config", "view", "--raw", "--minify", "--flatten").stdout)
     return config
 
 
 @contextlib.contextmanager
 def proxy(port: int, *flags: str) -> Iterator[None]:
-    """To the API server, with the administrator's credentials, as long as the block runs."""
+    """Run a proxy to the API server with the administrator's credentials until the block ends."""
     with subprocess.Popen(["kubectl", "proxy", "--port", str(port), *flags], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert b"Starting to serve" in process.stdout.readline()
@@ -102,7 +104,7 @@ def proxy(port: int, *flags: str) -> Iterator[None]:
 
 
 def by_proxy(port: int, file: Path) -> Path:
-    """A kubeconfig for it."""
+    """Write a kubeconfig for the proxy."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -141,7 +143,7 @@ def test_an_api_server_that_is_not_reached(tmp_path: Path, start: Start) -> None
 
 
 def test_a_cluster_without_the_definition(kubectl: Kubectl, tmp_path: Path, start: Start) -> None:
-    """The API server answers as if it had none to requests that reach it below a group that it does not know."""
+    """Requests below an unknown API group get the same answer as requests for an undefined resource."""
     config = administrator(kubectl)
     config["clusters"][0]["cluster"]["server"] += "/apis/nobody.example"
     elsewhere = tmp_path / "elsewhere"

@@ -1,4 +1,4 @@
-"""Training on a real cluster: real pods on two nodes, real rendezvous over the network, in a restricted namespace."""
+"""Tests of training on a real cluster: pods on two nodes, rendezvous over the network, in a restricted namespace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def until(kubectl: Kubectl, name: str, what: Callable[[dict[str, Any]], Any], seconds: float = 600) -> dict[str, Any]:
-    """The first status of which something is true; fails at once when the job has failed."""
+    """Return the first status for which `what` is true; fail at once when the job has failed."""
     deadline = time.monotonic() + seconds
     while True:
         status: dict[str, Any] = kubectl.get("ftj", name).get("status", {})

@@ -1,6 +1,6 @@
-"""Real trainers on two nodes: after each fault the training goes on from its checkpoint, and the model is the same.
+"""Tests real trainers on two nodes: after each fault the training continues from its checkpoint to the same model.
 
-One job takes all of them, one after the other, and must end with the bytes of a job that nobody disturbed.
+One job has all faults, one after the other, and its model must have the same bytes as that of an undisturbed job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from support.kubectl import Kubectl
 
 pytestmark = pytest.mark.timeout(1200)
 STEPS_OF_A_FAULT = 400
-"""Enough for an attempt to have a checkpoint before its fault comes, on a fast machine also."""
+"""Steps per fault: enough that an attempt has a checkpoint before its fault, even on a fast machine."""
 Fault = tuple[Callable[[Disturbed, int], None], str, bool]
 TWO: tuple[Fault, ...] = ((Disturbed.kill_rank, "Infrastructure", True), (Disturbed.terminate_one, "Preempted", False))
 FIVE: tuple[Fault, ...] = (

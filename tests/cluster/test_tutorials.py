@@ -1,8 +1,8 @@
-"""The tutorials on a cluster, command by command: cluster.md brings the files into the claim and out of it, and the
-page of each field applies its jobs and follows them. The results are then used with the page's Python.
+"""Tests of the tutorials on a cluster, command by command.
 
-What differs from a user's cluster: the job's namespace is not `default`, and the pod that copies has an image that the
-nodes have.
+The commands of cluster.md copy files into the claim and out of it. The page of each field applies its jobs and follows
+them, and its Python uses the results. Two things differ from a user's cluster: the job's namespace is not `default`,
+and the pod that copies has an image that the nodes have.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from support.kubectl import Kubectl
 
 CLUSTER_PAGE = ROOT / "docs" / "tutorials" / "cluster.md"
 COPYING_IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", "localhost/trainer-test:dev")
-"""Of the pod that copies: any with tar and sleep."""
+"""The image of the pod that copies: any image with tar and sleep."""
 
 
 @pytest.fixture
 def user(kubectl: Kubectl, tmp_path: Path) -> dict[str, str]:
-    """The environment of somebody whose kubeconfig has the namespace as its default."""
+    """Return the environment of a user whose kubeconfig has the namespace as its default."""
     config = yaml.safe_load(kubectl.run("config", "view", "--raw", "--minify", "--flatten").stdout)
     config["contexts"][0]["context"]["namespace"] = kubectl.namespace
     file = tmp_path / "kubeconfig"
@@ -35,7 +35,7 @@ def user(kubectl: Kubectl, tmp_path: Path) -> dict[str, str]:
 
 
 def checkout(folder: Path) -> None:
-    """What the commands name of the repository."""
+    """Provide the repository's files that the commands use."""
     (folder / "examples").symlink_to(ROOT / "examples")
     claim = folder / "docs" / "tutorials" / "claim.yaml"
     claim.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The table of specs, with a real API server's verdict: schema and CEL refuse what pydantic refuses, in its words."""
+"""Tests that a real API server's schema and CEL refuse the same specs as pydantic, with the same messages."""
 
 import json
 

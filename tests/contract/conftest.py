@@ -1,4 +1,7 @@
-"""`subject`: each cluster that implements the client protocol, in turn. Every test runs against all of them."""
+"""The `subject` fixture: each cluster that implements the client protocol, in turn.
+
+Every test runs against all of them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ HOW_TO_RUN = "needs a cluster: set KUBECONFIG and run make test-cluster (pytest 
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     subject: Scripted | Processes | Real
     if request.param == "real":
-        # Asked for by name only: whoever has a KUBECONFIG may not mean that cluster.
+        # Run only when asked for by the marker: a user's KUBECONFIG may belong to another cluster.
         if "KUBECONFIG" not in os.environ or "cluster" not in str(request.config.option.markexpr):
             pytest.skip(HOW_TO_RUN)
         subject = Real()

@@ -1,4 +1,4 @@
-"""Owner references: children follow their owners in the background."""
+"""Tests of owner references: dependents are deleted in the background after their owners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def is_gone(subject: Subject, name: str) -> bool:
 
 
 async def make(subject: Subject, name: str, *owners: Object) -> Object:
-    """A ConfigMap with owners."""
+    """Create a ConfigMap with owners."""
     child = config_map(name, subject.namespace)
     references = [owned_by(owner, child)["metadata"]["ownerReferences"][0] for owner in owners]
     child["metadata"]["ownerReferences"] = references

@@ -1,4 +1,4 @@
-"""Indexed Jobs with `backoffLimit: 0`: what the Job controller makes, counts, and takes away."""
+"""Tests of Indexed Jobs with `backoffLimit: 0`: what the Job controller creates, counts and deletes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from finetune_operator.protocol import CORE_EVENTS, JOBS, PODS, Event, Object
 
 
 def deleted(events: list[Event]) -> list[Object]:
-    """Pods in the state in which they were last told of."""
+    """Return the deleted pods, each in the last state that the watch reported."""
     return [event.object for event in events if event.type == "DELETED"]
 
 
 async def told(events: list[Event], count: int) -> bool:
-    """Whether so many deletions were told of."""
+    """Return whether the watch has reported at least `count` deletions."""
     return len(deleted(events)) >= count
 
 
@@ -101,7 +101,7 @@ RULES = [
 
 
 async def failure_of(subject: Subject) -> str:
-    """The message of the Job's condition, when it has failed."""
+    """Return the message of the Job's Failed condition, when it is True."""
     job = await subject.job_has("task", "Failed")
     (failed,) = (c for c in job["status"]["conditions"] if c["type"] == "Failed")
     (target,) = (c for c in job["status"]["conditions"] if c["type"] == "FailureTarget")
@@ -174,7 +174,7 @@ async def test_a_job_is_failed_only_when_its_last_pod_has_ended(subject: Subject
         assert "Failed" not in conditions(job)
         assert job["status"]["terminating"] == 1
         await subject.job_has("task", "Failed")
-        # A pod's object may outlive its end by a moment.
+        # A pod's object may exist for a moment after the pod has ended.
         phases = [pod["status"]["phase"] for pod in await subject.cluster.list(PODS, subject.namespace)]
         assert set(phases) == {"Failed"}
         await subject.until(lambda: told(events, 1))

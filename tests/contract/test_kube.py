@@ -1,4 +1,4 @@
-"""What the command line needs of a real cluster beyond the protocol."""
+"""Tests of the calls to a real cluster that the command line needs beyond the protocol."""
 
 from __future__ import annotations
 

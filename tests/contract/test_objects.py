@@ -1,4 +1,4 @@
-"""Objects: what get, list, create, delete, put and put_status promise, and what they refuse."""
+"""Tests of get, list, create, delete, put and put_status: what they guarantee, and what they refuse."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ async def test_put_of_a_deleted_object_is_not_found_and_of_its_successor_a_confl
 
 
 async def test_put_of_a_deleted_lease_is_a_conflict(subject: Subject) -> None:
-    """Leases are of the few kinds that a put may create, and then the server tells it by the UID."""
+    """A put may create a lease, so the API server detects the deletion by the UID."""
     read = await subject.cluster.create(LEASES, lease(subject.namespace, "one"))
     await subject.cluster.delete(LEASES, subject.namespace, "leader")
     with pytest.raises(ConflictError):

@@ -1,4 +1,4 @@
-"""Pods: what is read from them, and how they say why they do not run or were taken away."""
+"""Tests of pods: what is read from them, and how they report why they do not run or were deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REAL = pytest.param("real", marks=pytest.mark.cluster)
 
 
 async def answering(subject: Subject) -> Object:
-    """A pod whose agent has answered once."""
+    """Return a pod whose agent has answered once."""
     pod = await subject.start_server("agent")
 
     async def answers() -> bool:
@@ -120,7 +120,7 @@ APART_AND_SOON_TAKEN = {
         }
     },
 }
-"""Of pods: each on a node of its own, and taken away from one that is lost as soon as that is known."""
+"""The pod spec for one pod per node, with pods that are deleted as soon as the loss of their node is known."""
 
 
 @pytest.mark.timeout(400)

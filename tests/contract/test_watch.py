@@ -1,4 +1,4 @@
-"""Watches: what exists, then every change, for each watcher by itself."""
+"""Tests of watches: each watcher receives what exists, then every change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_operator.protocol import CONFIGMAPS, Event
 
 
 def told(events: list[Event]) -> list[tuple[str, str, str]]:
-    """(type, name, data.key) of each event about the tests' own ConfigMaps."""
+    """Return (type, name, data.key) of each event about the tests' own ConfigMaps."""
     return [
         (event.type, event.object["metadata"]["name"], event.object.get("data", {}).get("key", ""))
         for event in events
@@ -24,7 +24,7 @@ async def write(subject: Subject, name: str, key: str) -> None:
 
 
 async def until_told(subject: Subject, events: list[Event], *expected: tuple[str, str, str]) -> None:
-    """Exactly these events, in this order."""
+    """Wait for these events, and check that there are no others and that their order is the same."""
 
     async def as_many() -> bool:
         return len(told(events)) >= len(expected)

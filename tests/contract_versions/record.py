@@ -1,9 +1,9 @@
-"""Record what this release writes and reads, for the tests of later releases.
+"""Records what this release writes and reads, for the tests of later releases.
 
     PYTHONPATH=tests python tests/contract_versions/record.py v1
 
-It is run once for each contract version, at its release. The files are never changed afterwards: they stand for images
-and operators that are in use. Each file holds texts as they were sent, and beside each what it meant then.
+Run it once for each contract version, at its release, and never change the files afterwards: they represent images and
+operators in use. Each file holds texts as they were sent, and with each text the fields that it meant at that time.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ POD: dict[str, Any] = {"pod_uid": "pod", "attempt": 1, "nonce": "nonce", "index"
 
 
 def runs() -> dict[str, Any]:
-    """For each job its manifest, the run.json that its first attempt gets, and that of one after memory ran out."""
+    """Return for each job its manifest and two run.json files with their digests.
+
+    The first is that of the job's first attempt, the second that of an attempt after memory ran out.
+    """
     settings = Settings(image=IMAGE, allow_remote_code=True)
     recorded = {}
     for name, changes in JOBS.items():
@@ -107,7 +110,7 @@ def runs() -> dict[str, Any]:
 
 
 def pod() -> dict[str, Any]:
-    """How a pod is started: what an agent finds in its environment."""
+    """Return the part of a pod's specification on which the agent depends."""
     settings = Settings(image=IMAGE)
     job = parse(manifest(**{"metadata.uid": "0b5e-1", "metadata.generation": 1}))
     *_, (_, made) = children(job, next_run(job, 1, settings, "nonce", NOW), settings)
@@ -121,7 +124,10 @@ def pod() -> dict[str, Any]:
 
 
 def answers() -> dict[str, Any]:
-    """Answers to GET /status: before the ranks have met, in each phase, of pods with and without rank 0."""
+    """Return answers to GET /status.
+
+    They come from pods before the ranks have met and in each phase, and from pods with and without rank 0.
+    """
 
     def rank(number: int, phase: Phase) -> RankStatus:
         return RankStatus(
@@ -139,7 +145,11 @@ def answers() -> dict[str, Any]:
 
 
 def endings() -> dict[str, Any]:
-    """Termination messages: of every exit code, of a success, and of a pod that knew nothing yet."""
+    """Return termination messages.
+
+    There is one for each exit code that stands for a failure, one for success, and one of a pod that did not know its
+    run yet.
+    """
     attested = {"world": 4, "config_digest": DIGEST, "step": 41, "checkpoint": CHECKPOINT}
     told = {"failing_rank": 1, "error": "Rank 1 said why.", "error_time": 1.7e9, "log": ("one", "two")}
     failed = {
@@ -156,17 +166,17 @@ def endings() -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """Of a run.json: what an image of this version accepts."""
+    """Return the JSON schema of the run.json that an image of this version accepts."""
     return RunConfig.model_json_schema(by_alias=True)
 
 
 def exit_codes() -> dict[str, str]:
-    """The class of each exit code."""
+    """Return the failure class of each exit code."""
     return {str(int(code)): failure.value for code, failure in CLASS_OF_EXIT_CODE.items()}
 
 
 def _meant(message: Message) -> dict[str, Any]:
-    """The text as it is sent, and its fields as they are read."""
+    """Return the text of a message as it is sent, and its fields as they are read."""
     return {"text": message.to_json(), "fields": message.model_dump(mode="json")}
 
 

@@ -1,4 +1,4 @@
-"""How run.json grows: what a later release adds is absent until a job uses it."""
+"""How run.json grows: a field that a later release adds is absent until a job uses it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATER = CONTRACT_VERSION + 1
 
 
 class LaterCheckpointing(Checkpointing):
-    """Checkpointing of a later release."""
+    """The checkpoint settings of a later release."""
 
     best: bool = added(False, since=LATER)
 

@@ -1,6 +1,6 @@
 """Operators and images of different releases understand each other: `v1` holds what a release wrote and read.
 
-A recorded text stands for the other side as it is in use. Nothing here is recorded anew when the code changes.
+A recorded text represents the other side, an image or an operator in use. The records do not change with the code.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ VERSIONS = sorted(folder.name for folder in Path(__file__).parent.glob("v[0-9]*"
 
 
 def recorded(name: str) -> list[Any]:
-    """The entries of that file in all versions, as parameters of a test."""
+    """Return the entries of a recorded file in all versions, as parameters of a test."""
     return [
         pytest.param(entry, id=f"{version}-{key}") for version in VERSIONS for key, entry in load(version, name).items()
     ]
 
 
 def load(version: str, name: str) -> dict[str, Any]:
-    """A file of a version."""
+    """Load a recorded file of a version."""
     text = (record.FOLDER / version / f"{name}.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
@@ -93,12 +93,15 @@ def test_the_contract_version_is_that_of_the_newest_field() -> None:
 
 
 def objects(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The objects of a schema, by name."""
+    """Return the objects of a schema, by name."""
     return {"RunConfig": schema, **schema["$defs"]}
 
 
 def accepts(new: Any, old: Any) -> bool:
-    """Whether a field still has the kind and the default that it had; it may know more values than before."""
+    """Return whether a field still has the type and the default that it had.
+
+    It may accept more values than before.
+    """
     if new is None:
         return False
     words = ("title", "description")
@@ -109,13 +112,16 @@ def accepts(new: Any, old: Any) -> bool:
 
 
 def assert_means(read: BaseModel, fields: dict[str, Any]) -> None:
-    """Every field that there was then has the value that it had; those that came later have their default."""
+    """Assert that every recorded field still has its recorded value.
+
+    Fields that were added later are not compared.
+    """
     found = read.model_dump(mode="json")
     assert same(found, fields), f"{found} is not {fields}"
 
 
 def same(found: Any, then: Any) -> bool:
-    """Whether all that was there then is there now."""
+    """Return whether `found` contains everything that was recorded, with equal values."""
     if isinstance(then, dict) and isinstance(found, dict):
         return all(name in found and same(found[name], value) for name, value in then.items())
     if isinstance(then, list) and isinstance(found, list):

@@ -1,4 +1,4 @@
-"""The documents, and the fenced blocks in them."""
+"""Reads the documents and their fenced blocks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ TUTORIALS = tuple(sorted(page for page in ROOT.glob("docs/tutorials/*.md") if pa
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The text of each fenced block that is marked with the language."""
+    """Return the text of each fenced block in this language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[str]:
-    """Each command of the page's blocks that are marked sh, without its comment."""
+    """Return the commands in the page's sh blocks, without their comments."""
     lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     stripped = (line.split("  #")[0].strip() for line in lines)
     return [line for line in stripped if line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""docs/api.md is what the definition says, and names every field of it."""
+"""docs/api.md matches the CustomResourceDefinition and names every field of it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
-    """(section, name, description) of each field of an object and of the objects in it, unless those are somebody
-    else's."""
+    """Yield (section, name, description) of each field of an object and of the objects in it.
+
+    Objects that preserve unknown fields are not entered.
+    """
     for name, field in schema.get("properties", {}).items():
         yield path, name, field.get("description", "")
         inner = field.get("items", field)

@@ -1,4 +1,4 @@
-"""Every command in README and docs runs: here, in .ci/run, or on the cluster of tests/cluster."""
+"""Every command in the README and in docs is run: by these tests, in .ci/run, or on the cluster of tests/cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ELSEWHERE = {
     "helm uninstall": "tests/cluster/test_chart_upgrade.py",
     "finetune run examples/": "benchmarks/examples.py",
 }
-"""What does not run here: how it begins, and the file that runs it."""
+"""The commands that do not run here: their beginning, and the file that runs them."""
 WHOLE_PAGES = {
     "docs/quickstart.md": "tests/e2e/quickstart.py",
     "docs/tutorials/clinical-notes.md": "tests/docs/test_tutorials.py",
@@ -42,11 +42,11 @@ WHOLE_PAGES = {
     "docs/tutorials/contracts.md": "tests/docs/test_tutorials.py",
     "docs/tutorials/shop.md": "tests/docs/test_tutorials.py",
 }
-"""Whose commands are read out of the page and run in their order, and the file that does so."""
+"""The pages whose commands another file reads and runs in order, and that file."""
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) for each command in the documents."""
+    """Return (page, command) for each command in the documents."""
     return [(str(page.relative_to(ROOT)), command) for page in PAGES for command in pages.commands(page)]
 
 

@@ -32,7 +32,7 @@ def licences() -> ModuleType:
 
 
 def rows() -> dict[str, list[str]]:
-    """The page's table: version, licence and images by package."""
+    """Return the page's table: version, licence and images by package."""
     page = (ROOT / "docs" / "licences.md").read_text()
     found = re.findall(r"^\| ([a-z0-9-]+) \| (\d\S* \| .*) \|$", page, re.M)
     return {name: cells.split(" | ") for name, cells in found}

@@ -1,4 +1,4 @@
-"""Every test that docs/security.md and docs/reliability.md name is there."""
+"""Every test that docs/security.md and docs/reliability.md name exists."""
 
 from __future__ import annotations
 

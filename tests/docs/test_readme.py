@@ -1,4 +1,4 @@
-"""The README's first screen: two commands, a valid manifest of ten lines at most, and the picture of what one sees."""
+"""The README's first screen: two commands, a valid manifest of at most ten lines, and the picture of the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "pictures" / "run.svg"
 MAX_BYTES = 60_000
 FIRST_SCREEN = 35
-"""Lines."""
+"""The number of lines in a first screen."""
 
 
 def test_the_first_screen_has_commands_manifest_and_picture() -> None:
@@ -45,7 +45,7 @@ def test_the_picture_shows_a_run_to_its_end_and_asks_no_other_site_for_anything(
 
 @pytest.fixture
 def record() -> dict[str, Any]:
-    """The functions of docs/pictures/record.py."""
+    """Return the functions of docs/pictures/record.py."""
     pytest.importorskip("pyte", reason="pip install 'finetune-operator[dev]'")
     return runpy.run_path(str(ROOT / "docs" / "pictures" / "record.py"))
 

@@ -1,4 +1,4 @@
-"""The remedies of docs/troubleshooting.md help: each edit that the page names is made, and the job moves on."""
+"""The remedies of docs/troubleshooting.md work: each test makes the edit that the page names, and the job continues."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from finetune_trainer.contract import FailureClass
 
 SETTINGS = Settings(image="trainer:1")
 NONE = ("none is needed", "wait")
-"""How a remedy begins that asks for nothing."""
+"""How a remedy begins that asks for no action."""
 REQUEST = {"spec.retrain.request": "again"}
 
 
 def remedy(part: str, heading: str) -> str:
-    """The text of an entry's remedy, in one line."""
+    """Return the text of an entry's remedy as one line."""
     return " ".join(sections(part)[heading].partition("- **Remedy:** ")[2].split())
 
 
@@ -71,7 +71,7 @@ AFTER_FAILURE: dict[FailureClass, tuple[str, dict[str, Any]]] = {
 
 
 def failed(failure: FailureClass) -> FineTuneJobStatus:
-    """A job of two nodes whose run has failed for good."""
+    """Return the status of a job of two nodes whose run has failed finally."""
     job = parse(manifest(**FIRST))
     run = next_run(job, 1, SETTINGS, "n", NOW).model_copy(update={"completion_time": "2026-01-01T00:00:00Z"})
     entry = ledger.failure(run, Cause(failure, "it failed"), False, "", 3, NOW)
@@ -128,7 +128,7 @@ async def suspended_by_a_queue(world: World) -> None:
 
 
 async def another_s_job(world: World) -> None:
-    """It bears the name that the second attempt's needs."""
+    """Create a Job of somebody else that has the name of the second attempt's Job."""
     (pod,) = await world.pods_of_attempt(1, 1)
     name = child_name("clauses", (await world.job())["metadata"]["uid"], 1, 2)
     await world.cluster.create(JOBS, manifests_of_others.job(name, "default", "sleep", pods=0))
@@ -139,7 +139,7 @@ async def another_s_job(world: World) -> None:
 async def that_job_is_deleted(world: World) -> None:
     name = child_name("clauses", (await world.job())["metadata"]["uid"], 1, 2)
     await world.cluster.delete(JOBS, "default", name)
-    await world.edit(**{"spec.ttlSecondsAfterFinished": 9})  # wakes it, which a minute does too
+    await world.edit(**{"spec.ttlSecondsAfterFinished": 9})  # triggers a reconcile sooner
 
 
 async def lost_its_node(world: World) -> None:
@@ -155,7 +155,7 @@ async def ended_badly(world: World) -> None:
 
 
 async def nothing(world: World) -> None:
-    """The job is stuck from the beginning."""
+    """Do nothing: the job is stuck from the beginning."""
 
 
 async def its_node_returns(world: World) -> None:
@@ -163,11 +163,11 @@ async def its_node_returns(world: World) -> None:
 
 
 def its_claim_is(**changes: Any) -> Act:
-    """The claim `other` is there, but not as it should be."""
+    """Return an act that creates the claim `other` with changes that make it unusable."""
 
     async def made(world: World) -> None:
         await world.cluster.create(CLAIMS, changed(claim("other", "ReadWriteMany"), changes))
-        await world.edit(**{"spec.ttlSecondsAfterFinished": 8})  # wakes the job, which some seconds do too
+        await world.edit(**{"spec.ttlSecondsAfterFinished": 8})  # triggers a reconcile sooner
 
     return made
 
@@ -233,9 +233,10 @@ STUCK: dict[str, tuple[str, dict[str, Any], Act, Act, tuple[int, int]]] = {
         "`resources.nodes: 1`", {"spec.resources.nodes": 2}, nothing, edits(**{"spec.resources.nodes": 1}), (1, 1),
     ),
 }  # fmt: skip
-"""By reason: the words of the remedy, the job, what happens to it, the remedy, and the run and attempt that follow."""
+"""For each reason: a quote of the remedy, the job's changes, what happens to it, the remedy, and the run and attempt
+that follow."""
 NO_EDIT = {"InvalidStatus", "CheckpointFailing", "Straggling", "Pending", "Starting", "PodsRunning", "Refused"}
-"""Reasons whose remedy is to look, to wait, or somebody else's to do."""
+"""Reasons whose remedy is to observe, to wait, or to change something outside of the job."""
 
 
 def test_every_reason_whose_remedy_is_an_act_is_tried() -> None:

@@ -1,4 +1,4 @@
-"""The picture of the imports between rooms."""
+"""The diagram of the imports between rooms is current."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/status.md is complete in both directions, and says what the operator does."""
+"""docs/status.md and the code name the same things, and the page describes what the operator does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = next_run(parse(manifest(**{"metadata.uid": "0b5e7d2a"})), 1, Settings(imag
 
 
 def table(name: str) -> dict[str, list[str]]:
-    """The other cells of each row of a part's table, by the name in the first one."""
+    """Return the rows of a part's table: the other cells, by the name in the first cell."""
     part = PAGE.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| \[?`(\w+)`(?:\]\([^)]*\))? \| (.*) \|$", part, re.MULTILINE)
     return {first: [cell.strip() for cell in rest.split(" | ")] for first, rest in rows}

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md is complete: each reason and each class of failure has an entry, with what the user reads."""
+"""docs/troubleshooting.md has an entry for each reason and each class of failure, with the message that users read."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 REASONS = [value for value in vars(constants).values() if isinstance(value, Reason)]
 CODES = {failure: code for code, failure in CLASS_OF_EXIT_CODE.items()}
 ENOUGH = 12
-"""Characters of a message's template that tell it from others."""
+"""The number of characters that are enough to distinguish a message's template from the others."""
 
 
 def part(name: str) -> str:
-    """The text under a heading of second rank."""
+    """Return the text under a heading of the second level."""
     return PAGE.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
 def sections(name: str) -> dict[str, str]:
-    """The text under each heading of third rank, by heading."""
+    """Return the text under each heading of the third level, by heading."""
     pieces = re.split(r"^### (.*)\n", part(name), flags=re.MULTILINE)
     return dict(zip(pieces[1::2], pieces[2::2], strict=True))
 
 
 def rows(name: str) -> dict[str, str]:
-    """The rest of each row of the table in a part, by what is in its first cell."""
+    """Return the rest of each row of the table in a part, by the name in the first cell."""
     return dict(re.findall(r"^\| `(\w+)` \|(.*)$", part(name), re.MULTILINE))
 
 
 def literal(template: str) -> str:
-    """The longest clause of a message, or part of one, that is the same for every job."""
+    """Return the longest clause of a message, or part of one, that is the same for every job."""
     return max(re.split(r"\{\w+\}|;", template), key=len).strip()
 
 

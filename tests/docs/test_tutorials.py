@@ -1,7 +1,8 @@
-"""The tutorials are true: contracts.md, clinical-notes.md and shop.md are followed line by line on this machine, their
-fragments make valid manifests, and each mistake that they name gets the sentence that they give.
+"""The tutorials contracts.md, clinical-notes.md and shop.md are correct.
 
-(Their commands for a cluster, and those of cluster.md, run in tests/cluster/test_tutorials.py.)
+The tests run their steps on this machine, check that their fragments make valid manifests, and check the messages that
+they give for typical mistakes. tests/cluster/test_tutorials.py runs their commands for a cluster and those of
+cluster.md.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from finetune_operator.core.run.retrain import next_run
 from finetune_operator.core.settings import Settings
 
 MANIFEST_OF = {"contracts": "job.yaml", "clinical-notes": "job.yaml", "shop": "products.yaml"}
-"""The one that a tutorial's fragments change."""
+"""The manifest that a tutorial's fragments change."""
 
 
 def by_name(page: Path) -> str:
@@ -44,7 +45,7 @@ def environment() -> dict[str, str]:
 
 
 def run_python(block: str, folder: Path) -> None:
-    """Run a block of Python. What it prints is what the comment behind a print says."""
+    """Run a block of Python and compare its output with the comments behind its prints."""
     done = subprocess.run(
         [sys.executable, "-c", block], cwd=folder, env=environment(), capture_output=True, text=True, timeout=280
     )
@@ -110,14 +111,14 @@ def lines(*rows: dict[str, str]) -> bytes:
 
 @dataclass(frozen=True)
 class Mistake:
-    """Somebody follows a tutorial, but the manifest has these changes and the workspace these files."""
+    """A typical mistake: changes to a tutorial's manifest and to the files in its workspace."""
 
     tutorial: str
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     without: str | None = None
-    """Files of the example that are not there, as a pattern."""
+    """A pattern for the files of the example that are missing."""
 
 
 CLAUSE = {"clause": "The courts of Vienna have jurisdiction.", "type": "governing law"}
@@ -164,7 +165,7 @@ OF_DATA = (
 
 
 def sentences() -> dict[tuple[str, str], str]:
-    """(tutorial, mistake) -> what the tutorial says that one reads."""
+    """Return the message that a tutorial gives for each (tutorial, mistake)."""
     found = {}
     for page in TUTORIALS:
         table = page.read_text().partition("## Typical mistakes")[2]
@@ -174,7 +175,7 @@ def sentences() -> dict[tuple[str, str], str]:
 
 
 def assert_told(mistake: Mistake, said: str) -> None:
-    """The tutorial gives the sentence, in which … stands for what differs from machine to machine."""
+    """Assert that the tutorial gives this message. In it, … represents text that differs between machines."""
     sentence = sentences()[mistake.tutorial, mistake.name]
     assert re.search(".*".join(map(re.escape, sentence.split("…"))), said), f"{said!r} is not what the page says"
 
@@ -198,7 +199,7 @@ def test_a_mistake_in_the_manifest_gets_the_tutorial_s_sentence(mistake: Mistake
 
 @pytest.fixture(scope="session")
 def example_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The files of an example, made once."""
+    """Return a function that makes the files of an example once and returns their folder."""
 
     @cache
     def made(name: str) -> Path:

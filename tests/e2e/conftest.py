@@ -1,4 +1,7 @@
-"""`make e2e` makes a kind cluster and deletes it. Without Docker and kind it fails, and says what to install."""
+"""The `kind` fixture: `make e2e` creates a kind cluster and deletes it.
+
+Without Docker and kind it fails with a message that says what to install.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from e2e.kind import Kind, unmet_need
 
 @pytest.fixture
 def kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kind]:
-    """A cluster that is not there yet, deleted at the end however the test ends. KIND_CLUSTER names it."""
+    """Provide a cluster that does not exist yet, and delete it however the test ends.
+
+    KIND_CLUSTER names the cluster.
+    """
     name = os.environ.get("KIND_CLUSTER", "finetune-e2e")
     if need := unmet_need(name):
         pytest.fail(need, pytrace=False)

@@ -1,4 +1,4 @@
-"""A kind cluster for one test: its folder, the commands run on it, and what is worth reading when one fails."""
+"""A kind cluster for one test: its folder, the commands that run on it, and the diagnostics of a failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEEDED = {
     "kubectl": "install kubectl (https://kubernetes.io/docs/tasks/tools)",
     "helm": "install Helm (https://helm.sh)",
 }
-"""Programs, and what to do where one is missing."""
+"""The programs that the test needs, each with the remedy if it is missing."""
 
 ABOUT_A_FAILURE = (
     ("kubectl", "get", "pods,jobs,ftj", "--all-namespaces", "-o", "wide"),
@@ -41,28 +41,28 @@ ABOUT_A_FAILURE = (
 
 @dataclass
 class Kind:
-    """A cluster that is made by the commands under test, in `folder`, and known to `kubectl` by KUBECONFIG."""
+    """A cluster that the commands under test create, with the files in `folder`; kubectl finds it by KUBECONFIG."""
 
     name: str
     folder: Path
     kubectl: Kubectl = field(default_factory=lambda: Kubectl(NAMESPACE))
     notes: dict[str, Any] = field(default_factory=dict)
-    """What a step leaves for later ones."""
+    """Values that a step leaves for later ones."""
 
     @property
     def workspace(self) -> Path:
-        """The folder that every node has, behind the claim `finetune`."""
+        """The folder behind the claim `finetune`, which every node mounts."""
         return self.folder / "workspace" / "kind"
 
     def environment(self) -> dict[str, str]:
-        """Of a user's shell; variables by which an outer make would reach an inner one are not in it."""
+        """Return the environment of a user's shell, without the variables of an outer make."""
         outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "BUILD_FLAGS", "OPERATOR_IMAGE", "TRAINER_IMAGE")
         kept = {name: value for name, value in os.environ.items() if name not in outer}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         return {**kept, "PATH": path, "KIND_CLUSTER": self.name, "WORKSPACE": str(self.folder / "workspace")}
 
     def shell(self, command: str) -> str:
-        """The output of one command line in the root of the repository, which is also shown as it comes."""
+        """Run a command line in the root of the repository; print its output as it arrives, and return it."""
         print(f"$ {command}", flush=True)
         bash = ["bash", "-euo", "pipefail", "-c", command]
         process = subprocess.Popen(
@@ -78,12 +78,12 @@ class Kind:
         return "".join(lines)
 
     def empty_workspace(self) -> None:
-        """Through a node, where root may delete what belongs to the pods' user."""
+        """Delete the workspace's files through a node, where root may delete files of the pods' user."""
         node = f"{self.name}-control-plane"
         subprocess.run(["docker", "exec", node, "find", "/workspace", "-mindepth", "1", "-delete"])
 
     def delete(self) -> None:
-        """The cluster, if it is there, and all files."""
+        """Delete the cluster, if it exists, and all files."""
         if self.name in clusters():
             self.empty_workspace()
             subprocess.run(["kind", "delete", "cluster", "--name", self.name], check=True)
@@ -91,7 +91,7 @@ class Kind:
 
 
 def unmet_need(name: str) -> str | None:
-    """A sentence about the first thing that is missing on this machine for a cluster of that name."""
+    """Return a message about the first requirement that this machine does not meet, or None."""
     for program, remedy in NEEDED.items():
         if not shutil.which(program):
             return f"make e2e needs {program} in PATH: {remedy}"
@@ -103,14 +103,14 @@ def unmet_need(name: str) -> str | None:
 
 
 def clusters() -> list[str]:
-    """Names of kind's clusters on this machine."""
+    """Return the names of kind's clusters on this machine."""
     done = subprocess.run(["kind", "get", "clusters"], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
 @contextmanager
 def timed(step: str) -> Iterator[None]:
-    """Prints a line when it begins and one with the seconds when it ends."""
+    """Print a line when the block begins, and one with the seconds when it ends."""
     start = time.monotonic()
     print(f"\n=== {step} …", flush=True)
     try:
@@ -123,7 +123,7 @@ def timed(step: str) -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """When it fails, prints the operator's log and what the cluster says of everything."""
+    """If the block fails, print the operator's log and the state of the cluster's objects."""
     try:
         yield
     except BaseException:

@@ -1,4 +1,4 @@
-"""The commands of docs/quickstart.md, read out of the page, with this test's names in the place of the page's."""
+"""The commands of docs/quickstart.md, read from the page, with this test's names instead of the page's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CPU_BUILD = "BUILD_FLAGS='--build-arg TORCH_INDEX_URL=https://download.pytorch.o
 
 
 def blocks(kind: Kind) -> list[list[str]]:
-    """The commands of each block that is marked sh: to get a model, to look around, to clean up."""
+    """Return the commands of each sh block: to get a model, to look around, to clean up."""
     found = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     return [[adapted(line, kind) for line in block.splitlines()] for block in found]
 
 
 def adapted(line: str, kind: Kind) -> str:
-    """The same command for another virtual environment, folder, cluster and torch than the user's."""
+    """Return the command with the test's virtual environment, folder, cluster and build of torch."""
     flags = os.environ.get("BUILD_FLAGS")
     command = line.split("  #")[0].strip()
     if flags is not None:

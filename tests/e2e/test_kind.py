@@ -1,6 +1,6 @@
-"""The life of an installation on kind, from nothing to nothing left, by the commands of docs/quickstart.md.
+"""Tests an installation on kind, from its creation to its deletion, with the commands of docs/quickstart.md.
 
-`make e2e` runs it. Each step is a function below, named in STEPS; a new one goes to its place in the list.
+`make e2e` runs it. Each step is a function below, named in STEPS; add a new one at its place in the list.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFINITION = "crd/finetunejobs.finetune.dev"
 METRICS = f"/api/v1/namespaces/{SYSTEM}/services/{OPERATOR}:http/proxy/metrics"
 FINISHED = {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Complete": "True", "Failed": "False"}
 TRANSIENT = {"events", "events.events.k8s.io", "leases.coordination.k8s.io"}
-"""Resources that come and go by themselves."""
+"""Resources that appear and disappear by themselves."""
 
 
 def the_programs_and_the_data_are_made(kind: Kind) -> None:
@@ -38,7 +38,7 @@ def the_programs_and_the_data_are_made(kind: Kind) -> None:
 
 
 def the_images_are_built(kind: Kind) -> None:
-    """Also done by `make kind`, which comes next and then finds them; here to know how long it takes."""
+    """Build the images separately to measure the time; `make kind`, the next step, would build them too."""
     (command,) = quickstart(kind, "make kind")
     kind.shell(command.replace("make kind", "make images"))
 
@@ -89,7 +89,7 @@ def a_claim_for_one_node_is_refused_to_a_job_on_two(kind: Kind) -> None:
     metadata = {"name": "one-node"}
     kind.kubectl.apply(
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": claim}
-    )  # of kind's own storage class
+    )  # kind's own storage class provides the volume
     kind.kubectl.apply(changed(example(), {"metadata": metadata, "spec.storage": {"claimName": "one-node"}}))
     kind.kubectl.run("wait", "ftj/one-node", "--for=condition=Stalled", "--timeout=60s")
     (stalled,) = [c for c in kind.kubectl.get("ftj", "one-node")["status"]["conditions"] if c["type"] == "Stalled"]
@@ -100,7 +100,7 @@ def a_claim_for_one_node_is_refused_to_a_job_on_two(kind: Kind) -> None:
 
 
 def the_example_is_made_anew_and_a_pod_is_deleted_in_the_middle(kind: Kind) -> None:
-    """As a job of its own: of one that has its model, the same recipe trains nothing."""
+    """Train the example as a new job, because an unchanged recipe with a model would not train again."""
     kind.kubectl.run("delete", "ftj", NAME, "--timeout=30s")
     kind.kubectl.run("wait", "pods", "-l", f"finetune.dev/job={NAME}", "--for=delete", "--timeout=60s")
     kind.kubectl.run("apply", "-f", "-", stdin=json.dumps(example()))
@@ -206,11 +206,11 @@ def test_an_installation_on_kind_trains_is_upgraded_and_leaves_nothing_behind(ki
                 step(kind)
 
 
-# ---- what the steps are made of -------------------------------------------------------------------------------------
+# ---- helpers --------------------------------------------------------------------------------------------------------
 
 
 def quickstart(kind: Kind, *words: str) -> list[str]:
-    """The commands of the page's first block that have one of these words in them, one for each, in their order."""
+    """Return the commands of the page's first block that contain one of these words, exactly one for each word."""
     found = [command for command in blocks(kind)[0] if any(word in command for word in words)]
     assert len(found) == len(words), f"docs/quickstart.md: {found}"
     return found
@@ -226,19 +226,22 @@ def of_run(status: dict[str, Any], number: int) -> bool:
 
 
 def share_done(status: dict[str, Any]) -> float:
-    """Of the run's steps, from 0 to 1; by what its newest attempt has told."""
+    """Return the share of the run's steps that its newest attempt has reported, from 0 to 1."""
     progress = status.get("progress")
     return progress["step"] / progress["totalSteps"] if progress else 0.0
 
 
 def remember(kind: Kind, training: dict[str, Any]) -> None:
-    """The attempt that trains now, which later steps shall leave alone."""
+    """Remember the attempt that trains now; later steps must not disturb it."""
     kind.notes["run"] = training["run"]
     kind.notes["pods"] = pods_of(kind, training["run"])
 
 
 def delete_a_pod(kind: Kind, number: int) -> dict[str, Any]:
-    """Of the first attempt of a run. Gives the status in which the second one trains, from where the first has left."""
+    """Delete a pod of a run's first attempt; return the status in which the second one trains.
+
+    The second attempt begins at the checkpoint of the first.
+    """
     pods = kind.kubectl.get("pods", "-l", f"{LABEL_OF_RUN}={number}")
     kind.kubectl.run("delete", "pod", pods[-1]["metadata"]["name"], "--wait=false")
     training = until(kind.kubectl, NAME, lambda s: s["run"]["attempt"] == 2 and share_done(s) > 0)
@@ -259,21 +262,21 @@ def until_rolled_out(kind: Kind) -> None:
 
 
 def pods_of(kind: Kind, run: dict[str, Any]) -> set[tuple[str, int]]:
-    """UID and restarts of each pod of an attempt."""
+    """Return the UID and the number of restarts of each pod of an attempt."""
     selector = f"{LABEL_OF_RUN}={run['number']},finetune.dev/attempt={run['attempt']}"
     pods = kind.kubectl.get("pods", "-l", selector)
     return {(pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]) for pod in pods}
 
 
 def metrics(kind: Kind) -> dict[str, float]:
-    """The operator's own samples, as a Prometheus reads them."""
+    """Return the operator's own metrics, as Prometheus reads them."""
     text = kind.kubectl.run("get", "--raw", METRICS).stdout
     samples = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, value in samples}
 
 
 def assert_undisturbed(kind: Kind) -> None:
-    """The same pods train on, and the operator of now reports their progress."""
+    """Check that the same pods train on, and that the current operator reports their progress."""
     run = kind.notes["run"]
     at = kind.kubectl.get("ftj", NAME)["status"]["progress"]["step"]
     status = until(kind.kubectl, NAME, lambda s: s["progress"]["step"] > at or s["phase"] == "Complete", seconds=120)
@@ -283,7 +286,7 @@ def assert_undisturbed(kind: Kind) -> None:
 
 
 def assert_complete(kind: Kind, number: int, attempt: int = 1) -> dict[str, Any]:
-    """The run's end in status and on the storage; returns the status."""
+    """Check the run's end in the status and on the storage; return the status."""
     job = kind.kubectl.get("ftj", NAME)
     status: dict[str, Any] = job["status"]
     assert status["phase"] == "Complete"
@@ -308,7 +311,7 @@ def assert_artefacts(output: Path) -> None:
 
 
 def objects(kind: Kind) -> set[str]:
-    """kind/namespace/name of everything in the cluster that is there to stay."""
+    """Return kind/namespace/name of all lasting objects of the cluster."""
     listed = kind.kubectl.run("api-resources", "--verbs=list", "-o", "name").stdout.split()
     resources = ",".join(sorted(set(listed) - TRANSIENT))
     columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name"

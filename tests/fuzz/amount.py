@@ -1,4 +1,4 @@
-"""How many objects are made, and how: the same ones in every run, unless more are asked for."""
+"""The number of fuzzed objects and how they are drawn: every run has the same ones, unless more are requested."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.errors import NonInteractiveExampleWarning
 
 OBJECTS = int(os.environ.get("FINETUNE_FUZZED_OBJECTS", "10000"))
-"""FineTuneJobs in all tests of this folder together; pods and Jobs come besides."""
+"""The number of FineTuneJobs in all tests of this folder together; pods and Jobs are additional."""
 T = TypeVar("T")
 
 
 def share(part: float, **options: Any) -> settings:
-    """For a test that is given one object at a time, and that part of all."""
+    """Return the settings of a test that gets one object at a time, and this part of OBJECTS."""
     return settings(
         max_examples=max(1, round(OBJECTS * part)),
         deadline=None,
@@ -28,7 +28,7 @@ def share(part: float, **options: Any) -> settings:
 
 
 def drawn(strategy: st.SearchStrategy[T], part: float) -> list[T]:
-    """For a test that needs many at once."""
+    """Return this part of OBJECTS as a list, for a test that needs many at once."""
     found: list[T] = []
 
     @share(part, phases=[Phase.generate])

@@ -1,4 +1,4 @@
-"""Values that a structural OpenAPI v3 schema, such as that of a CustomResourceDefinition, takes."""
+"""Values that a structural OpenAPI v3 schema accepts, such as that of a CustomResourceDefinition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 Schema = dict[str, Any]
 
 MAX_TEXT = 24
-"""Characters; longer ones are rare in manifests and slow to draw. `mutations.py` makes the enormous ones."""
+"""The most characters of a text: longer ones are rare in manifests and slow to draw.
+
+`mutations.py` draws the enormous ones.
+"""
 MAX_ITEMS = 3
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -18,11 +21,14 @@ JSON = st.recursive(
     max_leaves=4,
 )  # fmt: skip
 QUANTITIES = st.integers(-1, 64) | st.from_regex(r"[0-9]{1,3}(m|k|Ki|Mi|Gi|G|e[0-9]|\.5)?", fullmatch=True)
-"""Never with a long exponent: a real API server would write the number out."""
+"""Quantities without long exponents, because a real API server would write the number out."""
 
 
 def values_of(schema: Schema) -> st.SearchStrategy[Any]:
-    """Every keyword that this project's definition has is followed. Raises ValueError for a schema of another kind."""
+    """Return a strategy for values of a schema with the keywords that this project's definition uses.
+
+    Raises ValueError for other schemas.
+    """
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):

@@ -1,4 +1,4 @@
-"""Manifests as they should not be: FineTuneJobs drawn from the CRD's schema, and what is done to them past it."""
+"""Invalid manifests: FineTuneJobs drawn from the CRD's schema and then changed regardless of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COLLECTIONS: tuple[Callable[[], Any], ...] = (
     lambda: _nested(3000, lambda below: [below]),
 )  # fmt: skip
 NONSENSE = (*(partial(copy.copy, value) for value in SCALARS), *COLLECTIONS)
-"""Each made anew: whoever gets one may change it."""
+"""Factories of invalid values: each use gets a new object, because a test may change it."""
 KEYS = st.sampled_from(
     [
         "",
@@ -70,12 +70,12 @@ KEYS = st.sampled_from(
         "$ref",
     ]
 )
-"""Of fields that no schema has."""
+"""Names of fields that no schema has."""
 
 
 @st.composite
 def fitting(draw: st.DrawFn) -> Object:
-    """Of the schema, rules over several fields aside: a valid job, some of whose fields are drawn anew."""
+    """Draw a valid job with some fields drawn again from the schema; rules over several fields may be broken."""
     job = manifest(**copy.deepcopy(draw(st.sampled_from(TASKS))))
     for name in draw(st.lists(st.sampled_from(sorted(SPEC_FIELDS)), min_size=1, max_size=3, unique=True)):
         job["spec"][name] = draw(SPEC_FIELDS[name])
@@ -84,13 +84,13 @@ def fitting(draw: st.DrawFn) -> Object:
 
 @st.composite
 def unfitting(draw: st.DrawFn) -> Object:
-    """Raw: past the schema in one to three places."""
+    """Draw a job that is changed regardless of the schema in one to three places."""
     return mutated(draw, draw(fitting()))
 
 
 @st.composite
 def with_status(draw: st.DrawFn) -> Object:
-    """A valid job whose status nobody has written: of the schema, or past it."""
+    """Draw a valid job whose status comes from the schema, and is sometimes changed regardless of it."""
     job = {"status": draw(STATUSES)}
     if draw(st.booleans()):
         mutated(draw, job)
@@ -98,7 +98,7 @@ def with_status(draw: st.DrawFn) -> Object:
 
 
 def mutated(draw: st.DrawFn, value: Object) -> Object:
-    """In place, in one to three places."""
+    """Change the value in place, in one to three places."""
     for _ in range(draw(st.integers(1, 3))):
         if value:
             _mutate(draw, value)
@@ -121,7 +121,7 @@ def _mutate(draw: st.DrawFn, job: Object) -> None:
 
 
 def _place(draw: st.DrawFn, value: Object) -> Place:
-    """Somewhere below an object, deep places as likely as shallow ones; mostly in the spec."""
+    """Draw a place below an object, mostly in the spec; deep places are as likely as shallow ones."""
     below: Any = value["spec"] if isinstance(value.get("spec"), dict) and value["spec"] else value
     if draw(st.integers(0, 9)) == 0:
         below = value
@@ -133,12 +133,15 @@ def _place(draw: st.DrawFn, value: Object) -> Place:
 
 
 def fuzzed() -> st.SearchStrategy[Object]:
-    """Both, the raw ones twice as often."""
+    """Return a strategy for both kinds of jobs, with the changed ones twice as often."""
     return st.one_of(fitting(), unfitting(), unfitting())
 
 
 def stored(job: Object, name: str) -> Object:
-    """As an API server would hand it out that checks metadata only; with few pods, as they are not what is fuzzed."""
+    """Return the job as an API server would that checks only the metadata.
+
+    It has at most two nodes, because pods are not what is fuzzed.
+    """
     metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}", "generation": 1}
     found = {**job, "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata}
     match found:

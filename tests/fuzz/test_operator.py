@@ -1,4 +1,4 @@
-"""Objects that no API server has checked, beside a job that is right: each gets its word, the right one its model."""
+"""Tests with unchecked objects beside a valid job: each gets its status, and the valid one completes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEALTHY = "healthy"
 
 
 def expected_reason(job: Object) -> str | None:
-    """Of the condition Stalled, if the job is to be refused."""
+    """Return the reason of the Stalled condition if the operator must refuse the job."""
     try:
         return "InvalidSpec" if refusals(parse(job).spec, Settings(image="i")) else None
     except InvalidStatusError:
@@ -40,7 +40,7 @@ def expected_reason(job: Object) -> str | None:
 
 
 async def operate_on(jobs: dict[str, Object]) -> None:
-    """Until each job has its word and the healthy one is complete."""
+    """Run the operator until each job has its status and the healthy one is complete."""
     async with operated(admission=None) as world:
         for job in jobs.values():
             world.cluster.store.insert(FINETUNEJOBS, job)
@@ -80,7 +80,7 @@ def test_a_broken_object_is_told_and_stops_no_other(caplog: pytest.LogCaptureFix
         caplog.clear()
 
 
-# ---- objects of others ----------------------------------------------------------------------------------------------
+# ---- pods and Jobs --------------------------------------------------------------------------------------------------
 
 POD: Object = {
     "metadata": {
@@ -139,7 +139,7 @@ JOB: Object = {
 
 @st.composite
 def foreign(draw: st.DrawFn) -> tuple[bool, list[Object]]:
-    """Some states of one pod, or of one Job."""
+    """Draw some states of one pod or of one Job."""
     is_pod = draw(st.booleans())
     return is_pod, [mutated(draw, copy.deepcopy(POD if is_pod else JOB)) for _ in range(draw(st.integers(1, 3)))]
 

@@ -1,4 +1,4 @@
-"""`finetune validate` on the same objects as YAML, and on texts that are not quite YAML: an exit code and sentences."""
+"""Tests of `finetune validate` on fuzzed YAML, valid or not: it ends with an exit code and clear messages."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ ODD = (
 SNIPPETS = st.sampled_from(ODD)
 LINES = yaml.safe_dump(manifest()).splitlines(keepends=True)
 LONGEST = 6_000
-"""Characters; a parser in Python takes its time."""
+"""The most characters of a text, because the parser is written in Python and slow."""
 
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """A manifest as JSON, which is YAML too, or with odd values in its lines; some with a part put in or cut out."""
+    """Draw a manifest as JSON, which is also YAML, or with odd values in its lines.
+
+    Some have a part inserted or cut out.
+    """
     if draw(st.booleans()):
         text = _written(draw(fuzzed()))
     else:

@@ -1,4 +1,4 @@
-"""Whatever a manifest holds, there is a verdict: sentences that each name a field, or children that can be made."""
+"""Tests that every manifest gets a verdict: messages that each name a field, or children that can be created."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from finetune_operator.manifests.children import children
 
 SETTINGS = Settings(image="trainer:1")
 SENTENCE = re.compile(r"\S.*: \S.*[^.]")
-"""A place, and what is wrong with it, on one line."""
+"""A message on one line: a field, and what is wrong with it."""
 LONGEST = 640
 ENVELOPE = 24 * 1024
-"""Bytes of the children besides what is the user's."""
+"""The most bytes of the children without the user's content."""
 
 verdicts: Counter[str] = Counter()
 
@@ -48,7 +48,7 @@ def test_a_manifest_gets_a_clear_verdict(manifest: Object) -> None:
         return
     run = next_run(job, 1, SETTINGS, "nonce", NOW)
     made = children(job, run, SETTINGS)
-    # A later attempt of it, when everything has gone wrong.
+    # This is a later attempt of the run, after each kind of failure.
     later = {"attempt": 2, "avoid_nodes": ["n"], "micro_batch_size": 1, "activation_checkpointing": True}
     assert len(children(job, run.model_copy(update=later), SETTINGS)) == len(made)
     size = sum(len(json.dumps(child, allow_nan=False)) for _, child in made)

@@ -9,7 +9,7 @@ from support.recordings import write
 
 
 async def record() -> None:
-    """All scenes, one after the other."""
+    """Play and record all scenes, one after the other."""
     for name, play in SCENES.items():
         write("memory", name, await play())
 

@@ -1,7 +1,7 @@
-"""FineTuneJobs in every phase, one scene each: the real operator over the in-memory cluster, pods scripted.
+"""FineTuneJobs in every phase, one scene each: the real operator on the in-memory cluster with scripted pods.
 
-A scene's name is the recording's (`tests/support/recorded/memory/<name>.yaml`). To add one, write it here, give its
-verdict in `verdicts.py`, and run `make record`.
+A scene has the name of its recording (`tests/support/recorded/memory/<name>.yaml`). To add a scene, write it here, add
+its verdict to `verdicts.py`, and run `make record`.
 """
 
 from __future__ import annotations
@@ -35,26 +35,29 @@ Scene = Callable[[], Awaitable[Object]]
 SCENES: dict[str, Scene] = {}
 TWO_NODES = {"spec.resources": {"nodes": 2, "gpusPerNode": 0}}
 UNREADABLE = {"spec.model.uri": "file:///srv/model"}
-"""What the schema lets pass and the operator refuses."""
+"""A model that the schema accepts and the operator refuses."""
 CHECKPOINT = CheckpointReport(step=20, time=1_800_000_000, bytes=1_200_000, save_seconds=2.5)
 
 
 class Running(NamedTuple):
-    """A job whose only pod runs."""
+    """The only pod of a job, and the job's run."""
 
     pod: Object
     run: RunStatus
 
 
 def without_pods(resource: Resource, obj: Object) -> Object:
-    """A quota that no pod has room in."""
+    """Admit objects as the cluster does, but refuse pods like an exhausted quota."""
     if resource == PODS:
         raise ForbiddenError(403, "Forbidden", f'pods "{obj["metadata"]["name"]}" is forbidden: exceeded quota: team')
     return admit(resource, obj)
 
 
 def scene(**how: Any) -> Callable[[Callable[[World], Awaitable[Object]]], Scene]:
-    """The function under its name in SCENES, with a cluster of its own; `how` as `operated` takes it."""
+    """Return a decorator that adds a function to SCENES, with a new cluster for each call.
+
+    `how` has the arguments of `operated`.
+    """
 
     def register(play: Callable[[World], Awaitable[Object]]) -> Scene:
         @wraps(play)
@@ -69,14 +72,14 @@ def scene(**how: Any) -> Callable[[Callable[[World], Awaitable[Object]]], Scene]
 
 
 async def running(world: World) -> Running:
-    """A new job, once its pod runs."""
+    """Create a job and return when its pod runs."""
     await world.cluster.create(FINETUNEJOBS, manifest())
     (pod,) = await world.pods(1)
     return Running(pod, run_of(await world.until(lambda s: s.phase == Phase.STARTING)))
 
 
 async def trained(world: World) -> Running:
-    """The job, once it trains."""
+    """Create a job and return when it trains."""
     job = await running(world)
     world.say(job.pod, job.run, step=3)
     await world.until(lambda s: s.phase == Phase.TRAINING)
@@ -84,27 +87,27 @@ async def trained(world: World) -> Running:
 
 
 async def completed(world: World) -> None:
-    """Until the job is complete."""
+    """Create a job and return when it is complete."""
     job = await running(world)
     world.driver.finish(job.pod, 0, last_words(job.pod, job.run))
     await world.until(lambda s: s.phase == Phase.COMPLETE)
 
 
 async def stalled(world: World, reason: str) -> Object:
-    """The job, once it is stalled for this reason."""
+    """Return the job when it is stalled for this reason."""
     await world.until(lambda s: s.conditions and condition(s, "Stalled") == ("True", reason))
     return await world.job()
 
 
 async def edited(world: World, field: str, **values: Any) -> Object:
-    """The job as the edit leaves it, before the operator has seen it."""
+    """Edit the job and return it before the operator has observed the edit."""
     job = await world.job()
     job["spec"][field] = {**job["spec"].get(field, {}), **values}
     return await world.cluster.put(FINETUNEJOBS, job)
 
 
 async def passing(world: World, phase: Phase, act: Awaitable[Object]) -> Object:
-    """The job as it was in a phase that nothing holds, after somebody has acted."""
+    """Await `act` and return the job from the moment at which it was in a phase that it soon leaves."""
 
     async def first() -> Object:
         async for event in world.cluster.watch(FINETUNEJOBS, "default"):
@@ -127,14 +130,14 @@ async def created(world: World) -> Object:
 
 
 async def waiting(world: World, reason: str) -> Object:
-    """The job, once it waits for that reason."""
+    """Return the job when its Ready condition is False with this reason."""
     await world.until(lambda s: s.conditions and condition(s, "Ready") == ("False", reason))
     return await world.job()
 
 
 @scene(automatic=False)
 async def pending(world: World) -> Object:
-    """The pods have just been made."""
+    """Return a job whose pods have just been created."""
     await world.cluster.create(FINETUNEJOBS, manifest())
     return await waiting(world, "Pending")
 
@@ -155,7 +158,7 @@ async def pods_refused(world: World) -> Object:
 
 @scene(automatic=False)
 async def queued(world: World) -> Object:
-    """A queue has suspended the Job before it had pods that ran."""
+    """Return a job whose Job a queue has suspended before any pod ran."""
     await world.cluster.create(FINETUNEJOBS, manifest())
     await world.pods_of_attempt(1, 1)
     (job,) = await world.cluster.list(JOBS, "default")
@@ -183,7 +186,7 @@ async def container_not_created(world: World) -> Object:
 
 @scene(automatic=False)
 async def starting(world: World) -> Object:
-    """One of two pods runs, and the other has a node and loads its image."""
+    """Return a job of which one pod runs, and the other has a node and pulls its image."""
     await world.cluster.create(FINETUNEJOBS, manifest(**TWO_NODES))
     first, second = await world.pods(2)
     for pod in (first, second):
@@ -194,7 +197,7 @@ async def starting(world: World) -> Object:
 
 @scene()
 async def pods_running(world: World) -> Object:
-    """The ranks load."""
+    """Return a job whose ranks load the model."""
     await running(world)
     return await world.job()
 
@@ -206,7 +209,7 @@ async def training(world: World) -> Object:
 
 
 async def troubled(world: World, reason: str, **told: Any) -> Object:
-    """The job, once its rank 0 has told of something that goes wrong."""
+    """Return the job when rank 0 has reported a problem."""
     job = await trained(world)
     world.say(job.pod, job.run, step=25, **told)
     await world.until(lambda s: condition(s, "TrainingHealthy") == ("False", reason))
@@ -238,7 +241,7 @@ async def exporting(world: World) -> Object:
 
 
 async def reading_result() -> Object:
-    """The pod ends while no operator runs, and is gone when one starts."""
+    """Return a job whose pod ended while no operator ran, and was deleted before one started."""
     async with bench() as made:
         await made.cluster.create(FINETUNEJOBS, manifest())
         await made.reconcile_until(lambda s: s.run and s.run.job_uid)
@@ -275,7 +278,7 @@ async def failed(world: World) -> Object:
 
 @scene()
 async def restarting(world: World) -> Object:
-    """From the second counted failure on the next attempt waits a little."""
+    """Return a job whose next attempt is delayed, as it is from the second counted failure on."""
     await world.cluster.create(FINETUNEJOBS, manifest())
     for attempt in (1, 2):
         (pod,) = await world.pods_of_attempt(attempt, 1)
@@ -297,7 +300,7 @@ async def second_attempt(world: World) -> Object:
 
 @scene(modes=("ReadWriteOnce",))
 async def volume_attached_elsewhere(world: World) -> Object:
-    """The node is lost, and with it the only one that has the claim."""
+    """Return a job that lost the node to which its volume is attached."""
     await world.cluster.create(FINETUNEJOBS, manifest())
     (pod,) = await world.pods_of_attempt(1, 1)
     world.driver.lose_node(pod["spec"]["nodeName"])
@@ -317,7 +320,7 @@ async def failed_after_restarts(world: World) -> Object:
 
 @scene()
 async def failed_by_deadline(world: World) -> Object:
-    """As if earlier attempts had held their nodes for an hour."""
+    """Return a job whose attempts seem to have run for an hour."""
     await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"activeMinutes": 1}}))
     await world.until(lambda s: s.phase == Phase.STARTING)
     await world.cluster.put_status(FINETUNEJOBS, changed(await world.job(), {"status.run.activeSeconds": 3600}))
@@ -339,7 +342,7 @@ async def diverged(world: World) -> Object:
 
 @scene()
 async def retried(world: World) -> Object:
-    """A failed job whose retrain.request was changed."""
+    """Return a failed job whose retrain.request was changed."""
     job = await running(world)
     world.driver.finish(job.pod, 77)
     await world.until(lambda s: s.phase == Phase.FAILED)
@@ -350,7 +353,7 @@ async def retried(world: World) -> Object:
 
 @scene()
 async def replaced(world: World) -> Object:
-    """The moment at which an edit has ended the run, and the next one has not begun."""
+    """Return a job of which an edit has ended the run, before the next run begins."""
     await trained(world)
     edit = {"spec.training.epochs": 2, "spec.retrain.whileRunning": "Replace"}
     return await passing(world, Phase.FAILED, world.edit(**edit))
@@ -361,7 +364,7 @@ async def replaced(world: World) -> Object:
 
 @scene()
 async def suspending(world: World) -> Object:
-    """The pod takes its grace period to end."""
+    """Return a suspended job whose pod uses its grace period."""
     world.driver.sigterm_exit_code = None
     await trained(world)
     await world.edit(**{"spec.suspend": True})
@@ -386,7 +389,7 @@ async def suspended_from_the_beginning(world: World) -> Object:
 
 @scene()
 async def suspended_when_complete(world: World) -> Object:
-    """There is nothing to suspend, and the model is there."""
+    """Return a complete job that was then suspended, which changes nothing."""
     await completed(world)
     await world.edit(**{"spec.suspend": True})
     await world.until(lambda s: s.observed_generation == 2)
@@ -403,7 +406,7 @@ async def resumed(world: World) -> Object:
     return await world.job()
 
 
-# ---- nothing goes on until somebody acts -----------------------------------------------------------------------------
+# ---- waiting for a user ----------------------------------------------------------------------------------------------
 
 
 @scene()
@@ -414,7 +417,7 @@ async def invalid_spec(world: World) -> Object:
 
 @scene(admission=None)
 async def invalid_status(world: World) -> Object:
-    """Somebody wrote there what the schema lets pass."""
+    """Return a job whose status was overwritten with a value that the schema accepts."""
     await running(world)
     await world.cluster.put_status(FINETUNEJOBS, changed(await world.job(), {"status.run.startTime": "yesterday"}))
     return await stalled(world, "InvalidStatus")
@@ -479,7 +482,7 @@ async def refused(world: World) -> Object:
 
 @scene()
 async def edited_while_training(world: World) -> Object:
-    """The run that goes on is not of the newest generation."""
+    """Return a job whose current run does not have the newest generation."""
     job = await trained(world)
     await edited(world, "training", epochs=2)
     world.say(job.pod, job.run, step=9)
@@ -489,7 +492,7 @@ async def edited_while_training(world: World) -> Object:
 
 @scene()
 async def edited_when_complete(world: World) -> Object:
-    """The status still speaks of the generation before."""
+    """Return a job whose status still describes the previous generation."""
     await completed(world)
     return await edited(world, "training", epochs=2)
 
@@ -504,7 +507,7 @@ async def edited_to_the_same_recipe(world: World) -> Object:
 
 @scene()
 async def complete_after_its_time(world: World) -> Object:
-    """`ttlSecondsAfterFinished` has freed the children."""
+    """Return a complete job whose children `ttlSecondsAfterFinished` has deleted."""
     await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.ttlSecondsAfterFinished": 0}))
     await world.succeed(await world.pods_of_attempt(1, 1))
     await world.until(lambda s: s.phase == Phase.COMPLETE)
@@ -523,7 +526,7 @@ async def edited_to_an_invalid_spec(world: World) -> Object:
 
 @scene()
 async def second_run(world: World) -> Object:
-    """A changed recipe trains again; the first run's model is no news any more."""
+    """Return a job that trains again after an edit of its recipe; the first run's model no longer counts."""
     await completed(world)
     await edited(world, "training", epochs=2)
     await world.until(lambda s: s.run and s.run.number == 2 and s.phase == Phase.STARTING)

@@ -1,4 +1,7 @@
-"""What a GitOps tool or Helm writes on a FineTuneJob stays there: a child that bore it would be claimed, and pruned."""
+"""Tests that labels and annotations which a GitOps tool or Helm writes on a FineTuneJob are not copied to its children.
+
+A tool would regard a child with them as its own, and prune it.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,11 @@ ANNOTATIONS = {
 }
 KEYS = LABELS.keys() | ANNOTATIONS.keys()
 OURS = {constants.LABEL_MANAGED_BY}
-"""Which Helm sets as well, and which has our own value on children."""
+"""The label that Helm sets too, and that has the operator's own value on children."""
 
 
 def built(**changes: Any) -> list[dict[str, Any]]:
-    """The children of the first attempt of a job that bears it all."""
+    """Return the children of the first attempt of a job with all these labels and annotations."""
     marks = {"metadata.labels": LABELS, "metadata.annotations": ANNOTATIONS}
     given = manifest(**marks, **changes)
     given["metadata"] |= {"uid": "b23d6ea6-a86e-4107-9088-8a32fee82c0f", "generation": 1}
@@ -64,7 +67,7 @@ def test_a_child_bears_no_label_or_annotation_of_its_parent(child: dict[str, Any
 def test_no_value_of_them_is_anywhere_in_the_children() -> None:
     text = json.dumps(CHILDREN)
     own = {"3", "{}", "models", "legal", "Merge"}
-    """Too short to be sought in a text: their keys are sought above."""
+    """Values too short to search for in a text; the test above searches for their keys."""
     for value in {*LABELS.values(), *ANNOTATIONS.values()} - own:
         assert value not in text, value
 
@@ -74,14 +77,14 @@ def test_every_kind_of_child_is_here() -> None:
 
 
 def test_labels_for_pods_are_those_of_the_pod_template() -> None:
-    """Who wants a label on pods says so in the spec."""
+    """A user who wants a label on pods sets it in the spec."""
     (job,) = [child for child in built(**{"spec.podTemplate": {"labels": {"team": "legal"}}}) if child["kind"] == "Job"]
     assert job["spec"]["template"]["metadata"]["labels"]["team"] == "legal"
     assert "team" not in job["metadata"]["labels"]
 
 
 def all_keys(value: Any) -> list[set[str]]:
-    """The keys of every mapping in it."""
+    """Return the keys of every mapping in the value."""
     if isinstance(value, dict):
         return [set(value), *(found for item in value.values() for found in all_keys(item))]
     if isinstance(value, list):

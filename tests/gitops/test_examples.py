@@ -1,4 +1,4 @@
-"""The manifests for Argo CD and Flux name what is in this repository, and have the health of docs/gitops."""
+"""Tests that the manifests for Argo CD and Flux refer to this repository's files and use the health of docs/gitops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES = sorted(FOLDER.rglob("*.yaml"))
 
 
 def objects(kind: str) -> dict[str, dict[str, Any]]:
-    """Those of a kind, by name."""
+    """Return the objects of a kind, by name."""
     found = (yaml.safe_load(file.read_text()) for file in FILES)
     return {obj["metadata"]["name"]: obj for obj in found if obj["kind"] == kind}
 
@@ -27,7 +27,7 @@ RELEASES, REPOSITORIES = objects("HelmRelease"), objects("GitRepository")
 
 
 def paths(spec: dict[str, Any]) -> list[str]:
-    """Everything below that is called path or chart and is one."""
+    """Return all text values of the keys path and chart, at any depth."""
     found = [str(value) for key, value in spec.items() if key in ("path", "chart") and isinstance(value, str)]
     return found + [path for value in spec.values() if isinstance(value, dict) for path in paths(value)]
 

@@ -1,4 +1,4 @@
-"""kstatus, Argo CD and Flux say of every recorded job what its user expects, and none calls it healthy too early."""
+"""Tests that kstatus, Argo CD and Flux report the expected health of every recorded job, and never too early."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVERY = pytest.mark.parametrize(
 
 
 def told(obj: Object) -> list[tuple[str, str, str]]:
-    """Of each condition what decides about health."""
+    """Return the type, status and reason of each condition."""
     return [(c["type"], c["status"], c["reason"]) for c in obj["status"].get("conditions", [])]
 
 
@@ -101,7 +101,7 @@ async def test_a_recording_is_what_the_operator_says_today(name: str) -> None:
 
 
 async def test_a_life_turns_healthy_twice_when_it_trains_twice() -> None:
-    """By every status that is ever written, not only by those that a scene waits for."""
+    """The test checks every status that is written, not only those that a scene waits for."""
     seen: list[Verdict] = []
 
     async def watch(world: World) -> None:
@@ -125,7 +125,7 @@ async def test_a_life_turns_healthy_twice_when_it_trains_twice() -> None:
 
 
 async def train(world: World, run_number: int) -> None:
-    """From the start of a run to its end, through all phases."""
+    """Move a run from its start to its end, through all phases."""
     started = await world.until(lambda s: s.run and s.run.number == run_number and s.phase == Phase.STARTING)
     run = run_of(started)
     (pod,) = await world.pods_of_attempt(1, 1)
@@ -139,7 +139,7 @@ async def train(world: World, run_number: int) -> None:
 
 @pytest.mark.parametrize("name", ["suspended", "suspended-from-the-beginning"])
 def test_a_suspended_job_is_suspended_for_argo_and_in_progress_for_the_others(name: str) -> None:
-    """They have no word for it: Ready, Reconciling and Stalled are all False."""
+    """Flux and kstatus have no such state: Ready, Reconciling and Stalled are all False."""
     job = MEMORY[name]
     assert {(kind, status) for kind, status, _ in told(job)} >= {
         ("Ready", "False"),
@@ -161,7 +161,7 @@ def test_a_run_that_failed_is_degraded_whatever_the_class(failure: FailureClass)
 
 
 async def test_an_engine_that_heals_a_job_whose_children_are_gone_trains_nothing() -> None:
-    """What was there after the end and is gone, by its time or by hand, is no drift of the job."""
+    """Children that were deleted after the end, by the ttl or by hand, are no drift of the job."""
     async with operated() as world:
         applied = manifest(**{"spec.ttlSecondsAfterFinished": 0})
         await world.cluster.create(FINETUNEJOBS, applied)
@@ -180,7 +180,7 @@ async def test_an_engine_that_heals_a_job_whose_children_are_gone_trains_nothing
 
 
 def test_a_job_without_any_status_is_healthy_for_kstatus_alone() -> None:
-    """Which is why the schema has a default for the status."""
+    """The schema therefore has a default for the status."""
     job = changed(MEMORY["created"], {"status": ABSENT})
     assert kstatus(job) == "Current"
     assert argo(job).status == "Progressing"

@@ -10,7 +10,7 @@ from finetune_operator.protocol import Object
 
 
 class Verdict(NamedTuple):
-    """What each of the three says."""
+    """The health that each of the three tools reports."""
 
     kstatus: str
     argo: str
@@ -21,7 +21,7 @@ WORKING = Verdict("InProgress", "Progressing", "InProgress")
 DONE = Verdict("Current", "Healthy", "Current")
 STUCK = Verdict("Failed", "Degraded", "Failed")
 PAUSED = Verdict("InProgress", "Suspended", "InProgress")
-"""Only Argo CD has a word for it."""
+"""A state that only Argo CD knows."""
 GOING = Verdict("Terminating", "Progressing", "InProgress")
 VERDICTS = {
     "created": WORKING,
@@ -73,5 +73,5 @@ VERDICTS = {
 
 
 def verdict_of(obj: Object) -> Verdict:
-    """What the three say. Raises CelError where Flux would wait."""
+    """Return the health that the three tools report. Raises CelError where Flux would wait."""
     return Verdict(kstatus(obj), argo(obj).status, flux(obj))

@@ -1,4 +1,4 @@
-"""Containers of the two images, locked down as in a cluster. Without Docker or images the tests skip, and say so."""
+"""Containers of the two images, as restricted as in a cluster. Without Docker or the images, the tests are skipped."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def trainer_image(engine: None) -> str:
 
 @pytest.fixture(params=["OPERATOR_IMAGE", "TRAINER_IMAGE"])
 def image(engine: None, request: pytest.FixtureRequest) -> str:
-    """Each of the two."""
+    """Return the name of an image; each test runs with both."""
     return image_named(request.param)
 
 
 @pytest.fixture
 def run(engine: None) -> Run:
-    """run(image, command…, options=…): the end of a container that was locked down."""
+    """Return a function that runs a command in a restricted container of an image and returns how it ended."""
 
     def run(image: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         entrypoint = ("--entrypoint", command[0]) if command else ()
@@ -61,7 +61,7 @@ def run(engine: None) -> Run:
 
 @pytest.fixture
 def inspect() -> Callable[[str], dict[str, Any]]:
-    """inspect(image): what the engine knows of it."""
+    """Return a function that returns the container engine's metadata of an image."""
 
     def inspect(image: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("image", "inspect", image).stdout)[0]

@@ -1,4 +1,4 @@
-"""What a reader of Dockerfile and .dockerignore can tell without Docker."""
+"""What Dockerfile and .dockerignore guarantee, checked without Docker."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ OURS = {"operator", "trainer"}
 
 @dataclass
 class Stage:
-    """One FROM with its instructions, whose continued lines are joined."""
+    """One FROM with its instructions, whose continuation lines are joined."""
 
     name: str
     base: str
     instructions: list[tuple[str, str]] = field(default_factory=list)
 
     def sources(self) -> list[str]:
-        """What its COPYs take from the build context."""
+        """Return what the stage's COPY instructions take from the build context."""
         copies = [text.split() for name, text in self.instructions if name == "COPY" and "--from=" not in text]
         return [word for words in copies for word in words[:-1] if not word.startswith("--")]
 
 
 def stages() -> list[Stage]:
-    """Of the Dockerfile, in order."""
+    """Return the stages of the Dockerfile, in order."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     found: list[Stage] = []
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -43,7 +43,10 @@ def stages() -> list[Stage]:
 
 
 def needed_by(stage: Stage, last: int | None = None) -> set[str]:
-    """Every source of the build context that its instructions before `last` depend on, through other stages too."""
+    """Return all files of the build context on which the stage depends, also through other stages.
+
+    Only instructions before `last` count.
+    """
     by_name = {other.name: other for other in stages()}
     part = Stage(stage.name, stage.base, stage.instructions[:last])
     others = {part.base, *re.findall(r"\bfrom=(\w+)", " ".join(text for _, text in part.instructions))}
@@ -51,7 +54,7 @@ def needed_by(stage: Stage, last: int | None = None) -> set[str]:
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps the path out of the context: the last line that matches it or a folder above wins."""
+    """Return whether .dockerignore excludes the path: the last line that matches it or a parent folder decides."""
     candidates = [path, *map(str, PurePosixPath(path).parents)]
     verdict = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
@@ -126,7 +129,7 @@ def test_a_change_of_our_code_installs_no_dependency_anew(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_result_runs_as_neither_root_nor_by_name(target: str) -> None:
-    """A cluster can only tell from a number that the user is not root."""
+    """Kubernetes can verify that a user is not root only if the user is a number."""
     assert [text for name, text in stage_named(target).instructions if name == "USER"] == ["65532:65532"]
 
 

@@ -1,4 +1,4 @@
-"""What `make images` has built, as a locked-down pod sees it."""
+"""The images that `make images` has built, in a pod that is as restricted as in a cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(*(f"{found.name}=={found.version}" for found in importlib.metadata.distrib
 
 
 def trainer_container() -> dict[str, Any]:
-    """The container that the operator asks for."""
+    """Return the container that the operator puts into a Job."""
     settings = Settings(image="trainer")
     job = parse(manifest("clauses", **{"metadata.uid": "0b5e7d2a-1"}))
     made = {r.kind: o for r, o in children(job, next_run(job, 1, settings, "nonce", NOW), settings)}
@@ -42,7 +42,7 @@ def trainer_container() -> dict[str, Any]:
 
 
 def as_in_its_pod() -> tuple[str, ...]:
-    """Options of docker run: the pod's plain variables, and what is writable in it."""
+    """Return the options of docker run for the pod's plain variables and its writable mounts."""
     container = trainer_container()
     plain = [f"{v['name']}={v['value']}" for v in container["env"] if "value" in v]
     writable = [m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")]
@@ -72,7 +72,7 @@ def test_a_container_is_neither_root_nor_able_to_write(image: str, run: Run) -> 
     user, group, *writable = done.stdout.split()
     assert (user, group) == ("65532", "65532"), done.stderr
     ours = [path for path in writable if not path.startswith(("/proc", "/dev", "/sys"))]
-    # Debian's; read-only in a pod.
+    # These folders come from Debian and are read-only in a pod.
     assert set(ours) <= {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}
 
 
@@ -99,7 +99,7 @@ def test_versions_are_those_that_the_tests_pass_with(image: str, run: Run) -> No
     assert {"finetune-operator", "kubernetes"} <= {normal(name) for name in found}
     for name, version in found.items():
         if name != "finetune-operator":
-            # torch's builds for other hardware have a local version: 2.15.0+cpu
+            # torch's builds for other hardware have a local version, for example 2.15.0+cpu.
             assert expected.get(normal(name)) == version.partition("+")[0], name
 
 
@@ -146,7 +146,7 @@ def test_the_agent_without_its_environment_says_so(trainer_image: str, run: Run,
 
 @pytest.mark.timeout(300)
 def test_the_trainer_loads_in_its_pod(trainer_image: str, run: Run) -> None:
-    """With a root that is read-only, and no compiler: every module of the ranks, a forward pass and a figure."""
+    """A pod with a read-only root and no compiler can import the modules, do a forward pass and draw a figure."""
     code = (
         "import pathlib; from finetune_trainer.pod.scratch import Scratch; Scratch(pathlib.Path('/scratch')).prepare();"
         "import finetune_trainer.rank, deepspeed, torch, matplotlib.pyplot as plot;"
@@ -158,5 +158,8 @@ def test_the_trainer_loads_in_its_pod(trainer_image: str, run: Run) -> None:
 
 
 def normal(name: str) -> str:
-    """A distribution's name as it is compared: https://packaging.python.org/en/latest/specifications/name-normalization/."""
+    """Return a distribution's normalized name.
+
+    https://packaging.python.org/en/latest/specifications/name-normalization/
+    """
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""`finetune run` as a user has it: a process of its own, from manifest to model, and every way to an early end."""
+"""Tests of `finetune run` as a separate process: from the manifest to the model, and every way to end early."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHOUT_END = {"spec.training": {"maxSteps": 1_000_000, "globalBatchSize": 8, "s
 
 
 class Run:
-    """One `finetune run`; all that descends from it has a mark in its environment."""
+    """A `finetune run` process; it and all its descendants have a mark in their environment."""
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
         self._mark = uuid.uuid4().hex
@@ -64,7 +64,7 @@ class Run:
         return self._stderr.read_text()
 
     def until(self, what: Callable[[], Any]) -> None:
-        """Wait until something is true, while the run goes on."""
+        """Wait until `what` is true, while the run continues."""
         deadline = time.monotonic() + SECONDS
         while not what():
             assert self.process.poll() is None, self.stdout + self.stderr
@@ -72,14 +72,14 @@ class Run:
             time.sleep(0.02)
 
     def end(self, seconds: float = SECONDS) -> int:
-        """Its exit code. Nothing of it is left, and it has not shown a traceback."""
+        """Wait for the end and return the exit code; no process may be left, and no traceback may be printed."""
         code = self.process.wait(seconds)
         assert self.processes() == []
         assert "Traceback" not in self.stdout + self.stderr
         return code
 
     def processes(self, module: str = "") -> list[int]:
-        """All that have the mark, with `module` in their command line."""
+        """Return the IDs of all processes with the mark and with `module` in their command line."""
         found = []
         for folder in PROC.glob("[0-9]*"):
             try:
@@ -87,17 +87,17 @@ class Run:
                 command = (folder / "cmdline").read_bytes().decode()
             except OSError:
                 continue
-            # Of a zombie both are empty.
+            # Both are empty for a zombie.
             if marked and module in command:
                 found.append(int(folder.name))
         return found
 
     def ranks(self) -> list[int]:
-        """The processes that train."""
+        """Return the processes that train."""
         return self.processes("finetune_trainer.rank")
 
     def kill(self) -> None:
-        """For the end of a test that failed: its pods end with it."""
+        """Kill the run at the end of a failed test; its pods end with it."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -113,7 +113,7 @@ def model_and_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(model_and_rows: Path, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Run]]:
-    """Starts a run in a folder with a workspace `w`."""
+    """Return a function that starts a run in a folder with a workspace `w`."""
     (tmp_path / "w").mkdir()
     for name in ("models", "data"):
         (tmp_path / "w" / name).symlink_to(model_and_rows / name)
@@ -178,7 +178,7 @@ def test_ctrl_c_twice_waits_for_nothing(start: Callable[[dict[str, Any]], Run]) 
     run = start(changed(ONE_RANK, WITHOUT_END))
     run.until(lambda: "Training: step" in run.stdout)
     for rank in run.ranks():
-        os.kill(rank, signal.SIGSTOP)  # so it cannot stop by itself
+        os.kill(rank, signal.SIGSTOP)  # so that it cannot stop by itself
     run.process.send_signal(signal.SIGINT)
     run.until(lambda: "Stopping" in run.stdout)
     run.process.send_signal(signal.SIGINT)
@@ -221,7 +221,7 @@ KILLED = r"Infrastructure \(exit code 137, node [\w.-]+\): Rank [01] was killed 
 
 
 def test_a_rank_that_is_killed_is_told_and_the_next_attempt_completes(start: Callable[[dict[str, Any]], Run]) -> None:
-    # Steps enough to be killed in the middle, and few enough to end.
+    # The number of steps suffices to kill the run in the middle, and is small enough to finish.
     run = start(changed(TWO_NODES, {"spec.training": {"maxSteps": 60, "globalBatchSize": 8, "sequenceLength": 32}}))
     run.until(lambda: "Training: Run 1 trains" in run.stdout)
     os.kill(run.ranks()[-1], signal.SIGKILL)

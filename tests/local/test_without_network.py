@@ -1,4 +1,4 @@
-"""`finetune run` where there is no network: it finishes, and no library tries to reach one."""
+"""Tests that `finetune run` finishes without a network, and that no library tries to reach one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 """
-"""For Python's start in every process: whoever is asked for, or connected to, that is not this machine."""
+"""Code that every Python process runs at its start: it records each lookup of, and connection to, another machine."""
 JOB = manifest(
     **{
         "metadata": {"name": "tiny"},
@@ -39,7 +39,7 @@ JOB = manifest(
 
 
 def namespaces_fault() -> str | None:
-    """Why no network namespace can be made here."""
+    """Return why no network namespace can be created on this machine, or None."""
     if shutil.which("unshare") is None:
         return "there is no unshare; install util-linux"
     done = subprocess.run(["unshare", "-rn", sys.executable, "-c", LOOPBACK_UP], capture_output=True, text=True)
@@ -84,7 +84,7 @@ def test_a_run_in_a_network_namespace_without_routes_finishes_and_asks_nobody(tm
 
 
 def test_the_listener_hears_who_asks_for_others(tmp_path: Path) -> None:
-    """So that its silence means something."""
+    """Check that the listener notices other machines, because the test above relies on its silence."""
     (tmp_path / "sitecustomize.py").write_text(LISTENING_IN)
     program = """
 import contextlib, socket

@@ -1,6 +1,6 @@
-"""Makes the rows that the table still lacks: `python -m models_table`, or some of them again by their names.
+"""Makes the rows that the table lacks: `python -m models_table`. Rows named as arguments are made again.
 
-It may be interrupted and goes on with the next row when it is started again.
+The program may be interrupted. When it is started again, it continues with the next missing row.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trainer.worlds import Worlds
 from finetune_trainer.contract import TASKS
 
 MODELS_BEFORE_RENEWAL = 20
-"""After so many models, new processes take the places of those that train and read."""
+"""The number of models after which the processes that train and read are replaced by new ones."""
 
 
 def main() -> int:
-    """Returns 1 when a column failed."""
+    """Make the rows and return 1 if a column failed."""
     options = _options()
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
     results = Results()

@@ -1,4 +1,4 @@
-"""The architectures of the table, and the small base model that is made of each."""
+"""The architectures of the table, and a small base model for each of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ if TYPE_CHECKING:
     from finetune_trainer.ranks.distributed import Ranks
 
 PARAMETERS = 3_000_000
-"""A model with more parameters is not small."""
+"""The most parameters that a small model may have."""
 BASE_LABELS = 2
-"""Classes that a base model's head has: other ones than the rows, so that training begins with a new head."""
+"""The number of classes of a base model's head. The rows have other classes, so training starts with a new head."""
 
 
 def architectures(task: Task) -> list[str]:
-    """The names of all architectures that transformers has for a task, as they stand in config.json."""
+    """Return the names of all architectures that transformers has for a task, as in config.json."""
     from finetune_trainer.tasks import task_of
 
     return sorted(task_of(task).model_types)
 
 
 def save_base_model(ranks: Ranks, task: Task, architecture: str, folder: Path) -> tuple[str, int]:
-    """Make the small model with its tokenizer or image processor. Returns the name of its class, and how many
-    parameters it has. Raises ValueError when it is not small, and whatever transformers raises."""
+    """Save the small model with its tokenizer or image processor.
+
+    Returns the name of its class and the number of its parameters. Raises ValueError if the model is not small, and
+    any error of transformers.
+    """
     import torch
     import transformers
     from models_table.processors import save_processor
@@ -37,19 +40,19 @@ def save_base_model(ranks: Ranks, task: Task, architecture: str, folder: Path) -
     config.num_labels = BASE_LABELS
     auto_class: Any = getattr(transformers, TASKS[task].auto_class)
     classes = auto_class._model_mapping[type(config)]
-    if isinstance(classes, tuple):  # a saved model says of which of them it is
+    if isinstance(classes, tuple):  # the config.json of a saved model names its class
         config.architectures = [classes[0].__name__]
     with torch.device("meta"):
         try:
             parameters = auto_class.from_config(config).num_parameters()
-        except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built
+        except (NotImplementedError, RuntimeError):  # the model computes with its weights while it is built
             parameters = 0
     if parameters > PARAMETERS:
         raise ValueError(f"{architecture} has {parameters} parameters, even with the small configuration")
     torch.manual_seed(5)
     model = auto_class.from_config(config)
     model.save_pretrained(folder)
-    if model.config.model_type != config.model_type:  # it is a part of a larger model, which says so in config.json
+    if model.config.model_type != config.model_type:  # it is a part of a larger model, which config.json must name
         config.save_pretrained(folder)
     save_processor(task, config, folder)
     return type(model).__name__, model.num_parameters()

@@ -1,4 +1,4 @@
-"""The architectures of which no small base model can be made from a configuration, each with its reason."""
+"""The architectures for which a configuration cannot define a small base model, each with the reason."""
 
 from __future__ import annotations
 

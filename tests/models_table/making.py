@@ -1,4 +1,4 @@
-"""Makes a row of the table: trains an architecture in every way, reads each result back, compares the losses."""
+"""Makes a row of the table: trains an architecture in every way, reloads each result and compares the losses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from finetune_trainer.model.prepare import PREPARED_FOLDER
 from finetune_trainer.pod.paths import Paths
 
 TOLERANCE = 1e-4
-"""Nats by which the loss of a reloaded model may differ from that of the trained one. Three steps change it by more:
-otherwise a lost weight would not be noticed."""
+"""The largest difference in nats between the losses of a reloaded and a trained model. Three steps must change the loss
+by more; otherwise the comparison would not detect a lost weight."""
 
 
 def make_row(worlds: Worlds, task: Task, architecture: str) -> Row:
-    """All columns of an architecture. An error of a library is an outcome and is not raised."""
+    """Make all columns of an architecture. An error of a library becomes an outcome and is not raised."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="models-table-") as folder:
         paths = tiny.paths_in(Path(folder))
@@ -48,15 +48,20 @@ def make_row(worlds: Worlds, task: Task, architecture: str) -> Row:
 
 
 def _share_preparation(paths: Paths, first: RunConfig, *others: RunConfig) -> None:
-    """Give what the first run has prepared to the others, which find it as an earlier attempt's. It is the same for
-    all of them, and a fifth of the time."""
+    """Copy what the first run has prepared to the other runs, as if an earlier attempt had prepared it there.
+
+    It is the same for all runs, and preparing it takes a fifth of the time.
+    """
     for name in (PREPARED_FOLDER, START_FOLDER) if (paths.run(first) / PREPARED_FOLDER).exists() else ():
         for other in others:
             shutil.copytree(paths.run(first) / name, paths.run(other) / name)
 
 
 def _outcomes(worlds: Worlds, config: RunConfig, training: Training, paths: Paths) -> Iterator[tuple[str, Outcome]]:
-    """The columns that one training fills. That of an adapter fills the merged copy's too."""
+    """Yield the columns that one training fills.
+
+    The training of an adapter also fills the column of the merged copy.
+    """
     columns = {column: f"{column}, ZeRO {training.stage}" for column in training.columns}
     try:
         endings: list[Ending | None] = worlds(RANKS).run(train_model, config, paths)
@@ -69,7 +74,7 @@ def _outcomes(worlds: Worlds, config: RunConfig, training: Training, paths: Path
     ending = next(ending for ending in endings if ending is not None)
     if ending.refusal is not None:
         if " cannot be trained with deepspeed.zeroStage " in ending.refusal:
-            # The ranks were amid loading; what DeepSpeed has patched for that may be left.
+            # The error came while the ranks loaded the model, so DeepSpeed's patches for loading may still be active.
             worlds(RANKS).kill()
         yield from ((name, Outcome("refused", sentence=ending.refusal)) for name in columns.values())
         return
@@ -81,7 +86,7 @@ def _outcomes(worlds: Worlds, config: RunConfig, training: Training, paths: Path
 
 
 def compared(worlds: Worlds, config: RunConfig, paths: Paths, ending: Ending, merged: bool) -> Outcome:
-    """Whether the saved result, loaded anew, has the trained model's loss."""
+    """Return a column's outcome, from the losses of the trained model and of its reloaded result."""
     before, after = round(ending.loss_before, 4), round(ending.loss_after, 4)
     try:
         [reloaded] = worlds(1).run(reloaded_loss, config, paths, merged)

@@ -33,7 +33,7 @@ make models
 
 
 def page(rows: Sequence[Row], versions: dict[str, str]) -> str:
-    """The whole document. `versions` are those of the libraries."""
+    """Render the whole document. `versions` are those of the libraries."""
     said = ", ".join(f"{library} {version}" for library, version in versions.items())
     parts = [INTRODUCTION.format(versions=said), _summary(rows)]
     parts += [_task(task, [row for row in rows if row.task == task]) for task in TASKS if _has(rows, task)]
@@ -70,7 +70,10 @@ def _task(task: Task, rows: Sequence[Row]) -> str:
 
 
 def _general(row: Row, outcome: Outcome) -> str | None:
-    """The sentence without the name of the architecture, so that it stands there once for many; None for none."""
+    """Return the message without names of the architecture, so that many rows share one entry.
+
+    Returns None if there is no message.
+    """
     if outcome.sentence is None:
         return None
     sentence = f"FAILED: {outcome.sentence}" if outcome.ended == "failed" else outcome.sentence

@@ -1,4 +1,4 @@
-"""The tokenizer and the image processors of the table's models."""
+"""The tokenizer and the image processors of the models in the table."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from finetune_trainer.contract import TASKS, Task
 
 END = tiny.MARKS[2]
 OF_LETTERS = frozenset({"qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp"})
-"""Architectures for which transformers reads any saved tokenizer as one of pairs of bytes."""
+"""Architectures for which transformers reads every saved tokenizer as a byte-pair encoding."""
 
 
 def save_processor(task: Task, config: PreTrainedConfig, folder: Path) -> None:
-    """Save what makes the model's inputs beside the model."""
+    """Save the tokenizer or image processor next to the model."""
     processor = tokenizer(task, config) if TASKS[task].reads == "text" else image_processor(config)
     processor.save_pretrained(folder)
 
 
 def tokenizer(task: Task, config: PreTrainedConfig) -> PreTrainedTokenizerFast:
-    """One token for each word, or for each letter where transformers has no other kind of tokenizer for the
-    architecture. A text to classify ends with a token of its own, where encoder-decoders answer."""
+    """Return a tokenizer with one token for each word.
+
+    It has one token for each letter where transformers allows no other kind of tokenizer for the architecture. A text
+    to classify ends with a special token, at which encoder-decoder models classify.
+    """
     made = tiny.tokenizer(pad=True)
     if config.model_type in OF_LETTERS:
         vocabulary = {token: number for number, token in enumerate((*tiny.MARKS, *"w0123456789Ġ"))}
@@ -44,7 +47,10 @@ def tokenizer(task: Task, config: PreTrainedConfig) -> PreTrainedTokenizerFast:
 
 
 def image_processor(config: PreTrainedConfig) -> Any:
-    """Pictures in the size that the model reads: pixels, for Siglip2 in patches, for ImageGPT as tokens of colours."""
+    """Return an image processor that makes pictures in the size that the model reads.
+
+    The pictures are pixels, except for Siglip2, which reads patches, and ImageGPT, which reads colours as tokens.
+    """
     if config.model_type == "siglip2":
         return Siglip2ImageProcessorPil(patch_size=config.vision_config.patch_size, max_num_patches=16)
     if config.model_type == "imagegpt":

@@ -1,4 +1,4 @@
-"""The rows of the table as they lie in a file: one line of JSON for each architecture and task."""
+"""The file with the rows of the table: one line of JSON for each architecture and task."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ COLUMNS = tuple(f"{method}, ZeRO {stage}" for method in ("Full", "LoRA", "merged
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one column."""
+    """The outcome of one column."""
 
     ended: Literal["trained", "refused", "failed"]
-    """Failed is what must not be: an error that is no refusal, ranks that hang, or a result that answers otherwise."""
+    """How it ended. "failed" indicates a defect: an error that is not a refusal, ranks that hang, or a reloaded
+    model with another loss."""
     loss_before: float | None = None
-    """Of the start model on the evaluation rows, in nats."""
+    """The loss of the start model on the evaluation rows, in nats."""
     loss_after: float | None = None
-    """Of the trained model on the same rows; the saved result, loaded anew, has the same loss."""
+    """The loss of the trained model on the same rows, in nats; the reloaded result has the same loss."""
     sentence: str | None = None
-    """Of the refusal, or what failed."""
+    """The message of the refusal, or what failed."""
 
 
 @dataclass(frozen=True)
@@ -41,46 +42,46 @@ class Row:
     model_class: str = ""
     parameters: int = 0
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """By column."""
+    """The outcome of each column."""
     seconds: float = 0.0
 
     @property
     def failed(self) -> bool:
-        """Whether a column failed."""
+        """Whether any column failed."""
         return any(outcome.ended == "failed" for outcome in self.outcomes.values())
 
 
 class Results:
-    """The file. Its first line has the versions of the libraries; each row is added when it is there."""
+    """The results file. Its first line holds the versions of the libraries; each row is appended once it is made."""
 
     def __init__(self, path: Path = RESULTS) -> None:
         self._path = path
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the libraries with which the rows were made."""
+        """The versions of the libraries with which the rows were made."""
         said: dict[str, str] = json.loads(self._path.read_text().partition("\n")[0])["versions"]
         return said
 
     def rows(self) -> list[Row]:
-        """All rows, in the order of tasks and names."""
+        """Return all rows, sorted by task and name."""
         found = {(row.task, row.architecture): row for row in self._lines()}
         order = list(TASKS)
         return sorted(found.values(), key=lambda row: (order.index(row.task), row.architecture))
 
     def begin(self) -> None:
-        """Start an empty file, unless there is one that was made with the libraries that are installed."""
+        """Start an empty file, unless one exists that was made with the installed libraries."""
         installed = {library: version(library).partition("+")[0] for library in LIBRARIES}
         if not self._path.exists() or self.versions != installed:
             self._path.write_text(json.dumps({"versions": installed}) + "\n")
 
     def add(self, row: Row) -> None:
-        """Append a row. One that was made again counts instead of the older one."""
+        """Append a row, which replaces an older row of the same architecture and task."""
         with self._path.open("a") as file:
             file.write(_line(row))
 
     def tidy(self) -> None:
-        """Write the file anew: in order, each row once."""
+        """Rewrite the file with each row once, sorted."""
         first = self._path.read_text().partition("\n")[0]
         self._path.write_text(f"{first}\n" + "".join(map(_line, self.rows())))
 

@@ -1,4 +1,4 @@
-"""The trainings of one architecture: what is asked of the trainer, and how each of them ended."""
+"""The trainings of one architecture: their configurations and how they ended."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ RANKS = 2
 
 
 class Training(NamedTuple):
-    """One training of a model. That of an adapter also makes the merged copy."""
+    """One training of a model. The training of an adapter also makes the merged copy."""
 
     method: Literal["Full", "LoRA"]
     stage: Literal[0, 3]
 
     @property
     def folder(self) -> str:
-        """Of the run, relative to the workspace."""
+        """The folder of the run, relative to the workspace."""
         return f"runs/{self.method.lower()}-{self.stage}"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it saves."""
+        """The columns for which the training saves a result."""
         return ("Full",) if self.method == "Full" else ("LoRA", "merged")
 
 
@@ -36,13 +36,13 @@ TRAININGS = tuple(Training(method, stage) for method in ("Full", "LoRA") for sta
 
 
 def write_rows(task: Task, workspace: Path) -> None:
-    """Training rows, and evaluation rows that are different ones."""
+    """Write training rows and different evaluation rows."""
     tiny.make_rows(workspace / "data" / "training", task, ROWS)
     tiny.make_rows(workspace / "data" / "evaluation", task, EVALUATION_ROWS)
 
 
 def run_config(task: Task, architecture: str, training: Training) -> RunConfig:
-    """Three steps on two ranks. The learning rate is high, so that every weight changes visibly."""
+    """Return a run of three steps on two ranks. Its learning rate is high, so that every weight changes visibly."""
     _, columns, name = tiny.DATA[task]
     return run_configs.run_config(
         {

@@ -1,7 +1,7 @@
-"""Makes a small configuration for any architecture of transformers: its default one with small numbers in it.
+"""Makes a small configuration for any architecture of transformers: its default one with smaller sizes.
 
-Architectures name their sizes alike (`hidden_size`, `num_hidden_layers`), so one table of small values fits most of
-them. `special_sizes` has what an architecture needs besides.
+Architectures use the same names for their sizes (`hidden_size`, `num_hidden_layers`), so one table of small values fits
+most of them. `special_sizes` has what an architecture needs in addition.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from models_table.special_sizes import SPECIAL
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 END_TOKEN, PAD_TOKEN, START_TOKEN = 2, 1, 5
-"""Ids of the special tokens of the tokenizer that all models of the table share. It has none that starts a text; the
-first word of its vocabulary stands for one."""
+"""Ids of the special tokens of the tokenizer that all models of the table share. The tokenizer has no token for the
+start of a text, so the first word of its vocabulary serves as one."""
 
 WIDTH, INNER, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD_WIDTH, POSITIONS, EXPERTS = 32, 64, 2, 4, 2, 8, 64, 4
-"""Sizes of a small model. `HEAD_WIDTH` is also that of states and windows."""
+"""Sizes of a small model. `HEAD_WIDTH` is also the size of states and windows."""
 
 SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_dim"), WIDTH),
@@ -63,19 +63,24 @@ SMALL: dict[str, Any] = {
     "sep_token_id": END_TOKEN,
     "pad_token_id": PAD_TOKEN,
 }
-"""Values of the fields that tell sizes, in every configuration that has a field of that name."""
+"""Values for the fields of these names, in every configuration that has them."""
 VOCABULARY_FIELDS = ("vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input", "entity_vocab_size")
 
 
 def small_config(model_type: str, vocabulary: int) -> PreTrainedConfig:
-    """The small configuration of an architecture, for a tokenizer of so many tokens.
+    """Return the small configuration of an architecture, for a tokenizer with that many tokens.
 
-    Raises whatever the architecture's class raises when it cannot be configured so."""
+    Raises any error of the architecture's class for a configuration that it does not support.
+    """
     return _small(CONFIG_MAPPING[model_type], vocabulary, SPECIAL.get(model_type, {}))
 
 
 def _small(config_class: type[PreTrainedConfig], vocabulary: int, special: dict[str, Any]) -> PreTrainedConfig:
-    """`special` overrides values of the configuration; a dictionary under a part's name, those of the part."""
+    """Return a small configuration of this class.
+
+    `special` overrides values of the configuration. A dictionary under the name of a part overrides values of that
+    part.
+    """
     default = config_class()
     parts = {
         name: _small(type(part), vocabulary, special.get(name, {})).to_dict()
@@ -85,14 +90,17 @@ def _small(config_class: type[PreTrainedConfig], vocabulary: int, special: dict[
     known = _fields_of_numbers(default)
     values = {name: value for name, value in SMALL.items() if name in known}
     values |= dict.fromkeys(known.intersection(VOCABULARY_FIELDS), vocabulary)
-    if "kv_lora_rank" in values:  # keys that are compressed are there for every head
+    if "kv_lora_rank" in values:  # if keys are compressed, every head has its own
         values["num_key_value_heads"] = HEADS
     values |= {name: value for name, value in special.items() if name not in parts}
     return config_class(**values, **parts)
 
 
 def _fields_of_numbers(config: PreTrainedConfig) -> set[str]:
-    """The fields that hold one number or nothing. Other names for them are left out, and what a property computes."""
+    """Return the names of the fields that hold one value or None.
+
+    Aliases of other fields and computed properties are left out.
+    """
     values = {field.name: None for field in dataclasses.fields(config)} | config.to_dict()
     return {
         name

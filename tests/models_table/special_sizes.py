@@ -1,4 +1,4 @@
-"""Values that one architecture needs in its small configuration, besides those that all have."""
+"""Values that one architecture needs in its small configuration, in addition to the common ones."""
 
 from __future__ import annotations
 
@@ -150,11 +150,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "conv_layer_strides": [[2], [2], [2], [2]],
     },
     "xmod": {"default_language": "en_XX"},
-    # As by default. If there is a padding token, transformers sets its row to zero whenever it loads the model, also in
-    # the output layer, which is tied to the embeddings and has learned.
+    # This is the default. With a padding token, transformers sets that token's row to zero whenever it loads the model,
+    # also in the output layer, which is tied to the embeddings and whose row has been trained.
     "youtu": {"pad_token_id": None},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": [LINEAR, "hybrid", LINEAR, "hybrid"]},
     "zamba2": {"layers_block_type": [LINEAR, "hybrid"], "mamba_headdim": 8, "n_mamba_heads": 8},
     "zaya": {"num_experts_per_tok": 1},
 }
-"""By the architecture. A dictionary under the name of a part of the configuration (`text_config`) is for that part."""
+"""The values, by architecture. A dictionary under the name of a part of the configuration (`text_config`) is for that
+part."""

@@ -1,4 +1,4 @@
-"""What the ranks of the table do: train one model by the trainer's own loop, and read its result in plain libraries."""
+"""The functions that the table's ranks run: train a model with the trainer's own loop, and reload its result."""
 
 from __future__ import annotations
 
@@ -17,37 +17,41 @@ if TYPE_CHECKING:
 
 
 SECONDS_TO_END = 20
-"""After one rank has refused the model, the others end within so many seconds, or wait for it for ever."""
+"""Seconds within which the other ranks end after one rank has refused the model; a rank that takes longer counts as
+stuck."""
 
 
 class RefusedAloneError(Exception):
-    """One rank has refused the model, and another waits for it in a collective. The text is the sentence."""
+    """One rank has refused the model while another waits for it in a collective operation. The text is the refusal."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a training ended on one rank."""
+    """The end of a training on one rank."""
 
     loss_before: float = math.nan
-    """Of the start model on the evaluation rows, in nats."""
+    """The loss of the start model on the evaluation rows, in nats."""
     loss_after: float = math.nan
-    """Of the trained model, before it was saved."""
+    """The loss of the trained model on the same rows, before it was saved, in nats."""
     merge_failure: str | None = None
-    """Why there is no merged copy of the adapter."""
+    """The reason why there is no merged copy of the adapter."""
     refusal: str | None = None
-    """The sentence with which the trainer refused the model."""
+    """The message with which the trainer refused the model."""
 
 
 def train_model(ranks: Ranks, config: RunConfig, paths: Paths) -> Ending | None:
-    """Train as a pod's rank does, from preparation to the saved result. None on a rank that ended because another one
-    refused, and on all but rank 0 when none did. Raises whatever is no refusal."""
+    """Train as a rank of a pod does, from preparation to the saved result.
+
+    Returns None on a rank that ended because another rank refused, and on all ranks but rank 0 if none refused. Raises
+    RefusedAloneError if another rank did not end after this rank's refusal, and any error that is not a refusal.
+    """
     from finetune_trainer.errors import TrainingError
     from finetune_trainer.ranks.distributed import SiblingError
     from finetune_trainer.training.loop import train
     from finetune_trainer.training.metrics_files import read_metrics
     from finetune_trainer.training.report import Report
 
-    # What libraries have made lives on. The loop looks for garbage twice, and need not look through all of it.
+    # Objects of the imported libraries stay alive. Freezing them keeps the loop's garbage collection short.
     gc.collect()
     gc.freeze()
     try:
@@ -67,7 +71,10 @@ def train_model(ranks: Ranks, config: RunConfig, paths: Paths) -> Ending | None:
 
 
 def _all_ended(ranks: Ranks) -> bool:
-    """Whether the other ranks end too. In a pod they would find that this one's process is gone."""
+    """Return whether the other ranks end too.
+
+    In a pod, they would notice that this rank's process has ended.
+    """
     ranks.store.add("ended", 1)
     deadline = time.monotonic() + SECONDS_TO_END
     while ranks.store.add("ended", 0) < ranks.world and time.monotonic() < deadline:
@@ -76,8 +83,11 @@ def _all_ended(ranks: Ranks) -> bool:
 
 
 def reloaded_loss(ranks: Ranks, config: RunConfig, paths: Paths, merged: bool) -> float:
-    """The mean loss of the saved result on the evaluation rows, loaded by transformers and PEFT alone: the model, the
-    adapter on its start checkpoint, or the merged copy. The rows are in the same batches as in training."""
+    """Return the mean loss of the saved result on the evaluation rows, in nats.
+
+    It is loaded by transformers and PEFT alone: the model, the adapter on its start checkpoint, or the merged copy. The
+    batches are those of the evaluation during training.
+    """
     import peft
     import torch
     import transformers

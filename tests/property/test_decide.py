@@ -1,4 +1,4 @@
-"""From any state that can be observed, deciding settles: soon a further decision changes nothing."""
+"""Tests that decisions settle: from any observable state, further decisions soon change nothing."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def answer_of(run: RunStatus, pod: PodView, phase: RankPhase) -> PodStatus:
 
 
 def after(observed: Observed, status: FineTuneJobStatus) -> Observed:
-    """What is observed next, if nothing but the status has changed. A new run has no children yet."""
+    """Return the next observation if only the status has changed; a new run has no children yet."""
     job = observed.job.model_copy(update={"status": status})
     before = observed.job.status.run
     same = before and status.run and (before.number, before.nonce) == (status.run.number, status.run.nonce)

@@ -1,4 +1,4 @@
-"""Many schedules on all cores, or the one of a seed with its whole trace.
+"""Simulates many schedules on all cores, or one seed's schedule with its whole trace.
 
 python -m sim --schedules 10000        (from tests/; `make sim N=10000`)
 python -m sim --seed 123               (`make sim SEED=123`)
@@ -26,7 +26,7 @@ def _failure(seed: int) -> tuple[int, str | None]:
 
 
 def many(first: int, schedules: int) -> int:
-    """Exit code 1 if one of them fails."""
+    """Simulate the schedules and return exit code 1 if one of them fails."""
     began, failures = time.monotonic(), []
     with multiprocessing.Pool(os.cpu_count()) as pool:
         for done, (seed, failure) in enumerate(pool.imap_unordered(_failure, range(first, first + schedules), 25), 1):
@@ -41,7 +41,7 @@ def many(first: int, schedules: int) -> int:
 
 
 def one(seed: int) -> int:
-    """The whole trace, whatever comes of it."""
+    """Simulate one schedule, print its whole trace and return exit code 1 if it fails."""
     schedule = Schedule(seed)
     try:
         schedule.run()

@@ -1,5 +1,7 @@
-"""The API server as one operator meets it: answers come late, or not, or are refusals, objects of a kind cannot be made
-for a time, and the operator may die at any call: before it, or after it took effect and before anybody was told.
+"""The faulty connection between one operator and the API server.
+
+Answers are late, missing or errors. For a time, no objects of a kind can be created. The operator may be killed at any
+call: before it, or after it took effect and before the answer arrived.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ T = TypeVar("T")
 TIMEOUT = 10.0
 LATENCY = 0.02
 SLOW = 5.0
-"""Seconds, at most."""
+"""The most seconds that a slow call takes."""
 REFUSALS = (
     ApiError(429, "TooManyRequests", "the server has received too many requests"),
     ApiError(500, "InternalError", "etcdserver: request timed out"),
@@ -41,11 +43,11 @@ DENIALS = (
     InvalidError(422, "Invalid", "admission webhook denied the request: no owner"),
 )
 DENIED = (5.0, 70.0, 300.0)
-"""Seconds."""
+"""Seconds for which no object of a kind can be created."""
 
 
 class Connection:
-    """A `protocol.Cluster` for one life of an operator."""
+    """A `protocol.Cluster` for one operator, until it is killed."""
 
     def __init__(
         self,
@@ -57,7 +59,10 @@ class Connection:
         died: Callable[[], None],
         deleting: Callable[[Resource, str, str], None],
     ) -> None:
-        """`died` is called when the operator's time has come; `deleting` before it deletes anything."""
+        """Create the connection.
+
+        `died` is called when the operator is killed, and `deleting` before it deletes anything.
+        """
         self.name = name
         self.dead = False
         self.writes = 0
@@ -68,7 +73,7 @@ class Connection:
         self._died = died
         self._deleting = deleting
         self._denied: dict[Resource, tuple[float, ApiError]] = {}
-        """What cannot be made, until when, and why."""
+        """The resources of which no object can be created: until when, and the error."""
 
     # ---- the protocol ------------------------------------------------------------------------------------------------
 
@@ -117,7 +122,7 @@ class Connection:
         await self._answer()
         return await self._cluster.pod_status(pod, port, path, limit, timeout)
 
-    # ---- what goes wrong ---------------------------------------------------------------------------------------------
+    # ---- faults ------------------------------------------------------------------------------------------------------
 
     async def _read(self, act: Callable[[], Awaitable[T]]) -> T:
         await self._answer()
@@ -130,7 +135,7 @@ class Connection:
     async def _write(self, what: str, resource: Resource, act: Callable[[], Awaitable[T]]) -> T:
         await self._answer()
         weather = self._weather()
-        # What is told to people may be lost: it decides nothing, and its loss is expected in every weather.
+        # A message for users may be lost: no decision depends on it, and its loss is expected in every weather.
         await self._may_die(weather, 1.0, f"before {what}")
         if self._chance.random() < weather.refusals:
             if what.startswith("put") and self._chance.random() < 0.3:
@@ -157,7 +162,7 @@ class Connection:
         return done
 
     def _admit(self, resource: Resource) -> None:
-        """Raises while nothing of this kind can be made; never in good weather."""
+        """Raise while no object of this resource can be created; this never happens in good weather."""
         now, weather = asyncio.get_running_loop().time(), self._weather()
         if self._chance.random() < weather.denials:
             self._denied[resource] = (now + self._chance.choice(DENIED), self._chance.choice(DENIALS))
@@ -166,7 +171,7 @@ class Connection:
             raise type(error)(error.status, error.reason, error.message)
 
     async def _answer(self) -> None:
-        """After a moment; a dead operator hears nothing any more."""
+        """Wait for the latency of an answer; a killed operator waits forever."""
         slow = self._chance.random() < self._weather().slow
         await asyncio.sleep((SLOW if slow else LATENCY) * self._chance.random())
         if self.dead:

@@ -1,6 +1,6 @@
-"""The end of a schedule: everything has room and goes well, so every job must come to the end that its spec demands.
+"""The end of a schedule: there is room for all pods and no more faults, so each job must end as its spec demands.
 
-Then nothing is left behind, and looking at every job once more writes nothing.
+Afterwards no object is left over, and another reconcile of each job writes nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from sim.schedule import Schedule
 
 PATIENCE = 3 * 3600.0
-"""Seconds for everything to end: longest are the back-off and a start that must be given up first."""
+"""Seconds until everything must have ended; the back-off and a start that must first time out take longest."""
 LOOK = 60.0
 ASKS_FOR_A_RUN = ("task", "model", "dataset", "method", "training", "deepspeed", "evaluate", "output")
 
 
 async def correct_mistakes(schedule: Schedule, chance: random.Random) -> None:
-    """Specs that can run, and suspended jobs that go on, or not."""
+    """Correct the specs that cannot run, and resume most of the suspended jobs."""
     for job in schedule.cluster.store.list(FINETUNEJOBS, "default"):
         changes: dict[str, object] = {}
         if job["spec"]["model"]["uri"] == NO_MODEL:
@@ -42,7 +42,7 @@ async def correct_mistakes(schedule: Schedule, chance: random.Random) -> None:
 
 
 async def converged(schedule: Schedule) -> None:
-    """As soon as every job is where it must be."""
+    """Wait until each job is in the phase that it must reach."""
     until = schedule.loop.time() + PATIENCE
     while faults := [fault for job in _jobs(schedule) if (fault := _fault(schedule, job))] + _left(schedule):
         if schedule.loop.time() > until:
@@ -51,18 +51,18 @@ async def converged(schedule: Schedule) -> None:
 
 
 async def settled(schedule: Schedule) -> None:
-    """Nothing is written any more: by the operator in its time, nor by another one that looks at every job."""
+    """Check that nothing is written any more: neither by the operator, nor by a new one that reconciles each job."""
 
     def state() -> list[Object]:
         kinds = (FINETUNEJOBS, JOBS, PODS, SERVICES, CONFIGMAPS, NETWORKPOLICIES)
         return [obj for kind in kinds for obj in schedule.cluster.store.list(kind, None)]
 
-    await asyncio.sleep(LOOK)  # what had begun when all was well may end
+    await asyncio.sleep(LOOK)  # what began in good weather may finish
     before = state()
     await asyncio.sleep(2 * LOOK)
     _compare(schedule, before, state(), "the operator wrote, though nothing had changed")
     memories = JobMemories()
-    for pod in schedule.cluster.store.list(PODS, "default"):  # as an operator is told of when it starts
+    for pod in schedule.cluster.store.list(PODS, "default"):  # as the watches of a new operator report them
         memories.record(PodView.of(pod), Key("default", pod["metadata"]["labels"][LABEL_JOB]))
     other = schedule.reconciler(schedule.cluster, schedule.settings, memories)
     for job in _jobs(schedule):
@@ -84,11 +84,11 @@ def _jobs(schedule: Schedule) -> list[Object]:
 
 
 def _fault(schedule: Schedule, job: Object) -> str | None:
-    """What is not yet as it must be with a job."""
+    """Return why a job is not yet in its final state."""
     name, status = job["metadata"]["name"], job["status"]
     known = schedule.invariants.known[job["metadata"]["uid"]]
     phase, generation = status.get("phase"), job["metadata"]["generation"]
-    # An edit waits for the end of a run that has trained, also of one that is suspended.
+    # An edit waits for the end of a run that has trained, even while the run is suspended.
     run = status.get("run", {})
     waits = phase == "Suspended" and "completionTime" not in run and _is_edited(known, job)
     waits = waits and run["number"] in known.trained and job["spec"]["retrain"]["whileRunning"] == "Finish"
@@ -107,14 +107,14 @@ def _wanted(known: Known, job: Object) -> tuple[str, ...]:
     if run is None or "completionTime" not in run:
         return ("Suspended",) if job["spec"]["suspend"] else ("Complete", "Failed")
     last = known.ledger[-1]
-    replaced = last["class"] == "Replaced" and run["number"] not in known.trained  # whatever the spec became since
+    replaced = last["class"] == "Replaced" and run["number"] not in known.trained  # regardless of later edits
     if replaced or _is_edited(known, job, after_success=last["class"] == "Success"):
         return ("Suspended",) if job["spec"]["suspend"] else ("Training",)
     return ("Complete",) if last["class"] == "Success" else ("Failed",)
 
 
 def _is_edited(known: Known, job: Object, after_success: bool = False) -> bool:
-    """Whether the spec asks for another run than the newest."""
+    """Return whether the spec asks for another run than the newest."""
     run = job["status"].get("run")
     if run is None:
         return False
@@ -128,11 +128,11 @@ def _of(spec: Object, name: str) -> Object | None:
 
 
 def _left(schedule: Schedule) -> list[str]:
-    """What is there and should not be."""
+    """Return the objects that exist and should not."""
     store = schedule.cluster.store
     found = []
     protected: set[str] = set()
-    """Jobs of which one policy was found, which is for all their runs and stays with them."""
+    """The jobs whose NetworkPolicy was found: a job has only one, which all its runs share."""
     for resource in (JOBS, SERVICES, CONFIGMAPS, NETWORKPOLICIES, PODS):
         for obj in store.list(resource, "default"):
             meta = obj["metadata"]
@@ -152,6 +152,6 @@ def _left(schedule: Schedule) -> list[str]:
 
 
 def _may_not_stay(job: Object | None) -> bool:
-    """Its ttl is over soon, or it is over."""
+    """Return whether the job has ended with a ttl, so that its children are deleted soon or should be gone."""
     run = job and job["status"].get("run")
     return bool(job and run and "completionTime" in run and "ttlSecondsAfterFinished" in job["spec"])

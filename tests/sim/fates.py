@@ -1,4 +1,4 @@
-"""What becomes of a gang's pods: most train to their end; one of the others fails, in one of all the ways there are."""
+"""The fates of a gang's pods: all train to their end, or one of them fails in any of the possible ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Word = Literal["full", "none", "nonsense", "unattested", "wrong world", "no resu
 
 @dataclass(frozen=True)
 class Failure:
-    """How a pod fails, and what the ledger must call it."""
+    """A way in which a pod fails, and the class that the ledger must give it."""
 
     name: str
     exit_code: int
@@ -51,23 +51,23 @@ RECOVERABLE = tuple(f for f in FAILURES if f.failure in (FailureClass.INFRASTRUC
 
 @dataclass(frozen=True)
 class Fate:
-    """Of a gang."""
+    """The fate of a gang."""
 
     failure: Failure | None = None
     index: int = 0
-    """Of the pod that fails."""
+    """The index of the pod that fails."""
     when: When = "end"
     symptoms: bool = False
-    """Whether its siblings fail with an error that they only heard of, a moment before it."""
+    """Whether its siblings fail with a secondary error just before it."""
 
 
 def drawn(chance: random.Random, nodes: int) -> Fate:
-    """Two of five gangs have no fate but success, and one in five fails in a way that is always tried again."""
+    """Return a random fate: two of five gangs succeed, and one in five fails in a way that is always retried."""
     luck = chance.random()
     if luck < 0.4:
         return Fate()
     failure = chance.choice(RECOVERABLE) if luck < 0.6 else chance.choice((*FAILURES, SILENT, NO_IMAGE))
     index = 0 if failure.word == "no result" else chance.randrange(nodes)
-    # One that was only stopped is no cause beside another that failed.
+    # If one pod was only preempted and another failed, the preemption is not the cause.
     symptoms = chance.random() < 0.3 and failure.failure is not FailureClass.PREEMPTED
     return Fate(failure, index, chance.choice(failure.when), symptoms)

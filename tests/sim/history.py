@@ -1,4 +1,4 @@
-"""What really happened to each attempt's Job, as only the simulation knows it; the ledger's words are held to it."""
+"""What really happened to each attempt's Job, which only the simulation knows; the ledger is checked against it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from finetune_trainer.contract import FailureClass
 
 @dataclass
 class History:
-    """By the UID of the attempt's Job."""
+    """What happened to each Job, by its UID."""
 
     classes: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Of the failures that were brought about."""
+    """The classes of the failures that the simulation caused."""
     attested: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """Indexes that ended with 0 and the right words; 0 only with a result."""
+    """The indexes that ended with code 0 and a valid termination message; for index 0 this includes a result."""
     checkpoints: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Step of the newest one that rank 0's agent has told of."""
+    """The step of the newest checkpoint that rank 0's agent has reported."""
     last_checkpoints: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """When rank 0's pod ended with its word of one, and its step."""
+    """When rank 0's pod ended with a termination message that has a checkpoint, and the checkpoint's step."""
 
     silenced: dict[str, set[str]] = field(default_factory=dict)
-    """Nodes that lost their power with a pod of the Job, whose other pods then said that it is silent."""
+    """The nodes that lost power with a pod of the Job, whose other pods then reported a silent rank."""
 
     def happened(self, job_uid: str | None, *classes: FailureClass) -> None:
-        """Something that ends an attempt as one of these classes."""
+        """Record an event that may end the attempt with one of these classes."""
         self.classes[job_uid or ""].update(map(str, classes))

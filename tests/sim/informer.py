@@ -1,7 +1,7 @@
-"""The operator's watches: events come late, twice, in another order or not at all, and a watch may have gaps.
+"""The operator's watches: events are late, repeated, reordered or lost, and a watch may have gaps.
 
-Every resource has its own stream, as with kopf. After a gap everything that is there is told once more; what was
-deleted meanwhile is never told.
+Every resource has its own stream, as with kopf. After a gap all existing objects are reported again; deletions during
+the gap are never reported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from finetune_operator.runtime.intake import Intake
 
 WATCHED = (*intake.WATCHED, NETWORKPOLICIES)
 USUAL = 0.1
-"""Seconds from a write to its event, at most."""
+"""The most seconds from a write to its event."""
 LATE = 20.0
 
 
 class Informer:
-    """Brings the store's events to the intake of one operator."""
+    """Delivers the store's events to the intake of one operator."""
 
     def __init__(self, store: Store, chance: random.Random, weather: Callable[[], Weather]) -> None:
         self._store = store
@@ -35,7 +35,7 @@ class Informer:
         self._intake: Intake | None = None
 
     async def inform(self, intake: Intake) -> None:
-        """Until cancelled; what `runtime.watch.inform` is for the in-memory cluster."""
+        """Run until cancelled, as `runtime.watch.inform` does for the in-memory cluster."""
         self._intake = intake
         self._store.listen(self._see)
         for resource in WATCHED:
@@ -46,7 +46,7 @@ class Informer:
             self._intake = None
 
     def gap(self, resource: Resource, seconds: float) -> None:
-        """Nothing is told for so long; then what is there."""
+        """Report no events of the resource for this time, then all its existing objects."""
         self._gaps.add(resource)
         asyncio.get_running_loop().call_later(seconds, self._reconnect, resource)
 
@@ -73,7 +73,7 @@ class Informer:
             self._tell(resource, event)
 
     def _tell(self, resource: Resource, event: Event) -> None:
-        """Soon, and after what was told of this resource before."""
+        """Deliver the event soon, after the earlier events of this resource."""
         loop = asyncio.get_running_loop()
         at = max(self._told.get(resource, 0.0), loop.time() + USUAL * self._chance.random())
         self._told[resource] = at

@@ -1,6 +1,7 @@
-"""What must be true after every write, whoever made it: told from the objects alone, by rules of its own.
+"""What must be true after every write, no matter who wrote: derived from the objects alone, by independent rules.
 
-It knows the policy's table by heart rather than by import: a change of the operator's has to be made here too.
+The module repeats the table of the restart policy instead of importing it, so a change of the policy must be made here
+too.
 """
 
 from __future__ import annotations
@@ -40,62 +41,62 @@ ENDED = ("Failed", "Succeeded")
 LOST = ("DeletionByTaintManager", "DeletionByPodGC")
 DEADLINE = "DeadlineExceeded"
 BY_TIME = {"GangTimeout": "gangMinutes", "StartupTimeout": "startupMinutes"}
-"""Classes that need no fault but time, by what sets it."""
+"""The failure classes that time alone can cause, each with the field that sets the limit."""
 MAX_STATUS_BYTES = 32 * 1024
 FENCE = 60.0
-"""Seconds: longer than a reconcile lasts whose calls are answered late."""
+"""Seconds that exceed any reconcile, also one with slow answers."""
 SEEN = 1.0
-"""Seconds in which an operator that is answered fast knows how a pod has ended."""
+"""Seconds after which an operator that gets fast answers knows how a pod ended."""
 TOLD = 20.0
-"""Seconds in which a child that somebody has deleted is made again, if an operator was told of the deletion."""
+"""Seconds until a deleted child must exist again, if an operator was informed of the deletion."""
 MISSED = 1200.0
-"""The same, if nobody was told."""
+"""Seconds until a deleted child must exist again, if no operator was informed of the deletion."""
 OVERLAP = 60.0
-"""Seconds in which a Job that an operator made too late may live beside its successor."""
+"""Seconds for which a Job that an operator created too late may exist beside its successor."""
 
 
 @dataclass
 class Known:
-    """A FineTuneJob, by UID."""
+    """A FineTuneJob and what the invariants know of it."""
 
     uid: str
     name: str
     specs: dict[int, Object] = field(default_factory=dict)
-    """By generation."""
+    """The specs, by generation."""
     status: Object = field(default_factory=dict)
     ledger: list[Object] = field(default_factory=list)
-    """Every entry that there ever was."""
+    """All entries so far, including those that the status no longer has."""
     jobs: dict[tuple[int, int], list[str]] = field(default_factory=dict)
-    """UIDs of the attempts' Jobs."""
+    """The UIDs of each attempt's Jobs, by run and attempt."""
     created: dict[str, float] = field(default_factory=dict)
-    """When each of them was."""
+    """The creation time of each Job, by UID."""
     live: dict[str, float] = field(default_factory=dict)
-    """UIDs of those that are there and have not ended, and since when."""
+    """The UIDs of the Jobs that exist and have not ended, with the time of their creation."""
     configs: dict[int, Object] = field(default_factory=dict)
-    """What the first attempt of each run was to train."""
+    """The recipe of each run's first attempt, by run."""
     worlds: dict[tuple[int, int], Object] = field(default_factory=dict)
-    """In what world, by run and the first attempt with that spec."""
+    """The world, by run and the first attempt with that spec."""
     trained: set[int] = field(default_factory=set)
-    """Runs of which the status has said that a world was attested, or that a step was made."""
+    """The runs for which the status has reported an attested world or a step."""
     ended: set[str] = field(default_factory=set)
-    """UIDs of those of which a pod has ended or is gone, and of those that somebody deleted."""
+    """The UIDs of the Jobs that somebody deleted, or of which a pod has ended or was deleted."""
     missing: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Since when a child of the attempt that goes on is missing, by the child's kind and the UID of the Job."""
+    """The time since when a child of the current attempt is missing, by the child's kind and the UID of the Job."""
     bad_nodes: dict[tuple[int, int], set[str]] = field(default_factory=dict)
-    """Of each attempt: two counted failures of its run were there."""
+    """The nodes with at least two counted failures of the run, by run and attempt."""
     rows: dict[tuple[int, int], int] = field(default_factory=dict)
-    """In a forward pass, as each run began, by run and the first attempt with that spec."""
+    """The rows of the first forward passes, by run and the first attempt with that spec."""
     started: dict[int, int] = field(default_factory=dict)
-    """Generation of each run: the newest that it has followed."""
+    """The newest generation that each run has followed, by run."""
     suspended_since: float | None = None
     deleted_at: float | None = None
     suspensions: float = -1.0
-    """When spec.suspend was last true."""
+    """The last time at which spec.suspend was true."""
     edited_at: float = -1.0
 
 
 class Invariants:
-    """Listens to the store; the first violation ends the schedule."""
+    """Checks each write to the store; the first violation ends the schedule."""
 
     def __init__(
         self,
@@ -117,10 +118,10 @@ class Invariants:
         store.listen(self._see)
 
     def of(self, name: str) -> Known | None:
-        """The newest job of that name."""
+        """Return the newest job of that name."""
         return next((k for k in reversed(self.known.values()) if k.name == name and k.deleted_at is None), None)
 
-    # ---- what is written ---------------------------------------------------------------------------------------------
+    # ---- writes to the store -----------------------------------------------------------------------------------------
 
     def _see(self, resource: Resource, event: Event) -> None:
         if resource == FINETUNEJOBS:
@@ -180,7 +181,7 @@ class Invariants:
             run = known.status.get("run")
             current = run is not None and which == (run["number"], run["attempt"])
             if run is None or not current:
-                return  # an operator that was late has made it
+                return  # a late operator has created it
             spec = (which[0], run.get("specAttempt", 1))
             known.rows.setdefault(spec, recipe["training"]["microBatchSize"])
             recipe["training"] = {k: v for k, v in recipe["training"].items() if k not in plan}
@@ -219,8 +220,10 @@ class Invariants:
         known.live[uid] = known.created[uid] = self._now()
 
     def _check_claim(self, known: Known, which: tuple[int, int], run: Object) -> None:
-        """The claim is there, and if one node mounts it at a time, it is free of earlier attempts. A Job that was
-        deleted before its UID was known is made again."""
+        """Check that the claim exists and, if only one node can mount it, that no earlier attempt still uses it.
+
+        A Job that was deleted before its UID was known is created again.
+        """
         claim = self._store.get(CLAIMS, "default", run["claimName"])
         missing = self._now() - self._no_claim_since.get(run["claimName"], self._now())
         slow = self._weather.slow or self._weather.refusals
@@ -237,9 +240,12 @@ class Invariants:
         self._expect(not holding, "attempt {} of {}, while {} hold its claim", run["attempt"], known.name, holding)
 
     def _check_saved(self, known: Known, which: tuple[int, int]) -> None:
-        """No pod of the attempt before may still be saving. One that has lost a sibling, or its node, saves nothing;
-        one whose Job was deleted is not waited for. A sibling is lost as well when its grace period is over and it has
-        not ended, as on a node that has no power: all ranks save together."""
+        """Check that no pod of the previous attempt may still be saving.
+
+        A pod that has lost a sibling or its node saves nothing, because all ranks save together; a sibling also counts
+        as lost if it has not ended by the end of its grace period, as on a node without power. The operator does not
+        wait for pods whose Job was deleted.
+        """
         before = known.jobs.get((which[0], which[1] - 1), [])
         if not before or not known.ledger or known.ledger[-1]["class"] in BY_TIME or known.ended.intersection(before):
             return
@@ -255,23 +261,23 @@ class Invariants:
         self._expect(not saving, "attempt {} of {} comes while {} may be saving", which, known.name, saving)
 
     def _check_protection(self, job: Object) -> None:
-        """No pod is ever without the policy that it is to have."""
+        """Check that the NetworkPolicy of the Job's pods exists before the Job."""
         template = job["spec"]["template"]["metadata"]
         policy = template["labels"].get(LABEL_POLICY)
         there = policy is None or self._store.get(NETWORKPOLICIES, "default", policy)
         self._expect(there, "{} comes before its NetworkPolicy", job["metadata"]["name"])
 
     def _pods_of(self, job_uids: Collection[str]) -> list[Object]:
-        """Those that are there."""
+        """Return the existing pods of these Jobs."""
         every = self._store.list(PODS, None)
         return [pod for pod in every if pod["metadata"]["ownerReferences"][0]["uid"] in job_uids]
 
     def _is_ending(self, job_uid: str) -> bool:
-        """Whether a pod of a Job has failed: its controller stops the others, and makes no more."""
+        """Return whether a pod of the Job has failed: the Job controller then stops the others and creates no more."""
         return any(pod["status"]["phase"] == "Failed" for pod in self._pods_of((job_uid,)))
 
     def check_time(self) -> None:
-        """What only time shows: a Job that should have gone."""
+        """Check what no write shows: that Jobs end and that missing children are created again in time."""
         for known in self.known.values():
             if len(known.live) > 1 and self._now() - sorted(known.live.values())[1] > OVERLAP:
                 self._violated(f"{len(known.live)} Jobs of {known.name} live side by side for {OVERLAP:.0f} s")
@@ -282,7 +288,7 @@ class Invariants:
             self._check_children(known)
 
     def _check_children(self, known: Known) -> None:
-        """What the pods of an attempt that goes on need, and somebody has deleted, is there again soon."""
+        """Check that children which the current attempt's pods need are created again soon after their deletion."""
         weather = self._weather
         told = self._kept and not (weather.refusals or weather.denials)
         missing = self._missing(known)
@@ -307,7 +313,7 @@ class Invariants:
         return missing
 
     def deleting(self, resource: Resource, namespace: str, name: str) -> None:
-        """The operator is about to delete a child."""
+        """Check that the operator may delete this child."""
         job = self._store.get(resource, namespace, name) if resource == JOBS else None
         owner = next((o["uid"] for o in job["metadata"].get("ownerReferences", [])), "") if job else ""
         known = self.known.get(owner)
@@ -362,7 +368,7 @@ class Invariants:
             self._expect(uid in known.jobs.get(now, []), "{}: attempt {} took Job {} for its own", known.name, now, uid)
 
     def _check_ledger(self, known: Known, old: Object, new: Object) -> Object | None:
-        """The new entry, if there is one."""
+        """Check the ledger and return its new entry, if there is one."""
         before, after = old.get("ledger", []), new.get("ledger", [])
         dropped = new.get("ledgerDropped", 0)
         every = dropped + len(after)
@@ -419,7 +425,7 @@ class Invariants:
             self._expect(what in UNCOUNTED and (goes_on or may_end), "{}: no attempt after {}", name, what)
 
     def _check_next(self, known: Known, spec: Object, before: Object, after: Object, entry: Object) -> None:
-        """What the attempt that follows is told of those before."""
+        """Check what the next attempt inherits from the previous ones."""
         name, what, newest = known.name, entry["class"], known.status.get("checkpoint", {}).get("step")
         self._expect(after.get("checkpointStep") == newest, "{}: an attempt does not go on from {}", name, newest)
         in_row = before.get("uncountedInRow", 0)
@@ -440,7 +446,7 @@ class Invariants:
         known.bad_nodes[which] = {node for node in nodes if node and nodes.count(node) > 1}
 
     def placing(self, pod: Object, node: str, others: Collection[str]) -> None:
-        """A node that has failed twice is chosen only if all others that are free have."""
+        """Check that a node with two failures is chosen only if all other free nodes have two as well."""
         owner = pod["metadata"]["ownerReferences"][0]["uid"]
         for known in [k for k in self.known.values() if owner in k.created]:
             which = next(w for w, uids in known.jobs.items() if owner in uids)
@@ -449,7 +455,7 @@ class Invariants:
             self._expect(right, "attempt {} of {} is on {}, which is bad", which, known.name, node)
 
     def _check_checkpoint(self, known: Known, old: Object, new: Object) -> None:
-        """It is the newest one that rank 0 has told of, and stays so."""
+        """Check that the checkpoint is the newest one that rank 0 has reported, and never goes back."""
         before, after = old.get("run"), new.get("run")
         if not after:
             return
@@ -471,7 +477,7 @@ class Invariants:
         window = tolerance["windowMinutes"] * 60
         ages = [now - _seconds(e["endTime"]) for e in known.ledger if e["run"] == entry["run"] and e.get("counted")]
         if any(abs(age - window) < 2 for age in ages):
-            return  # the times are whole seconds
+            return  # times are rounded to whole seconds
         failures = sum(age < window for age in ages)
         within = failures <= tolerance["maxRestarts"]
         self._expect(within == goes_on, "{}: after {} failures of {} the run {}", known.name, failures,
@@ -489,7 +495,7 @@ class Invariants:
         )
 
     def _check_truth(self, known: Known, spec: Object, which: tuple[int, int], entry: Object) -> None:
-        """The class is one that was really brought about."""
+        """Check that the class is one that the simulation has caused."""
         what, uids = entry["class"], known.jobs.get(which, [])
         if what == "Success":
             nodes = set(range(known.status["run"]["nodes"]))
@@ -523,7 +529,10 @@ class Invariants:
         )
 
     def _is_late(self, known: Known, spec: Object, which: tuple[int, int], entry: Object) -> bool:
-        """The time in the queue is that of the attempt's Job, and none is queued while the job is suspended."""
+        """Return whether a deadline has passed.
+
+        The time in the queue begins with the attempt's Job, and does not run while the FineTuneJob is suspended.
+        """
         tolerance = spec["faultTolerance"]
         if "no pod had a node" in entry["message"]:
             created = min((known.created[uid] for uid in known.jobs.get(which, [])), default=self._now())
@@ -533,7 +542,7 @@ class Invariants:
         return "activeMinutes" in tolerance and self._is_over(began, tolerance["activeMinutes"])
 
     def _is_over(self, since: float, minutes: int) -> bool:
-        """The times are whole seconds."""
+        """Return whether the time has passed, with a tolerance because times are rounded to whole seconds."""
         return self._now() - since >= minutes * 60 - 2
 
     def _check_suspended(self, known: Known) -> None:
@@ -557,5 +566,5 @@ def _has_ended(job: Object) -> bool:
 
 
 def _seconds(text: str) -> float:
-    """Since the schedule began."""
+    """Return the seconds since the schedule began."""
     return from_text(text).timestamp() - START

@@ -1,7 +1,7 @@
-"""An event loop whose clock jumps: where nothing is ready, it is at once the time of the next timer.
+"""An event loop with virtual time: when no task is ready, its clock jumps to the next timer.
 
-Hours pass in milliseconds, nothing sleeps, and what happens depends on nothing but the program: no thread, no socket,
-no real time.
+Hours take milliseconds, and nothing sleeps. The result depends only on the program: there are no threads, no sockets
+and no real time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 START = datetime(2030, 1, 1, tzinfo=UTC).timestamp()
-"""Of every schedule, in seconds since the epoch. The loop itself counts from 0: its timers need the small digits."""
+"""The time at which every schedule begins, in seconds since the epoch.
+
+The loop's own time begins at 0, because its timers need the precision.
+"""
 
 
 class DeadlockError(Exception):
-    """Everybody waits, and no timer is set."""
+    """Raised when all tasks wait and no timer is set."""
 
 
 class _Jump(selectors.SelectSelector):
-    """Waits for nothing: it moves the clock."""
+    """A selector that advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ class _Jump(selectors.SelectSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Single-threaded, and as fast as the program."""
+    """A single-threaded event loop that never waits."""
 
     def __init__(self) -> None:
         self._jump = _Jump()
@@ -48,7 +51,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The loop's time, for the in-memory cluster and the operator."""
+    """The loop's time as a clock for the in-memory cluster and the operator."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -57,7 +60,7 @@ class VirtualClock:
         return START + self._loop.time()
 
     def utc(self) -> datetime:
-        """The same, for the operator."""
+        """Return the current time as a datetime, for the operator."""
         return datetime.fromtimestamp(self.now(), UTC)
 
     async def sleep(self, seconds: float) -> None:
@@ -65,7 +68,7 @@ class VirtualClock:
 
 
 def run(main: Coroutine[Any, Any, T], loop: VirtualTimeLoop) -> T:
-    """To its end; then every task that is left is cancelled, and the loop is closed."""
+    """Run the coroutine to its end, then cancel all remaining tasks and close the loop."""
     try:
         return loop.run_until_complete(main)
     finally:

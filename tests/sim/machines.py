@@ -1,7 +1,7 @@
-"""Nodes, their scheduler, and the programs in their pods: a node has room for one pod.
+"""Nodes, their scheduler, and the programs in their pods; a node has room for one pod.
 
-The programs of a gang save its state now and then, and when they are asked to stop; the next gang of the run goes on
-from the newest checkpoint.
+The programs of a gang save a checkpoint regularly and when they are stopped. The run's next gang continues from the
+newest checkpoint.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from finetune_trainer.contract import (
 )
 
 STEP = 2.0
-"""Seconds of a step."""
+"""Seconds for one step."""
 STEPS_OF_A_CHECKPOINT = 15
 SILENCE = 15.0
-"""Seconds after which the ranks of a gang say that one of them is silent."""
+"""Seconds after which the ranks of a gang report that one of them is silent."""
 LOOK = 5.0
-"""Seconds between two looks at something that is missing."""
+"""Seconds between two checks for a missing object."""
 
 
 @dataclass
@@ -49,25 +49,25 @@ class Gang:
     loading: float
     training: float
     saving: float
-    """Seconds."""
+    """Seconds for one checkpoint."""
     began: float | None = None
-    """When it began to train, in seconds since the epoch."""
+    """When the gang began to train, in seconds since the epoch."""
     begins_with: int = 0
-    """Step."""
+    """The step at which the gang began."""
     checkpoint: CheckpointReport | None = None
-    """The newest one that it knows of."""
+    """The newest checkpoint that the gang knows of."""
     joined: set[int] = field(default_factory=set)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
     def step(self, now: float) -> int:
-        """How far it is."""
+        """Return the step that the gang has reached."""
         trained = 0.0 if self.began is None else min(now - self.began, self.training)
         return self.begins_with + int(trained / STEP)
 
 
 @dataclass
 class Program:
-    """What runs in a pod."""
+    """The program in a pod."""
 
     pod: Object
     gang: Gang
@@ -78,19 +78,19 @@ class Program:
 
 
 class Machines(ScriptedDriver):
-    """A pod driver that lets pods live by themselves."""
+    """A pod driver whose pods live and end by themselves."""
 
     def __init__(self, chance: random.Random, history: History, trace: Trace, nodes: int) -> None:
         super().__init__(answer=self._answer_of)
         self.troubled = True
-        """Whether gangs that start now may have a fate."""
+        """Whether gangs that start now may fail."""
         self.nodes = [f"node-{number}" for number in range(nodes)]
         self.cut: set[str] = set()
-        """Nodes without power."""
+        """The nodes without power."""
         self.broken = self.nodes[0] if chance.random() < 0.25 else None
         """A node on which every program crashes."""
         self.placing: Callable[[Object, str, list[str]], None] = lambda pod, node, others: None
-        """Is told of each pod, the node that the scheduler has chosen, and the others that were free."""
+        """Called for each pod with the node that the scheduler has chosen and the other free nodes."""
         self._chance = chance
         self._history = history
         self._trace = trace
@@ -104,7 +104,7 @@ class Machines(ScriptedDriver):
     # ---- nodes -------------------------------------------------------------------------------------------------------
 
     def cut_off(self, node: str) -> None:
-        """Its power is gone; nobody knows yet."""
+        """Cut the node's power; the cluster notices it later."""
         self._trace.say("{} loses power", node)
         self.cut.add(node)
         for pod in self._on(node):
@@ -114,7 +114,10 @@ class Machines(ScriptedDriver):
             self._note(pod, FailureClass.PREEMPTED, FailureClass.INFRASTRUCTURE)
 
     def _survive(self, lost: Program, node: str) -> None:
-        """The other pods of a gang that trained end: they say for which rank they waited, or only that one is gone."""
+        """End the other pods of a gang that trained.
+
+        Their messages name the silent rank, or only report that one is silent.
+        """
         gone, uid = lost.pod["metadata"]["uid"], pods.controller_uid(lost.pod) or ""
         there = any(pod["metadata"]["uid"] == gone and not pods.is_finished(pod) for pod in self._on(node))
         siblings = [p for p in self._programs.values() if p.gang is lost.gang and p.phase is Phase.TRAIN]
@@ -131,13 +134,13 @@ class Machines(ScriptedDriver):
             self._end_life(sibling.pod)
 
     def notice(self, node: str) -> None:
-        """The tolerations of its pods have passed."""
+        """Delete the node's pods, because their toleration has passed."""
         if node in self.cut:
             self._trace.say("the pods of {} are deleted", node)
             self.lose_node(node)
 
     def power_on(self, node: str) -> None:
-        """What ran there is dead."""
+        """Give the node its power back; what ran there has been killed."""
         self._trace.say("{} is back", node)
         self.cut.discard(node)
         for pod in self._on(node):
@@ -149,7 +152,7 @@ class Machines(ScriptedDriver):
     # ---- the scheduler -----------------------------------------------------------------------------------------------
 
     def schedule_soon(self) -> None:
-        """A moment later, for all pods at once, in any order."""
+        """Schedule all waiting pods a moment later, in random order."""
         if self._scheduling is None:
             self._scheduling = asyncio.get_running_loop().call_later(0.5 * self._chance.random(), self._schedule)
 
@@ -192,7 +195,7 @@ class Machines(ScriptedDriver):
         self.schedule_soon()
 
     def _stop(self, pod: Object) -> None:
-        """SIGTERM: most agents leave their word soon, some are killed when their time is over."""
+        """Send SIGTERM: most agents soon write a termination message; others are killed after the grace period."""
         uid = pod["metadata"]["uid"]
         program = self._programs.get(uid)
         self._end_life(pod)
@@ -214,7 +217,7 @@ class Machines(ScriptedDriver):
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     async def _live(self, pod: Object, node: str) -> None:
-        """From the pull of the image to the end."""
+        """Run a pod from the pull of its image to its end."""
         meta = pod["metadata"]
         gang = self._gang(pod)
         fate = gang.fate if gang.fate.index == index_of(pod) else Fate()
@@ -262,7 +265,7 @@ class Machines(ScriptedDriver):
         self._history.attested[pods.controller_uid(program.pod) or ""].add(program.index)
 
     async def _fails(self, program: Program, fate: Fate, when: str, seconds: float) -> bool:
-        """Live through one part of the life; whether it was the last."""
+        """Wait for one part of a program's life; return whether the program failed in it."""
         ends_here = fate.failure is not None and fate.when == when
         await asyncio.sleep(seconds * (self._chance.random() if ends_here else 1))
         if ends_here and fate.failure:
@@ -275,7 +278,8 @@ class Machines(ScriptedDriver):
         if failure.failure is FailureClass.PREEMPTED:
             self._save(program, now=True)
         if failure.failure is FailureClass.MISMATCH:
-            # If another pod fails by itself, the others go with it, and who ended too early is not the cause.
+            # If another pod then fails by itself, the others fail with it, and the pod that ended too early is not the
+            # cause.
             self._note(program.pod, FailureClass.STARTUP_TIMEOUT)
         if fate.symptoms and failure.exit_code and failure.word == "full" and program.phase != Phase.INIT:
             for sibling in [p for p in self._programs.values() if p.gang is program.gang and p is not program]:
@@ -356,7 +360,7 @@ class Machines(ScriptedDriver):
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def _begin(self, gang: Gang, folder: str) -> None:
-        """All are there: they read the newest checkpoint and train."""
+        """Begin to train from the newest checkpoint, now that all pods have joined."""
         for program in [p for p in self._programs.values() if p.config.folder == folder]:
             self._save(program)
         gang.checkpoint = self._volume.get(folder)
@@ -365,7 +369,7 @@ class Machines(ScriptedDriver):
         gang.complete.set()
 
     def _save(self, program: Program, now: bool = False) -> None:
-        """What rank 0 has saved by the clock, and `now`, as it is asked to stop."""
+        """Save rank 0's latest regular checkpoint; with `now`, also one at the current step, as on SIGTERM."""
         gang = program.gang
         if program.index or gang.began is None:
             return
@@ -378,7 +382,7 @@ class Machines(ScriptedDriver):
             if known is None or known.step < step:
                 self._volume[program.config.folder] = gang.checkpoint
 
-    # ---- inside ------------------------------------------------------------------------------------------------------
+    # ---- helpers -----------------------------------------------------------------------------------------------------
 
     def _gang(self, pod: Object) -> Gang:
         uid = pods.controller_uid(pod) or ""
@@ -401,7 +405,7 @@ class Machines(ScriptedDriver):
 
 
 def _avoided(pod: Object) -> set[str]:
-    """Nodes that it prefers not to have, by their names."""
+    """Return the names of the nodes that the pod's affinity avoids."""
     nodes = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
     terms = nodes.get("preferredDuringSchedulingIgnoredDuringExecution", [])
     fields = [field for term in terms for field in term["preference"]["matchFields"]]

@@ -1,6 +1,6 @@
-"""Faults that an operator could have, one at a time, put into the real one: the simulation must notice each.
+"""Faults that an operator could have, put into the real one, one at a time: the simulation must notice each.
 
-A mutant that nobody notices shows a promise that nothing checks.
+A mutant that goes unnoticed shows a promise that the simulation does not check.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Change = Callable[[Observed], Observed]
 
 
 def _seeing(change: Change) -> Any:
-    """The decisions are right, but on something else than was observed."""
+    """Patch the operator to decide correctly, but on changed observations."""
 
     def decide_otherwise(seen: Observed, settings: Settings) -> Decision:
         return decide.decide(change(seen), settings)

@@ -1,4 +1,4 @@
-"""What people and the cluster do to the jobs: edits, deletions, lost nodes, and a plug pulled out of the operator."""
+"""What users and the cluster do to the jobs: edits, deletions, lost nodes and a killed operator."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 GOOD_MODEL = "workspace://models/minilm"
 NO_MODEL = "file:///home/me/model"
-"""Read by local runs only: the operator refuses it."""
+"""A model that only local runs can read: the operator refuses it."""
 CLAIM_OF_ONE_NODE = "one-node"
-"""Of jobs of a single node, by choice or by mistake."""
+"""A claim for jobs with one node; some jobs with more nodes name it by mistake."""
 MODES = {DEFAULT_CLAIM: "ReadWriteMany", CLAIM_OF_ONE_NODE: "ReadWriteOnce"}
 
 
@@ -50,7 +50,7 @@ class People:
         self._chance = chance
         self._requests = 0
         self._names: list[Object] = []
-        """Metadata of Jobs that are in the way."""
+        """The metadata of the Jobs of others that occupy an attempt's name."""
         self._acts: tuple[tuple[Callable[[], Any], int], ...] = (
             (self._evict, 5),
             (self._delete_pod, 4),
@@ -68,14 +68,14 @@ class People:
         )
 
     async def live(self, acts: int) -> None:
-        """So many things happen, one after the other."""
+        """Perform this number of random acts, one after the other."""
         for _ in range(acts):
             await asyncio.sleep(self._chance.expovariate(1 / 60))
             (act,) = self._chance.choices([a for a, _ in self._acts], [w for _, w in self._acts])
             await act()
 
     async def make_claims(self) -> None:
-        """All that jobs may name."""
+        """Create all claims that jobs may name."""
         for name in MODES:
             await self._make_claim(name)
 
@@ -85,7 +85,7 @@ class People:
             self._all.trace.say("claim {} is there", name)
 
     async def create(self, name: str, **extra: Any) -> None:
-        """A job of its own kind."""
+        """Create a job with a random spec."""
         tolerance = {
             "maxRestarts": self._chance.choice((0, 1, 2, 3, 3, 5)),
             "windowMinutes": self._chance.choice((1, 5, 60)),
@@ -111,7 +111,7 @@ class People:
         self._all.trace.say("{} is created: {}", name, spec)
 
     async def edit(self, name: str, **changes: Any) -> None:
-        """As kubectl does it: again, if somebody has written in between."""
+        """Edit the FineTuneJob and retry on a conflict."""
         while job := self._all.cluster.peek(FINETUNEJOBS, "default", name):
             try:
                 await self._all.cluster.put(FINETUNEJOBS, changed(job, changes))
@@ -121,7 +121,7 @@ class People:
                 continue
 
     async def admit_all(self) -> None:
-        """What a queue had stopped, goes on."""
+        """Resume the Jobs that are suspended."""
         for job in self._all.cluster.store.list(JOBS, "default"):
             if job["spec"]["suspend"]:
                 await self._all.cluster.put(JOBS, changed(job, {"spec.suspend": False}))
@@ -148,7 +148,7 @@ class People:
             self._all.trace.say("somebody deletes {}", pod["metadata"]["name"])
             self._note(pod, FailureClass.PREEMPTED)
             if not pod["spec"].get("nodeName"):
-                self._note(pod, FailureClass.UNKNOWN)  # it goes without a trace
+                self._note(pod, FailureClass.UNKNOWN)  # it vanishes without evidence
             await self._all.cluster.delete(PODS, "default", pod["metadata"]["name"])
 
     async def _lose_node(self) -> None:
@@ -217,7 +217,7 @@ class People:
                 await self.create(name)
 
     async def _take_a_name(self) -> None:
-        """A Job of somebody else's has the name that the next attempt's will have."""
+        """Create a Job of another owner with the name that the next attempt's Job will have."""
         job = self._some(FINETUNEJOBS)
         if job and (run := job["status"].get("run")):
             uid, attempt = job["metadata"]["uid"], run["attempt"] + 1
@@ -229,24 +229,24 @@ class People:
                 self._names.append((await self._all.cluster.create(JOBS, stranger))["metadata"])
 
     async def give_names_back(self) -> None:
-        """Somebody tidies up."""
+        """Delete the Jobs of others that occupy names."""
         for meta in self._names:
             with suppress(NotFoundError, ConflictError):
                 await self._all.cluster.delete(JOBS, "default", meta["name"], meta["uid"])
 
     async def _use_up_quota(self) -> None:
-        """No pod can be made for a time, which only the Job controller is told."""
+        """Refuse new pods for a time, which only the Job controller learns."""
         self._all.trace.say("a quota is used up")
         self._all.no_pods_until = self._all.loop.time() + self._chance.choice((20, 90, 400))
 
     async def _delete_claim(self) -> None:
-        """No pod can be started with it until somebody makes it again."""
+        """Delete a claim: no pod can start with it until somebody creates it again."""
         if found := self._some(CLAIMS):
             name = found["metadata"]["name"]
             self._all.trace.say("claim {} is deleted", name)
             await self._all.cluster.delete(CLAIMS, "default", name)
-            await self._evict()  # so that another attempt asks for it
-            if self._chance.random() < 0.7:  # else when all is tidied up
+            await self._evict()  # so that another attempt needs the claim
+            if self._chance.random() < 0.7:  # otherwise when the weather becomes good
                 await asyncio.sleep(self._chance.choice((0.2, 30, 200)))
                 await self._make_claim(name)
 

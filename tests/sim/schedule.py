@@ -1,6 +1,6 @@
-"""One schedule: a cluster, its operator and all that happens to them, as the seed has it; then a good end.
+"""One schedule: a cluster, its operator and everything that happens to them, determined by the seed, with a good end.
 
-Everything random comes from the seed, and time is the loop's, so a seed tells the same story every time.
+All random numbers come from the seed, and the time is the loop's, so a seed always leads to the same events.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SETTINGS = Settings(
     image="trainer:test", starting_interval=15, progress_interval=60, peers_interval=120, settle=5, grace=30
 )
 CHECK = 30.0
-"""Seconds between two looks at what only time shows."""
+"""Seconds between two checks of what only the passing of time shows."""
 
 
 class ViolationError(AssertionError):
@@ -44,7 +44,7 @@ class ViolationError(AssertionError):
 
 
 class _SameUids(random.Random):
-    """UIDs that all begin alike, as those of two jobs may: names of children then meet."""
+    """Makes UIDs that all begin with the same digits, so that names of two jobs' children can collide."""
 
     def getrandbits(self, k: int, /) -> int:
         bits = super().getrandbits(k)
@@ -52,7 +52,7 @@ class _SameUids(random.Random):
 
 
 class Schedule:
-    """All that takes part in one schedule."""
+    """All parts of one schedule."""
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -61,7 +61,7 @@ class Schedule:
         self.loop = loop = VirtualTimeLoop()
         self.clock = VirtualClock(loop)
         self.no_pods_until = 0.0
-        """A quota is used up by others."""
+        """The time until which others use up the quota for pods."""
         self.trace = Trace(loop.time)
         self.history = History()
         self.weather: Weather = drawn(chance)
@@ -96,10 +96,10 @@ class Schedule:
         self.reconciler = partial(
             Reconciler, now=self.clock.utc, nonce=lambda: uuid.UUID(int=nonces.getrandbits(128)).hex[:16]
         )
-        """What `operate` makes, with the time and the chance of this schedule."""
+        """The factory of reconcilers for `operate`, with the clock and the nonces of this schedule."""
 
     def violated(self, text: str) -> None:
-        """The first one counts."""
+        """Record a violation; only the first one counts."""
         self.trace.say("VIOLATION: {}", text)
         if not self.violation.done():
             self.violation.set_result(text)
@@ -113,7 +113,7 @@ class Schedule:
     # ---- operators ---------------------------------------------------------------------------------------------------
 
     def start_operator(self) -> None:
-        """A fresh one, which knows nothing."""
+        """Start a new operator, which has no memory."""
         self._started += 1
         name = f"operator {self._started}"
         self.trace.say("{} starts", name)
@@ -138,7 +138,7 @@ class Schedule:
             self.violated(f"{name} ended: {error!r}")
 
     def _died(self, name: str) -> None:
-        """Its tasks end; another one comes soon, or was there before."""
+        """End the operator's tasks; if no other operator runs, start one soon."""
         self._end(name)
         if not self._operators:
             self.loop.call_later(self._chance.choice((0.1, 5, 60)), self._revive)
@@ -153,7 +153,7 @@ class Schedule:
             self.start_operator()
 
     def restart(self) -> None:
-        """Kill one, or let a second one act beside it for a while."""
+        """Kill an operator, or let a second one run beside it for a while."""
         names = list(self._operators)
         if names and (len(names) > 1 or not self.weather.overlaps):
             self.trace.say("{} is killed", names[0])
@@ -162,18 +162,18 @@ class Schedule:
             self.start_operator()
 
     def gap(self) -> None:
-        """In one watch of every operator."""
+        """Make a gap in one watch of every operator."""
         resource = self._chance.choice(WATCHED)
         self.trace.say("a gap in the watch of {}", resource.plural)
         for _, informer, _ in self._operators.values():
             informer.gap(resource, self._chance.choice((5, 60)))
 
-    # ---- the story ---------------------------------------------------------------------------------------------------
+    # ---- the events --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """From the first job to the last check. Raises ViolationError."""
+        """Run from the first job to the last check. Raises ViolationError."""
         state = random.getstate()
-        random.seed(self.seed)  # the queue's and the resync's
+        random.seed(self.seed)  # for the queue and the resync
         try:
             run(self._play(), self.loop)
         finally:
@@ -211,7 +211,7 @@ class Schedule:
             self.violated(f"something stumbled: {error!r} in {context.get('message')}")
 
     async def _good_weather(self) -> None:
-        """No more faults, room for everybody, one operator; what has begun goes its way."""
+        """End all faults, make room for all pods, keep one operator and correct the mistakes."""
         self.trace.say("the weather is good from here on")
         self.weather = GOOD
         self.no_pods_until = 0.0
@@ -249,7 +249,7 @@ class Schedule:
 
 
 class _Told(logging.Handler):
-    """What the operator logs: an error that is no ApiError is one of its own."""
+    """Puts the operator's log into the trace; an error other than an ApiError is a violation."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__(logging.WARNING)
@@ -276,7 +276,7 @@ def _logs_told(schedule: Schedule) -> Iterator[None]:
 
 
 def simulate(seed: int) -> None:
-    """Play the schedule of a seed. Raises ViolationError with the end of its trace."""
+    """Simulate the schedule of a seed. Raises ViolationError with the end of its trace."""
     schedule = Schedule(seed)
     try:
         schedule.run()

@@ -1,4 +1,4 @@
-"""The simulation can fail: each fault that is put into the operator is noticed within a few hundred schedules."""
+"""Tests that the simulation can fail: it notices each fault in the operator within a few hundred schedules."""
 
 from __future__ import annotations
 

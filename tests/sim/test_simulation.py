@@ -1,6 +1,7 @@
-"""The operator keeps its promises in a thousand schedules of faults; each seed is a schedule.
+"""Tests that the operator keeps its promises in a thousand schedules of faults; each seed is a schedule.
 
-`make sim N=10000` plays more of them, `make sim SEED=123` one, with the trace of all that happened in it.
+`make sim N=10000` simulates more of them, and `make sim SEED=123` one, with the trace of everything that happened in
+it.
 """
 
 from __future__ import annotations

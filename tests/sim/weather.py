@@ -1,4 +1,4 @@
-"""How bad it is between the operator and its cluster in one schedule, and the trace of what happened."""
+"""The faults between the operator and its cluster in one schedule, and the trace of what happened."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from finetune_operator.core.times import duration
 
 @dataclass(frozen=True)
 class Weather:
-    """Chances, from 0 to 1; drawn once for a schedule, and good again for its end."""
+    """The probabilities of faults: drawn once for a schedule, and zero at its end."""
 
     refusals: float = 0.0
-    """Of a call to the API server: 409, 429, 500, 503, or no answer in time."""
+    """The probability that a call to the API server fails: 409, 429, 500, 503, or no answer in time."""
     slow: float = 0.0
-    """Of a call that takes seconds to get there."""
+    """The probability that a call takes seconds."""
     lost: float = 0.0
-    """Of an event of a watch."""
+    """The probability that a watch loses an event."""
     doubled: float = 0.0
     late: float = 0.0
-    """Of an event that comes seconds later than those after it."""
+    """The probability that an event arrives seconds late, after newer ones."""
     denials: float = 0.0
-    """Of a create that begins a time in which no object of its kind can be made: quota, admission."""
+    """The probability that a create begins a period in which no object of its kind can be created: quota, admission."""
     deaths: float = 0.0
-    """Of the operator, at a call: before it, or after it took effect."""
+    """The probability that the operator is killed at a call: before it, or after it took effect."""
     overlaps: bool = False
-    """Whether a second operator may act beside the first."""
+    """Whether a second operator may run beside the first."""
 
     @property
     def evidence_is_kept(self) -> bool:
-        """Whether an operator that sees all events is always there."""
+        """Whether one operator that receives all events always runs."""
         return not (self.lost or self.late or self.deaths or self.overlaps)
 
 
@@ -39,7 +39,7 @@ GOOD = Weather()
 
 
 def drawn(chance: random.Random) -> Weather:
-    """A quarter of the schedules have no fault but those of pods, nodes and people; few have all of them."""
+    """Return a random weather: a quarter have no faults of their own, and few have all kinds."""
     refusals = Weather(refusals=chance.choice((0.02, 0.1, 0.25)), slow=chance.choice((0, 0.1)))
     denials = Weather(denials=chance.choice((0.1, 0.3)))
     events = Weather(lost=chance.choice((0.1, 0.3, 0.6)), doubled=0.1, late=chance.choice((0.05, 0.3)))
@@ -52,17 +52,17 @@ def drawn(chance: random.Random) -> Weather:
 
 @dataclass
 class Trace:
-    """What happened, in virtual time: written always, and read when a schedule has failed."""
+    """The trace of a schedule in virtual time: always recorded, and read only after a failure."""
 
     time: Callable[[], float]
     lines: list[tuple[float, str, tuple[object, ...]]] = field(default_factory=list)
 
     def say(self, text: str, *words: object) -> None:
-        """The words are put into the text only if somebody reads it."""
+        """Record an event; `words` are formatted only when the trace is read."""
         self.lines.append((self.time(), text, words))
 
     def text(self, last: int | None = None) -> str:
-        """One line for each event, the newest ones."""
+        """Return one line for each event, or only the last ones."""
         shown = self.lines[-last:] if last else self.lines
         left_out = len(self.lines) - len(shown)
         head = [f"… {left_out} earlier lines"] if left_out else []

@@ -1,4 +1,4 @@
-"""What a user gets wrong, each with the sentence that says so: field, value, remedy."""
+"""Mistakes of users, each with the message that reports it: the field, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ URI_FORMS = "write hf://owner/name, workspace://path, pvc://claim/path or file:/
 
 @dataclass(frozen=True)
 class Case:
-    """`sentence` is all that stands on stderr, after `finetune: `."""
+    """One mistake and the message that reports it.
+
+    `sentence` is the whole of stderr after the prefix `finetune: `.
+    """
 
     name: str
     sentence: str
     changes: dict[str, Any] = field(default_factory=dict)
-    """Of a manifest that is right."""
+    """The changes to a valid manifest."""
     text: str | None = None
-    """In place of that manifest."""
+    """The file's content, in place of the changed manifest."""
     make: Callable[[Path], object] = lambda folder: None
-    """Spoils the workspace."""
+    """A function that damages the workspace folder."""
     command: tuple[str, ...] = ("validate", "job.yaml")
 
 
@@ -46,7 +49,7 @@ RUN = ("run", "job.yaml", "--workspace", "w")
 
 
 def row(number: int, content: str) -> Callable[[Path], object]:
-    """Replaces a line of the rows, from 1."""
+    """Return a function that replaces one line of the rows; line numbers begin at 1."""
 
     def make(folder: Path) -> None:
         file = folder / "data" / "rows.jsonl"
@@ -58,7 +61,7 @@ def row(number: int, content: str) -> Callable[[Path], object]:
 
 
 def rows(content: str | bytes, name: str = "rows.jsonl") -> Callable[[Path], object]:
-    """Replaces the rows, or writes another file beside them."""
+    """Return a function that replaces the rows, or writes another file next to them."""
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / "data" / name).write_bytes(data)
 

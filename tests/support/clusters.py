@@ -1,4 +1,4 @@
-"""The in-memory cluster with an operator at work in it, for tests that watch the whole from outside."""
+"""The in-memory cluster with a running operator, for tests that observe only the objects."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RESULT = Result(
 
 @dataclass
 class World:
-    """A cluster, its pods' script, and an operator that runs over it."""
+    """A cluster, the driver that a test uses to move its pods, and the answers of their agents."""
 
     cluster: LocalCluster
     driver: ScriptedDriver
@@ -63,7 +63,10 @@ class World:
         return FineTuneJobStatus.model_validate((await self.job(name)).get("status", {}))
 
     async def until(self, what: Callable[[FineTuneJobStatus], Any], name: str = "clauses") -> FineTuneJobStatus:
-        """The first status of which something is true; fails after ten seconds with the last one."""
+        """Return the first status for which `what` is true.
+
+        Raises AssertionError with the last status after ten seconds.
+        """
         status = FineTuneJobStatus()
         try:
             async with asyncio.timeout(10):
@@ -76,14 +79,14 @@ class World:
         return status
 
     async def pods(self, count: int) -> list[Object]:
-        """The pods, as soon as there are that many."""
+        """Return the pods when there are at least `count`."""
         async with asyncio.timeout(10):
             while len(pods := await self.cluster.list(PODS, "default")) < count:
                 await asyncio.sleep(0.005)
         return sorted(pods, key=index_of)
 
     async def pods_of_attempt(self, attempt: int, count: int) -> list[Object]:
-        """Those of the newest run's attempt, as soon as there are that many."""
+        """Return the pods of an attempt of the newest run when there are at least `count`."""
         run = run_of(await self.until(lambda s: s.run and s.run.attempt == attempt and s.run.job_uid))
         labels = {constants.LABEL_RUN: str(run.number), constants.LABEL_ATTEMPT: str(attempt)}
         async with asyncio.timeout(10):
@@ -92,24 +95,24 @@ class World:
         return sorted(pods, key=index_of)
 
     async def succeed(self, pods: list[Object]) -> None:
-        """All pods of the newest attempt end well."""
+        """Let all pods of the newest attempt end with exit code 0."""
         run = run_of(await self.status())
         for pod in pods:
             self.driver.finish(pod, 0, last_words(pod, run))
 
     async def edit(self, **changes: Any) -> Object:
-        """As kubectl does it: again, if the operator has written in between."""
+        """Edit the FineTuneJob and retry on a conflict with the operator's writes."""
         while True:
             with suppress(ConflictError):
                 return await self.cluster.put(FINETUNEJOBS, changed(await self.job(), changes))
 
     async def suspend_job(self, name: str, suspend: bool) -> None:
-        """Suspend or resume the Job of an attempt, as a queue does it."""
+        """Suspend or resume the Job of an attempt, as a queue controller does."""
         job = await self.cluster.get(JOBS, "default", name)
         await self.cluster.put(JOBS, {**job, "spec": {**job["spec"], "suspend": suspend}})
 
     async def gone(self, *resources: Resource) -> None:
-        """Return when none of these is left."""
+        """Wait until no object of these resources exists."""
         async with asyncio.timeout(10):
             while [obj for resource in resources for obj in await self.cluster.list(resource, "default")]:
                 await asyncio.sleep(0.005)
@@ -117,7 +120,10 @@ class World:
     def say(
         self, pod: Object, run: RunStatus, phase: RankPhase = RankPhase.TRAIN, step: int = 1, **changes: Any
     ) -> None:
-        """What the pod's agent answers from now on, for one rank per pod. `figures` are more of its progress."""
+        """Set the status that the pod's agent returns from now on, for one rank per pod.
+
+        `figures` in `changes` adds fields to the progress.
+        """
         index = index_of(pod)
         rank = RankStatus(
             rank=index,
@@ -144,19 +150,19 @@ class World:
 
 
 def claim(name: str, *modes: str) -> Object:
-    """A claim with these access modes."""
+    """Return a claim with these access modes."""
     metadata = {"name": name, "namespace": "default"}
     spec = {"accessModes": list(modes)}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 def index_of(pod: Object) -> int:
-    """The pod's completion index."""
+    """Return the pod's completion index."""
     return int(pod["metadata"]["labels"][constants.LABEL_INDEX])
 
 
 def last_words(pod: Object, run: RunStatus, exit_code: int = 0, **changes: Any) -> str:
-    """The pod's termination message."""
+    """Return the pod's termination message."""
     fields: dict[str, Any] = {
         "pod_uid": pod["metadata"]["uid"],
         "index": index_of(pod),
@@ -178,8 +184,11 @@ async def operated(
     admission: Admit | None = admit,
     modes: tuple[str, ...] | None = ("ReadWriteMany",),
 ) -> AsyncIterator[World]:
-    """A cluster with an operator; both end with the block. Without `admission` any FineTuneJob gets in. `modes` are the
-    access modes of the claim of jobs that name none; None: there is no such claim."""
+    """Run a cluster with an operator until the block ends.
+
+    Without `admission` the cluster accepts every FineTuneJob. `modes` are the access modes of the default claim, which
+    jobs use that name none; with None this claim does not exist.
+    """
     answers: dict[str, bytes] = {}
     driver = ScriptedDriver(automatic=automatic, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
     async with run_locally(driver, settings, "default", options, admission) as (cluster, operator):
@@ -191,18 +200,18 @@ async def operated(
 
 
 def run_of(status: FineTuneJobStatus) -> RunStatus:
-    """The run, which is there."""
+    """Return the status's run, which must exist."""
     assert status.run is not None
     return status.run
 
 
 def condition(status: FineTuneJobStatus, kind: str) -> tuple[str, str]:
-    """Truth and reason of a condition."""
+    """Return the status and the reason of a condition."""
     return next((c.status, c.reason) for c in status.conditions if c.type == kind)
 
 
 def as_json(obj: Any) -> str:
-    """For comparing objects."""
+    """Return the object as JSON with sorted keys, for comparisons."""
     return json.dumps(obj, sort_keys=True)
 
 

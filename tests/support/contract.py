@@ -1,7 +1,7 @@
-"""Clusters under test: the in-memory one, with scripted pods or with processes, and a real one.
+"""The clusters of the contract tests: a real one, and the in-memory one with scripted pods or with processes.
 
-Pods follow plans that a test writes, one for each completion index. A process, here or in a container, reads its plan
-from its command; for the scripted driver this module does what the plan says.
+Pods follow plans that a test writes, one for each completion index. A process, on this machine or in a container, reads
+its plan from its command line; for the scripted driver this module carries the plan out.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from support.scripted import ScriptedDriver
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("FINETUNE_TEST_IMAGE", "localhost/trainer-test:dev")
 AGENT_ACCESS: AgentAccess = "direct" if os.environ.get("FINETUNE_TEST_AGENT_ACCESS") == "direct" else "proxy"
-"""Pod addresses of most clusters cannot be reached from where tests run; the API server's proxy always can."""
+"""How tests reach a pod's agent; the proxy also works where pod addresses cannot be reached."""
 DEADLINE = 60
-"""Seconds for anything that is waited for."""
+"""Seconds until a wait fails."""
 POWER = ("FINETUNE_STOP_NODE", "FINETUNE_START_NODE")
-"""Variables with commands that a node's name is appended to."""
+"""Environment variables with commands that stop and start a node; the node's name is appended to each command."""
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -67,14 +67,15 @@ sys.exit(plan["exit_code"])
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pod does."""
+    """The behaviour of one pod."""
 
     exit_code: int | None = None
-    """It ends by itself with this code; None: it stays."""
+    """The code with which the pod exits by itself; None: it runs until it is stopped."""
     message: str = ""
-    """Its termination message, if it ends by itself."""
+    """The termination message if the pod exits by itself."""
     on_sigterm: int | None = 75
-    """It ends at once with this code; None: it does not obey. The same for all pods of a Job."""
+    """The code with which the pod exits on SIGTERM; None: it ignores the signal. It is the same for all pods of a Job.
+    """
 
 
 STAYS = Plan()
@@ -115,20 +116,20 @@ server.serve_forever()
 
 
 class Subject(ABC):
-    """A cluster, and a namespace of the test's own in it."""
+    """A cluster under test, with a namespace for one test."""
 
     cluster: Cluster
     namespace: str
     image = "none"
     run_seconds = 1.0
-    """How long a pod runs that ends by itself: its siblings have started before."""
+    """Seconds until a pod that exits by itself does so; by then its siblings have started."""
 
     @abstractmethod
     async def new_namespace(self) -> str:
-        """A namespace that nobody else uses."""
+        """Create a namespace that no other test uses and return its name."""
 
     async def edit(self, resource: Resource, name: str, change: Callable[[Object], None]) -> Object:
-        """Change an object as kubectl does it: again, if a controller has written in between."""
+        """Change an object and retry on a conflict with a controller's writes."""
         while True:
             obj = await self.cluster.get(resource, self.namespace, name)
             change(obj)
@@ -137,14 +138,14 @@ class Subject(ABC):
 
     @abstractmethod
     async def refuse_pods(self, refuse: bool) -> None:
-        """Whether a quota leaves no room for pods from now on."""
+        """Refuse new pods from now on, as an exhausted quota does, or allow them again."""
 
     @abstractmethod
     async def log(self, pod: Object) -> str:
-        """What the pod has printed so far."""
+        """Return what the pod has printed so far."""
 
     async def start_server(self, name: str) -> Object:
-        """A pod that answers on PORT at its address; gives the pod when it does."""
+        """Start a pod whose server answers at its address and PORT; return the pod when it runs."""
         address = {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
         command = ("python3", "-c", SERVER)
         manifest = job(name, self.namespace, *command, pods=1, image=self.image, grace=0, container={"env": [address]})
@@ -171,14 +172,14 @@ class Subject(ABC):
         return await self.cluster.create(JOBS, manifest)
 
     async def run_out_of_memory(self, name: str) -> None:
-        """A Job whose pod takes more memory than it may."""
+        """Create a Job whose pod exceeds its memory limit."""
         container = {"resources": {"limits": {"memory": "64Mi"}}}
         command = ("python3", "-c", "b'x' * 10**9")
         manifest = job(name, self.namespace, *command, pods=1, image=self.image, container=container)
         await self.cluster.create(JOBS, manifest)
 
     async def running(self, count: int) -> list[Object]:
-        """The namespace's pods, by index, when so many have started; each obeys signals by then."""
+        """Return the namespace's pods, sorted by index, when `count` of them have started and handle signals."""
         pods: list[Object] = []
 
         async def have_started() -> bool:
@@ -189,14 +190,14 @@ class Subject(ABC):
         return sorted(pods, key=lambda pod: pod["metadata"]["labels"][LABEL_INDEX])
 
     async def until(self, what: Callable[[], Any], seconds: float = DEADLINE) -> Any:
-        """The first true answer."""
+        """Return the first true result of `what`."""
         async with asyncio.timeout(seconds):
             while not (answer := await what()):
                 await asyncio.sleep(0.02)
         return answer
 
     async def job_has(self, name: str, condition: str) -> Object:
-        """The Job, as soon as the condition is True."""
+        """Return the Job when the condition is True."""
 
         async def job_if() -> Object | None:
             found = await self.cluster.get(JOBS, self.namespace, name)
@@ -207,7 +208,7 @@ class Subject(ABC):
 
     @contextlib.asynccontextmanager
     async def watched(self, resource: Resource, labels: dict[str, str] | None = None) -> AsyncIterator[list[Event]]:
-        """A list that grows with what a watch of the namespace tells; it begins with all that exists."""
+        """Yield a list to which a watch of the namespace appends its events, those of existing objects first."""
         events: list[Event] = []
 
         async def watch() -> None:
@@ -259,7 +260,7 @@ class Local(Subject):
 
 
 class Processes(Local):
-    """Its pods are processes."""
+    """The in-memory cluster with processes as pods."""
 
     def __init__(self, folder: Path) -> None:
         self._driver = ProcessDriver({}, folder)
@@ -271,7 +272,7 @@ class Processes(Local):
 
 
 class Scripted(Local):
-    """Its pods are only objects."""
+    """The in-memory cluster whose pods are objects without processes."""
 
     run_seconds = 0.05
 
@@ -376,7 +377,10 @@ class Real(Subject):
 
     @contextlib.asynccontextmanager
     async def without_node(self, name: str) -> AsyncIterator[None]:
-        """By the commands that cut a node's power and give it back, as tests/cluster/test_faults_node.py has them."""
+        """Stop the node for the duration of the block.
+
+        The commands are those that tests/cluster/test_faults_node.py uses.
+        """
         commands = [os.environ.get(variable) for variable in POWER]
         if not all(commands):
             pytest.skip(f"needs the commands that stop and start a node: set {' and '.join(POWER)}")
@@ -404,7 +408,7 @@ class Real(Subject):
         await self.until(established)
 
     async def _has_account(self, namespace: str) -> bool:
-        """Pods can be created only when the namespace's service account is there."""
+        """Return whether the namespace's default service account exists: no pod can be created before."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
         with contextlib.suppress(ApiError):
             return bool(await self._admin.request("GET", path))
@@ -412,11 +416,11 @@ class Real(Subject):
 
 
 def conditions(obj: Object) -> dict[str, str]:
-    """Type and status of an object's conditions."""
+    """Return the status of each condition of an object, by type."""
     return {c["type"]: c["status"] for c in obj.get("status", {}).get("conditions", [])}
 
 
 def terminated(pod: Object) -> Object:
-    """How the pod's container ended."""
+    """Return the terminated state of the pod's container."""
     state: Object = pod["status"]["containerStatuses"][0]["state"]["terminated"]
     return state

@@ -1,8 +1,8 @@
-"""What kstatus, Argo CD and Flux make of a FineTuneJob, by the scripts that docs/gitops gives them.
+"""The health that kstatus, Argo CD and Flux compute for a FineTuneJob, with the scripts in docs/gitops.
 
-Argo CD runs Lua 5.1 with the base, package and table libraries alone, and looks at the deletion itself. Flux evaluates
-CEL without types, over the object's top-level fields, and looks at the generation itself. kstatus is a library in Go,
-so its published rules are written down here.
+Argo CD runs Lua 5.1 with only the base, package and table libraries, and handles deletion itself. Flux evaluates CEL
+without type checks, on the object's top-level fields, and compares the generations itself. kstatus is a Go library, so
+this module implements its published rules.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _CEL = cel.NewEnv(extensions=[ExtOptional()])
 
 
 class ArgoHealth(NamedTuple):
-    """What Argo CD shows."""
+    """The health that Argo CD shows."""
 
     status: str
     message: str
 
 
 class CelError(Exception):
-    """An expression has no value; Flux waits and evaluates it again."""
+    """Raised if an expression has no value; Flux then waits and evaluates it again."""
 
 
 def argo(obj: Object) -> ArgoHealth:
-    """Progressing, Healthy, Degraded or Suspended, with a sentence."""
+    """Return Progressing, Healthy, Degraded or Suspended, with a message."""
     if "deletionTimestamp" in obj["metadata"]:
         return ArgoHealth("Progressing", "Pending deletion")
     lua = LuaRuntime()
@@ -47,7 +47,7 @@ def argo(obj: Object) -> ArgoHealth:
 
 
 def flux(obj: Object) -> str:
-    """InProgress, Failed or Current. Raises CelError."""
+    """Return InProgress, Failed or Current. Raises CelError."""
     (check,) = yaml.safe_load(FLUX_HEALTH.read_text())
     if "observedGeneration" in obj.get("status", {}) and not _observed(obj):
         return "InProgress"
@@ -55,7 +55,7 @@ def flux(obj: Object) -> str:
 
 
 def by_expressions(check: dict[str, str], obj: Object) -> str:
-    """In Flux's order: the first that is true; none: InProgress. Raises CelError."""
+    """Return the verdict of the first true expression in Flux's order, or InProgress. Raises CelError."""
     for key, verdict in {"inProgress": "InProgress", "failed": "Failed", "current": "Current"}.items():
         value = _CEL.compile(check[key], disable_check=True).eval(data=obj)
         if value.type() != cel.Type.BOOL:
@@ -66,7 +66,7 @@ def by_expressions(check: dict[str, str], obj: Object) -> str:
 
 
 def kstatus(obj: Object) -> str:
-    """Terminating, InProgress, Failed or Current."""
+    """Return Terminating, InProgress, Failed or Current."""
     if "deletionTimestamp" in obj["metadata"]:
         return "Terminating"
     status: dict[str, Any] = obj.get("status", {})

@@ -1,4 +1,4 @@
-"""helm, as a user runs it; its program is named by $HELM or found in PATH."""
+"""The helm command as users run it; the program is $HELM or the one in PATH."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ CHART = ROOT / "charts" / "finetune-operator"
 CRD = CHART / "files" / "crds" / "finetunejobs.yaml"
 
 VERSION = str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
-"""Of the package, and so of the chart and the images."""
+"""The version of the package, the chart and the images."""
 
 
 class HelmError(Exception):
-    """What helm said when it refused."""
+    """A helm command failed; the message is its stderr."""
 
 
 class Helm:
-    """helm with one chart, by default this repository's."""
+    """Runs helm with one chart, by default the chart of this repository."""
 
     def __init__(self, program: str, chart: Path = CHART) -> None:
         self.program = program
         self.chart = chart
 
     def run(self, *arguments: str, values: Object | None = None) -> str:
-        """Standard output of one command. Raises HelmError."""
+        """Run one command and return its standard output. Raises HelmError."""
         command = [self.program, *arguments]
         if values is not None:
             command += ["--values", "-"]
@@ -44,13 +44,13 @@ class Helm:
         return done.stdout
 
     def render(self, values: Object | None = None, release: str = "rel", namespace: str = "ops") -> list[Object]:
-        """All objects of a release, without a cluster."""
+        """Render all objects of a release without a cluster."""
         text = self.run("template", release, str(self.chart), "--namespace", namespace, values=values or {})
         return [found for found in yaml.safe_load_all(text) if found]
 
 
 def helm_or_skip() -> Helm:
-    """helm; the test is skipped without it."""
+    """Return helm, or skip the test if it is not installed."""
     program = os.environ.get("HELM") or shutil.which("helm")
     if program is None:
         pytest.skip("needs helm: install it (https://helm.sh), or set HELM to the program")
@@ -58,11 +58,11 @@ def helm_or_skip() -> Helm:
 
 
 def of_kind(objects: list[Object], kind: str) -> list[Object]:
-    """The objects of a kind."""
+    """Return the objects of a kind."""
     return [found for found in objects if found["kind"] == kind]
 
 
 def only(objects: list[Object], kind: str) -> Object:
-    """The one object of a kind."""
+    """Return the only object of a kind."""
     (found,) = of_kind(objects, kind)
     return found

@@ -1,4 +1,4 @@
-"""GET from an operator's own endpoints, as a probe does."""
+"""GET requests to an operator's own endpoints, as a probe sends them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import urllib.request
 
 
 def get(port: int, path: str) -> tuple[int, str] | None:
-    """Status and text; None: nothing listens there yet."""
+    """Return the status code and the body, or None while nothing listens on the port."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             return response.status, response.read().decode().strip()

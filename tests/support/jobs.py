@@ -1,4 +1,4 @@
-"""Manifests of built-in kinds for tests: an Indexed Job, and what its pods need."""
+"""Manifests of built-in kinds for tests: an Indexed Job and the objects that its pods need."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ def job(
     rules: list[dict[str, Any]] | None = None,
     **pod_spec: Any,
 ) -> dict[str, Any]:
-    """An Indexed Job with `backoffLimit: 0`, whose pods run the command and have its headless Service's subdomain.
+    """Return an Indexed Job with `backoffLimit: 0`, whose pods run the command.
 
-    With `rules` it has a podFailurePolicy, and a pod counts as failed only when it has ended.
+    The pods have the subdomain of the headless Service. With `rules` the Job has a podFailurePolicy, and a pod counts
+    as failed only after it has ended.
     """
     policy = {"podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": rules}} if rules else {}
     container = {"name": "main", "image": image, "command": list(command), **pod_spec.pop("container", {})}
@@ -46,13 +47,13 @@ def job(
 
 
 def config_map(name: str, namespace: str, labels: dict[str, str] | None = None, **data: str) -> dict[str, Any]:
-    """A ConfigMap."""
+    """Return a ConfigMap."""
     metadata = {"name": name, "namespace": namespace, "labels": labels or {}}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
 def owned_by(owner: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    """The child with an owner reference."""
+    """Return the child with an owner reference to the owner."""
     reference = {
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
@@ -63,7 +64,7 @@ def owned_by(owner: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
 
 
 def headless_service(name: str, namespace: str, selector: dict[str, str]) -> dict[str, Any]:
-    """A Service that only gives names to pods."""
+    """Return a headless Service, which gives the pods DNS names."""
     return {
         "apiVersion": "v1",
         "kind": "Service",

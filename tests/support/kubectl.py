@@ -1,4 +1,4 @@
-"""kubectl, as a user runs it."""
+"""The kubectl command as users run it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import yaml
 
 
 class Kubectl:
-    """kubectl in one namespace."""
+    """Runs kubectl in one namespace."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """One command; its output is in the error when it fails."""
+        """Run one command; if it fails, the error contains its output."""
         done = subprocess.run(
             ["kubectl", "-n", self.namespace, *arguments], input=stdin, capture_output=True, text=True, timeout=120
         )
@@ -26,12 +26,12 @@ class Kubectl:
         return done
 
     def get(self, *arguments: str) -> Any:
-        """An object, or a list's items."""
+        """Return an object, or the items of a list."""
         found = json.loads(self.run("get", *arguments, "-o", "json").stdout)
         return found["items"] if found["kind"] == "List" else found
 
     def apply(self, manifest: dict[str, Any]) -> None:
-        """Server-side."""
+        """Apply a manifest server-side."""
         self.run("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
 
     def evict(self, pod: str) -> None:
@@ -41,7 +41,7 @@ class Kubectl:
         self.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
     def own_kubeconfig(self, path: Path) -> Path:
-        """That of kubectl, with the namespace as the one that is meant where none is named."""
+        """Write a copy of kubectl's own kubeconfig with this namespace as the default one."""
         config = yaml.safe_load(self.run("config", "view", "--raw", "--minify", "--flatten").stdout)
         (context,) = config["contexts"]
         context["context"]["namespace"] = self.namespace
@@ -49,7 +49,7 @@ class Kubectl:
         return path
 
     def kubeconfig(self, account: str, path: Path) -> Path:
-        """As `own_kubeconfig`, with a token of a service account of the namespace in the place of the credentials."""
+        """Write a kubeconfig like `own_kubeconfig`, with the token of a service account in place of the credentials."""
         config = yaml.safe_load(self.run("config", "view", "--raw", "--minify", "--flatten").stdout)
         (user,) = config["users"]
         user["user"] = {"token": self.run("create", "token", account).stdout.strip()}

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 ABSENT = object()
-"""As a value: remove the field."""
+"""The value in a set of changes that removes the field."""
 
 
 TINY_CLASSIFIER: dict[str, Any] = {
@@ -17,11 +17,11 @@ TINY_CLASSIFIER: dict[str, Any] = {
         "evaluation": {"fraction": 0.2},
     },
 }
-"""Changes for a job that trains `trainer.tiny`'s BERT on its rows."""
+"""Changes for a job that trains the tiny BERT of `trainer.tiny` on its rows."""
 
 
 def manifest(name: str = "clauses", **changes: Any) -> dict[str, Any]:
-    """A valid job for a CPU, with changes such as `{"spec.training.epochs": 2}` given as `**{...}`."""
+    """Return a valid job for a CPU, with changes such as `{"spec.training.epochs": 2}` given as `**{...}`."""
     base: dict[str, Any] = {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -40,7 +40,7 @@ def manifest(name: str = "clauses", **changes: Any) -> dict[str, Any]:
 
 
 def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy with some fields set or removed."""
+    """Return a copy of the manifest with some fields set or removed."""
     result = copy.deepcopy(base)
     for path, value in changes.items():
         *parents, last = path.split(".")

@@ -1,5 +1,8 @@
-"""Several operators over one in-memory cluster, in virtual time: each has its own way to the API server, which can be
-cut, and a clock that may go wrong; what they do is recorded."""
+"""Several operators on one in-memory cluster, in virtual time.
+
+Each operator has its own connection to the API server, which a test can cut, and its own clock, which can be wrong. The
+scene records what the operators do.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,19 @@ from support.scripted import ScriptedDriver
 
 T = TypeVar("T")
 SETTINGS = Settings(image="trainer:test", starting_interval=0.5, progress_interval=0.5, peers_interval=5)
-"""So that the operator that leads looks at a job twice a second, and writes its progress."""
+"""Settings with which the leader reconciles a job and writes its progress twice a second."""
 WRITES = frozenset({"create", "delete", "put", "put_status"})
 
 
 class Act(NamedTuple):
-    """A look at a job to decide on it, or a write of anything but a lease."""
+    """A read of a FineTuneJob, or a write of any object except a lease."""
 
     at: float
     by: str
 
 
 def in_virtual_time(scene: Callable[[Scene], Coroutine[Any, Any, T]]) -> T:
-    """Hours in milliseconds."""
+    """Run the scene in virtual time, in which hours take milliseconds."""
     loop = VirtualTimeLoop()
 
     async def main() -> T:
@@ -54,13 +57,13 @@ def in_virtual_time(scene: Callable[[Scene], Coroutine[Any, Any, T]]) -> T:
 
 
 class Connection:
-    """`protocol.Cluster`, as one operator reaches it."""
+    """One operator's connection to the cluster, with the interface of `protocol.Cluster`."""
 
     def __init__(self, scene: Scene, name: str) -> None:
         self._scene = scene
         self._name = name
         self.fault: Callable[[Resource], Awaitable[None]] | None = None
-        """Awaited before each request but a watch; may raise, or never return."""
+        """Awaited before each request except a watch; it may raise an error or never return."""
 
     def __getattr__(self, verb: str) -> Any:
         method = getattr(self._scene.cluster, verb)
@@ -77,7 +80,7 @@ class Connection:
 
 @dataclass
 class Operator:
-    """One that runs."""
+    """A running operator."""
 
     name: str
     connection: Connection
@@ -87,12 +90,12 @@ class Operator:
     """The intake, its queue, and the reconciler."""
 
     async def killed(self) -> None:
-        """It ends at once, and tells nobody."""
+        """Stop the operator at once, without a shutdown."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
     async def ended(self) -> float:
-        """It ends as on SIGTERM; returns after how many seconds."""
+        """Stop the operator as SIGTERM does; return how many seconds this takes."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         self.options.stop.set()
@@ -114,7 +117,7 @@ class Operator:
 
 @dataclass
 class Scene:
-    """A cluster with one job that trains, step after step, once somebody has started it."""
+    """A cluster for one job, whose pod trains step after step once a test has started an operator."""
 
     loop: VirtualTimeLoop
     cluster: LocalCluster
@@ -131,7 +134,7 @@ class Scene:
         make_reconciler: Callable[..., Any] | None = None,
         resync: float = 600,
     ) -> Operator:
-        """Another operator, with a clock that shows what `clock` says."""
+        """Start another operator, whose lease clock is `clock`."""
         connection = Connection(self, name)
         parts: list[Any] = []
 
@@ -146,7 +149,7 @@ class Scene:
         candidate = Candidate("ops", lease, name, clock or self.loop.time, self.clock.utc)
         options = Options(candidate=candidate, resync=resync, make_reconciler=made)
         work = operate(
-            connection,  # type: ignore[arg-type]  # it has all verbs
+            connection,  # type: ignore[arg-type]  # __getattr__ provides all its methods
             SETTINGS,
             informed,
             options,
@@ -156,28 +159,28 @@ class Scene:
         return operator
 
     async def until(self, what: Callable[[], Any], seconds: float = 120) -> float:
-        """Waits until something is true; returns when that was."""
+        """Wait until `what` is true; return the time at which it was."""
         async with asyncio.timeout(seconds):
             while not what():
                 await asyncio.sleep(0.01)
         return self.loop.time()
 
     async def lease(self, name: str = "finetune-operator") -> Object:
-        """Of the operators."""
+        """Return the operators' lease."""
         return await self.cluster.get(LEASES, "ops", name)
 
     def times(self, operator: Operator) -> list[float]:
-        """When it acted."""
+        """Return the times at which the operator acted."""
         return [act.at for act in self.acts if act.by == operator.name]
 
     def status(self, name: str = "clauses") -> FineTuneJobStatus:
-        """Of a job."""
+        """Return the status of a job."""
         job = self.cluster.peek(FINETUNEJOBS, "default", name)
         assert job is not None
         return FineTuneJobStatus.model_validate(job.get("status", {}))
 
     def answer(self, pod: Object, path: str) -> bytes:
-        """An agent's, of one rank, two steps a second."""
+        """Return the answer of an agent with one rank, which trains two steps a second."""
         run = self.status(pod["metadata"]["labels"]["finetune.dev/job"]).run
         assert run is not None
         step = int(self.loop.time() * 2) + 1
@@ -203,14 +206,14 @@ class Scene:
         return answer.to_json().encode()
 
     async def pod(self) -> Object:
-        """The newest pod."""
+        """Return the newest pod."""
         pods = await self.cluster.list(PODS, "default")
         return max(pods, key=lambda pod: int(pod["metadata"]["resourceVersion"]))
 
 
 @asynccontextmanager
 async def scene_on(loop: VirtualTimeLoop) -> AsyncIterator[Scene]:
-    """All ends with the block."""
+    """Provide a scene on the loop; its operators and its cluster stop when the block ends."""
     driver, clock = ScriptedDriver(automatic=True), VirtualClock(loop)
     cluster = LocalCluster(driver, clock=clock, admit=admit)
     scene = Scene(loop, cluster, driver, clock)
@@ -228,17 +231,17 @@ async def scene_on(loop: VirtualTimeLoop) -> AsyncIterator[Scene]:
 
 
 async def away(resource: Resource) -> None:
-    """The API server cannot be reached."""
+    """Fail as if the API server were unreachable."""
     raise ApiError(0, "Unreachable", "the API server was not reached: no route to host")
 
 
 async def no_leases(resource: Resource) -> None:
-    """It stumbles, but only over leases."""
+    """Fail each request for a lease with status 500."""
     if resource == LEASES:
         raise ApiError(500, "InternalError", "etcd is slow")
 
 
 async def silent_about_leases(resource: Resource) -> None:
-    """It never answers."""
+    """Never answer a request for a lease."""
     if resource == LEASES:
         await asyncio.Event().wait()

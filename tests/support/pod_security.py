@@ -10,7 +10,7 @@ VOLUMES = {
 
 
 def violations(template: dict[str, Any]) -> list[str]:
-    """What a namespace that enforces restricted would refuse in a pod template."""
+    """Return what a namespace that enforces the restricted standard would refuse in a pod template."""
     pod = template["spec"]
     found = [f"{name} is true" for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers") if pod.get(name)]
     for volume in pod.get("volumes", []):

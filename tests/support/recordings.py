@@ -1,6 +1,6 @@
-"""FineTuneJobs as they were in every phase: recorded by `make record`, read by the tests of health.
+"""FineTuneJobs in every phase, recorded by `make record` and read by the tests of their health.
 
-`memory` holds those of the in-memory cluster, `cluster` those of a real one with real pods.
+`memory` has those of the in-memory cluster, `cluster` those of a real cluster with real pods.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Source = Literal["memory", "cluster"]
 
 
 def recorded(source: Source) -> dict[str, Object]:
-    """By scene."""
+    """Return the recorded objects, by scene."""
     files = sorted((FOLDER / source).glob("*.yaml"))
     return {file.stem: yaml.safe_load(file.read_text()) for file in files}
 

@@ -1,4 +1,4 @@
-"""A run.json for tests: a valid one of one rank on a CPU, and changes to it."""
+"""A run.json for tests: a valid one for one rank on a CPU, and changes to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECIPE: Mapping[str, Any] = {
 
 
 def run_config(training: Mapping[str, Any] | None = None, **fields: Any) -> RunConfig:
-    """A run with some fields set, and some of its recipe. A number of steps takes the place of the epochs."""
+    """Return a run with some of its fields and some of its recipe changed; `max_steps` replaces the epochs."""
     recipe = {**RECIPE, **(training or {})}
     if "max_steps" in recipe:
         del recipe["epochs"]

@@ -1,8 +1,8 @@
-"""Pods that a test moves: scheduled, running, finished, evicted, or on a node that is lost.
+"""Pods that a test moves: it schedules, runs, finishes and evicts them, and loses their node.
 
-Nothing happens by itself but what a node always does: a pod that is asked to go ends with `sigterm_exit_code` at once,
-or, when that is None, is killed at the end of its grace period. With `automatic=True` new pods are scheduled, one per
-node in turn, and run at once.
+Pods change only when a test changes them. The one exception is a deleted pod: as on a real node, it ends with
+`sigterm_exit_code` at once or, if that is None, is killed at the end of its grace period. With `automatic=True` new
+pods are scheduled, one per node in turn, and run at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from finetune_operator.local.driver import PodHost
 from finetune_operator.protocol import PODS, Object
 
 Answer = Callable[[Object, str], bytes | None]
-"""Gets a pod and a path; gives what the pod's agent would answer."""
+"""A function that receives a pod and a path and returns what the pod's agent answers."""
 
 
 class ScriptedDriver:
-    """A `PodDriver` that starts no process. Pods are given as any state of their object."""
+    """A `PodDriver` that starts no process.
+
+    A pod may be given as any version of its object.
+    """
 
     def __init__(
         self,
@@ -40,41 +43,41 @@ class ScriptedDriver:
         self._kills: dict[str, asyncio.Task[None]] = {}
         self._host: PodHost
 
-    # ---- what a test does --------------------------------------------------------------------------------------------
+    # ---- actions of a test -------------------------------------------------------------------------------------------
 
     def unschedulable(self, pod: Object, message: str) -> None:
-        """No node has room for it."""
+        """Report that no node has room for the pod."""
         self._change(pod, lambda current: pods.set_unschedulable(current, message, self._now()))
 
     def schedule(self, pod: Object, node: str | None = None) -> None:
-        """It gets a node: the one given, or the next in turn."""
+        """Schedule the pod to the given node, or to the next one in turn."""
         chosen = node or self._nodes[next(self._placed) % len(self._nodes)]
         self._change(pod, lambda current: pods.set_scheduled(current, chosen, self._now()))
 
     def wait(self, pod: Object, reason: str, message: str) -> None:
-        """Its container cannot start yet, as with ImagePullBackOff."""
+        """Keep the container waiting for a reason such as ImagePullBackOff."""
         self._change(pod, lambda current: pods.set_waiting(current, reason, message, self._now()))
 
     def run(self, pod: Object) -> None:
-        """Its container runs."""
+        """Start the pod's container."""
         number = next(self._addresses)
         ip = f"10.0.{number // 250}.{number % 250}"
         self._change(pod, lambda current: pods.set_running(current, ip, self._now()))
 
     def finish(self, pod: Object, exit_code: int = 0, message: str = "", reason: str | None = None) -> None:
-        """Its container ends by itself, with this termination message; `reason` as in `pods.set_finished`."""
+        """End the pod's container with this code and termination message; `reason` is that of `pods.set_finished`."""
         self._change(pod, lambda current: pods.set_finished(current, exit_code, message, self._now(), reason))
         if (current := self._current(pod)) and pods.is_terminating(current):
             self._host.remove_pod(current)
 
     def evict(self, pod: Object) -> None:
-        """As `kubectl drain` does: DisruptionTarget, then deletion."""
+        """Evict the pod as `kubectl drain` does: set DisruptionTarget, then delete it."""
         why = ("EvictionByEvictionAPI", "Eviction API: evicting")
         self._change(pod, lambda current: pods.set_disrupted(current, *why, self._now()))
         self._delete(pod)
 
     def lose_node(self, node: str) -> None:
-        """The node is cut off and its pods' toleration has passed: they stay terminating until it is back."""
+        """Cut the node off after its pods' toleration has passed: they stay terminating until the node returns."""
         self._lost.add(node)
         why = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
         for pod in self._on(node):
@@ -82,7 +85,7 @@ class ScriptedDriver:
             self._delete(pod)
 
     def return_node(self, node: str) -> None:
-        """The node is back; what was terminating on it goes."""
+        """Bring the node back; its terminating pods end."""
         self._lost.discard(node)
         for pod in self._on(node):
             if pods.is_terminating(pod):
@@ -122,7 +125,7 @@ class ScriptedDriver:
         body = self.answer(current, path)
         return body if body is not None and len(body) <= limit else None
 
-    # ---- inside ------------------------------------------------------------------------------------------------------
+    # ---- helpers -----------------------------------------------------------------------------------------------------
 
     def _now(self) -> float:
         return self._host.clock.now()
@@ -143,7 +146,7 @@ class ScriptedDriver:
             self._host.delete_pod(current)
 
     def _stop(self, pod: Object) -> None:
-        """SIGTERM now, SIGKILL at the end of the grace period."""
+        """Stop the pod: SIGTERM now, SIGKILL at the end of the grace period."""
         if self.sigterm_exit_code is not None:
             self.finish(pod, self.sigterm_exit_code)
         else:

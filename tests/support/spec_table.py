@@ -1,6 +1,7 @@
-"""Specs with the verdict that pydantic and a real API server must both give.
+"""Specs with the verdict that both pydantic and a real API server must give.
 
-None when valid, else a part of the sentence that names the broken rule, or "" where each has words of its own.
+The verdict is None for a valid spec. Otherwise it is a part of the message that names the broken rule, or "" if the two
+messages differ.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ CASES = (
     _case("merge", None, {"spec.output.merge": True}),
     _case("a name of forty characters", None, job="a" * 40),
     _case("a path with dots in a name", None, {"spec.dataset.uri": "workspace://contracts/v1..2/train.jsonl"}),
-    # ---- what the schema refuses
+    # ---- refused by the schema -
     _case("no task", "", {"spec.task": ABSENT}),
     _case("an unknown task", "", {"spec.task": "Translation"}),
     _case("no model", "", {"spec.model": ABSENT}),
@@ -191,7 +192,7 @@ CASES = (
     _case("merge as text", "", {"spec.output.merge": "yes"}),
     _case("an unknown metric", "", {"spec.evaluate.metrics": ["bleu"]}),
     _case("an empty claim name", "", {"spec.storage.claimName": ""}),
-    # ---- what the rules refuse
+    # ---- refused by the rules
     _case(
         "two sources of evaluation",
         "dataset.evaluation: needs exactly one source",

@@ -1,4 +1,4 @@
-"""What every rank does to compare the gradient of one long step with the sum of its micro-batches' gradients."""
+"""What every rank does to compare the gradient of one long step with the sum over its micro-batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Gradients = dict[str, torch.Tensor]
 
 
 def gradients_of_a_step(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[Gradients, Gradients]:
-    """What the optimizer was given in the run's only step, and the exact sum of the micro-batches' gradients."""
+    """Return the gradients that the optimizer got in the run's only step, and their exact values.
+
+    The exact values are the sums of the micro-batches' gradients, added in fp64.
+    """
     prepared = Prepared.load(config, paths)
     engine = load_engine(config, prepared, ranks)
     (step,) = steps(engine, prepared, config, ranks, Requests(config, paths, ranks.rank))
@@ -34,7 +37,7 @@ def gradients_of_a_step(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[
 
 
 def _summed(config: RunConfig, prepared: Prepared, sampler: Sampler, device: torch.device) -> Gradients:
-    """The gradients of all ranks' micro-batches in the run's precision, added up in fp64."""
+    """Return the gradients of all ranks' micro-batches, computed in the run's precision and summed in fp64."""
     alone = config.model_copy(update={"zero_stage": 0})
     model, task = load_model(alone, prepared, deepspeed_config(alone)).train(), task_of(config.task)
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

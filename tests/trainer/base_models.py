@@ -43,7 +43,7 @@ MODELS = {
 
 
 def save_model(name: str, folder: Path) -> None:
-    """A model of that name, with seeded weights, in Hugging Face layout."""
+    """Save the model of that name with seeded weights, in the layout of Hugging Face."""
     torch.manual_seed(3)
     model = MODELS[name]()
     model.save_pretrained(folder)
@@ -54,7 +54,7 @@ def save_model(name: str, folder: Path) -> None:
 
 
 def tokenizer(with_padding: bool = True) -> PreTrainedTokenizerFast:
-    """One token for each word."""
+    """Return a tokenizer with one token for each word."""
     words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "[SEP]"}

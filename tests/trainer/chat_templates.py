@@ -1,4 +1,4 @@
-"""Tokenizers with chat templates like those of well-known models, and what a tokenised conversation learns."""
+"""Tokenizers with chat templates like those of well-known models, and the text that a conversation supervises."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ PHI3 = (
     + PROMPT
     + "<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
 )
-"""Writes the end of text after a conversation, but not before an answer."""
+"""This template writes the end-of-text token after a conversation, but not before an answer is generated."""
 GLM4 = (
     "{% for m in messages %}<|{{ 'observation' if m['role'] == 'tool' else m['role'] }}|>\n{{ m['content'] }}"
     "{% endfor %}" + PROMPT + "<|assistant|>\n{% endif %}"
 )
-"""Ends no turn: the model stops at the token that begins the next one."""
+"""This template ends no turn: the model stops at the token that begins the next turn."""
 END_BEFORE_USER = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{% if not loop.first %}{{ eos_token }}{% endif %}"
     "User: {{ m['content'] }}\n{% else %}Bot: {{ m['content'] }}{% endif %}{% endfor %}" + PROMPT + "Bot: {% endif %}"
@@ -75,27 +75,27 @@ QWEN3 = (
     + PROMPT
     + "<|im_start|>assistant\n{% endif %}"
 )
-"""Thoughts are written after the last question only, and the last answer always has some."""
+"""This template writes reasoning only after the last question, and always in the last answer."""
 DEEPSEEK = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>{% for call in m.tool_calls or [] %}"
     "{{ call.function.name + '\n' + call.function.arguments }}{% endfor %}{{ m.content or '' }}{{ eos_token }}"
     "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}" + PROMPT + "<|assistant|>{% endif %}"
 )
-"""Concatenates the arguments, which must be a text."""
+"""This template concatenates a tool call's arguments, which must be a text."""
 GPT_OSS = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.thinking and loop.last %}<|start|>assistant"
     "<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>assistant<|channel|>final<|message|>"
     "{{ m.content }}{{ '<|return|>' if loop.last else '<|end|>' }}{% else %}<|start|>{{ m.role }}<|message|>"
     "{{ m.content }}<|end|>{% endif %}{% endfor %}" + PROMPT + "<|start|>assistant{% endif %}"
 )
-"""Ends the last turn in another way than those before, and thoughts as those before."""
+"""This template ends the last turn differently from earlier turns, and reasoning as it ends those earlier turns."""
 IN_PARTS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     + PROMPT
     + "<|im_start|>assistant\n{% endif %}"
 )
-"""As those of models that read pictures: writes nothing of a content that is a text."""
+"""A template as in multimodal models: it writes nothing of a content that is a plain text."""
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
     "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>{% endif %}"
@@ -105,7 +105,7 @@ MARKED = (
 
 @cache
 def _byte_level() -> str:
-    """As Llama 3's and Qwen's."""
+    """Return a tokenizer like those of Llama 3 and Qwen."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -116,7 +116,10 @@ def _byte_level() -> str:
 
 @cache
 def _sentence_piece() -> str:
-    """As Llama 2's and Mistral's: adds a blank before a text and falls back to bytes."""
+    """Return a tokenizer like those of Llama 2 and Mistral.
+
+    It adds a blank before a text and falls back to bytes.
+    """
     made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.decoder = decoders.Sequence(
@@ -125,13 +128,13 @@ def _sentence_piece() -> str:
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=600, special_tokens=pieces))
     saved = json.loads(made.to_str())
-    saved["added_tokens"] = saved["added_tokens"][:1]  # bytes are pieces like any other
+    saved["added_tokens"] = saved["added_tokens"][:1]  # byte tokens are ordinary tokens
     return json.dumps(saved)
 
 
 @cache
 def _without_blanks() -> str:
-    """Drops blanks and line breaks."""
+    """Return a tokenizer that drops blanks and line breaks."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.Fuse()
@@ -145,7 +148,7 @@ KINDS = {"byte level": _byte_level, "sentence piece": _sentence_piece, "without 
 
 
 def tokenizer(template: str | None, kind: str = "byte level", **special: str | None) -> PreTrainedTokenizerFast:
-    """With all special tokens of the templates above; `eos_token` is </s>."""
+    """Return a tokenizer with all special tokens of the templates above; its `eos_token` is </s>."""
     made = Tokenizer.from_str(KINDS[kind]())
     named: Any = {"bos_token": "<s>", "eos_token": "</s>", **special}
     fast = PreTrainedTokenizerFast(tokenizer_object=made, **named)
@@ -155,7 +158,7 @@ def tokenizer(template: str | None, kind: str = "byte level", **special: str | N
 
 
 def answers(made: Any, conversation: Any, chat: Chat | None = None) -> list[str]:
-    """What is learned: the text of each run of learned tokens."""
+    """Return the text of each run of supervised tokens."""
     messages = conversation if isinstance(conversation, dict) else {"messages": conversation}
     ids, learned = (chat or Chat(made)).supervised(messages, "rows.jsonl:1")
     runs: list[list[int]] = []

@@ -15,7 +15,7 @@ from trainer.worlds import Worlds
 
 @pytest.fixture(scope="session")
 def worlds() -> Iterator[Worlds]:
-    """`worlds(2)` is a world of two ranks."""
+    """Yield the worlds of the session: `worlds(2)` is a world of two ranks."""
     made = Worlds()
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""What every rank does for a case of test_export.py: train a few steps, leave the trained model's logits, export."""
+"""What every rank does for a case of test_export.py: train a few steps, save the model's logits, export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ BATCH_FILE = "batch.pt"
 
 
 def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int, int] | None:
-    """Trained parameters and all, from rank 0. The logits lie beside the result."""
+    """Train and export, and return the numbers of trained and of all parameters on rank 0.
+
+    The logits of the trained model are saved in the run's folder.
+    """
     ranks.first(lambda: prepare(config, paths))
     prepared = ranks.every(lambda: Prepared.load(config, paths))
     engine = load_engine(config, prepared, ranks)
@@ -40,7 +43,7 @@ def train_and_export(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int
 
 
 def fixed_batch(config: RunConfig, new_tokens: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
-    """Two inputs; the first begins with the new tokens."""
+    """Return two inputs; the first begins with the new tokens."""
     generator = torch.Generator().manual_seed(5)
     if config.task == "ImageClassification":
         return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}

@@ -1,4 +1,4 @@
-"""Rows as users have them, written to files in a folder that plays the workspace."""
+"""Rows as users have them, written to files in a folder that stands for the workspace."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
 def write_pictures(
     folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("cup", "plate"), blue: int = 10
 ) -> Path:
-    """Each picture has a colour of its own."""
+    """Write pictures, each with a colour of its own."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(per_class):
@@ -55,7 +55,7 @@ def write_pictures(
 
 
 def save_arrow(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """A folder as `Dataset.save_to_disk` writes it."""
+    """Write a folder as `Dataset.save_to_disk` writes it."""
     datasets.Dataset.from_list(rows).save_to_disk(str(path))
     return path
 
@@ -72,5 +72,5 @@ def dataset(
 
 
 def run_config(**changes: Any) -> RunConfig:
-    """A run of one rank; `changes` are fields of RunConfig."""
+    """Return the configuration of a run with one rank; `changes` are fields of RunConfig."""
     return run_configs.run_config(dataset=dataset("workspace://contracts/train.jsonl")).model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""What the ranks of a test world count, each in rows of its own."""
+"""How the ranks of a test world measure metrics, each on its own rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from finetune_trainer.tasks.metrics import Accuracy, MacroF1, Metric
 
 
 def batches(classes: int, occurring: int, seed: int, number: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Random logits and labels; only the first classes occur, and some of them as predictions or as labels alone."""
+    """Return random logits and labels.
+
+    Only the first classes occur. The last of these occurs only as a prediction, never as a label.
+    """
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(number):
@@ -26,7 +29,7 @@ def measured(metric: Metric, rows: list[tuple[torch.Tensor, torch.Tensor]]) -> f
 
 
 def synced(ranks: Ranks, seeds: tuple[int, ...]) -> tuple[float, float]:
-    """What this rank computes after it has counted its own rows alone."""
+    """Return the values of this rank after it has counted only its own rows and synced."""
     f1, accuracy = MacroF1(7), Accuracy()
     for metric in (f1, accuracy):
         measured(metric, batches(7, 5, seeds[ranks.rank]))

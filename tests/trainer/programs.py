@@ -1,4 +1,4 @@
-"""What the ranks of a test world are asked to do. Heavy imports happen in the ranks."""
+"""The functions that the ranks of a test world run. Heavy imports happen inside them, in the ranks."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What one rank saw of a training."""
+    """What one rank recorded of a training."""
 
     losses: list[float]
     grad_norms: list[float]
     skipped: list[int]
-    """Numbers of the steps."""
+    """The numbers of the skipped steps."""
     digest: str
-    """Of all weights, whole, as this rank has them at the end."""
+    """The digest of all weights, gathered on this rank at the end."""
     finite: bool
-    """All of these weights are."""
+    """Whether all these weights are finite."""
     supervised: list[int]
-    """In each step, what this rank itself had to learn."""
+    """The number of supervised items of this rank in each step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Poison:
-    """Something that is not a number, on one rank, in all micro-batches of a step."""
+    """Values that are not finite, on one rank, in all micro-batches of a step."""
 
     rank: int
     step: int
-    """From 1."""
+    """The number of the step, counted from 1."""
     where: Literal["logits", "loss", "gradients"]
-    """With a bad (infinite) loss alone, the gradients look well; and the other way round."""
+    """What is spoilt. `loss` makes the loss infinite while the gradients look good; `gradients` does the opposite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +56,18 @@ class End:
     exit_code: int
     error: str
     steps: int = 0
-    """Steps that were done or skipped before."""
+    """The number of steps that were done or skipped before the end."""
 
 
 def prepare_run(ranks: Ranks, config: RunConfig, paths: Paths) -> None:
-    """Encoded rows and start checkpoint."""
+    """Prepare the encoded rows and the start checkpoint."""
     from finetune_trainer.model.prepare import prepare
 
     prepare(config, paths)
 
 
 def curve(ranks: Ranks, config: RunConfig, paths: Paths, poisons: tuple[Poison, ...] = ()) -> Curve:
-    """Train from what `prepare_run` left."""
+    """Train from what `prepare_run` prepared."""
     import torch
 
     from finetune_trainer.training.steps import sampler_of
@@ -90,7 +90,10 @@ def curve(ranks: Ranks, config: RunConfig, paths: Paths, poisons: tuple[Poison, 
 def end_of_steps(
     ranks: Ranks, config: RunConfig, paths: Paths, poisons: tuple[Poison, ...], stop_after: int | None
 ) -> End:
-    """Train until that ends with an error. After `stop_after` steps, the last rank's pod is asked to stop."""
+    """Train until the training ends, and return how it ended.
+
+    After `stop_after` steps, the pod of the last rank is asked to stop.
+    """
     engine, prepared, ranks = _loaded(ranks, config, paths)
     done = 0
 
@@ -107,7 +110,7 @@ def end_of_steps(
 
 
 def evaluation(ranks: Ranks, config: RunConfig, paths: Paths) -> dict[str, float]:
-    """Metrics of the start model."""
+    """Return the metrics of the start model."""
     from finetune_trainer.model.evaluate import evaluate
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
@@ -118,7 +121,7 @@ def evaluation(ranks: Ranks, config: RunConfig, paths: Paths) -> dict[str, float
 
 
 def end_of_evaluation(ranks: Ranks, config: RunConfig, paths: Paths, stopped: int) -> End:
-    """Evaluate while the pod of rank `stopped` is asked to stop."""
+    """Evaluate while the pod of rank `stopped` is asked to stop, and return how that ended."""
     from finetune_trainer.model.evaluate import evaluate
 
     engine, prepared, ranks = _loaded(ranks, config, paths)
@@ -130,7 +133,7 @@ def end_of_evaluation(ranks: Ranks, config: RunConfig, paths: Paths, stopped: in
 
 
 def train(ranks: Ranks, config: RunConfig, paths: Paths) -> contract.Result | None:
-    """The whole of it."""
+    """Train with the trainer's own loop, and return the result on rank 0."""
     from finetune_trainer.training.loop import train
     from finetune_trainer.training.report import Report
 
@@ -140,12 +143,12 @@ def train(ranks: Ranks, config: RunConfig, paths: Paths) -> contract.Result | No
 
 
 def end_of_training(ranks: Ranks, config: RunConfig, paths: Paths) -> End:
-    """A training that is refused."""
+    """Train and return how the training ended."""
     return _end_of(lambda: train(ranks, config, paths))
 
 
 def end_of_agreement(ranks: Ranks, failing: int) -> End:
-    """One rank fails where all act."""
+    """Let one rank fail in an action of all ranks, and return how this rank ended."""
 
     def act() -> None:
         if ranks.rank == failing:
@@ -155,7 +158,7 @@ def end_of_agreement(ranks: Ranks, failing: int) -> End:
 
 
 def sizes(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int, int]:
-    """Elements of all parameters, and of those that this rank holds."""
+    """Return the number of elements of all parameters, and of the part that this rank holds."""
     engine, *_ = _loaded(ranks, config, paths)
     parameters = list(engine.module.parameters())
     answer = sum(p.ds_numel for p in parameters), sum(p.ds_tensor.numel() + p.numel() for p in parameters)
@@ -164,7 +167,7 @@ def sizes(ranks: Ranks, config: RunConfig, paths: Paths) -> tuple[int, int]:
 
 
 def tools_in_path(ranks: Ranks, names: tuple[str, ...]) -> list[str]:
-    """Those programs that a rank could start."""
+    """Return the programs among `names` that a rank could start."""
     return [name for name in names if shutil.which(name)]
 
 
@@ -179,7 +182,7 @@ def _end_of(action: Callable[[], object]) -> End:
 
 
 def _in_own_pod(ranks: Ranks, paths: Paths) -> tuple[Ranks, Paths]:
-    """As if every rank had a pod, and so a scratch folder, of its own."""
+    """Give the rank its own scratch folder, as if every rank had its own pod."""
     paths = dataclasses.replace(paths, scratch=paths.scratch / f"rank-{ranks.rank}")
     paths.scratch.mkdir(exist_ok=True)
     return dataclasses.replace(ranks, scratch=paths.scratch), paths
@@ -230,7 +233,7 @@ def _supervised(sampler: Sampler, prepared: Prepared, rank: int, steps: int) -> 
 
 
 class _Poisoned:
-    """The engine, spoilt where a test wants it."""
+    """An engine that spoils logits, losses or gradients in the steps that a test names."""
 
     def __init__(self, engine: Any, poisons: tuple[Poison, ...], rank: int) -> None:
         self._engine = engine
@@ -248,7 +251,7 @@ class _Poisoned:
         if self._is_poisoned("logits"):
             outputs.logits = outputs.logits * float("nan")
         if self._is_poisoned("loss"):
-            # Only class 0 is possible any more, and the labels say otherwise.
+            # The infinite logits leave only class 0 possible, but the labels name other classes.
             outputs.logits[..., 1:] = -float("inf")
         return outputs
 
@@ -257,7 +260,7 @@ class _Poisoned:
 
 
 def whole_weights(engine: Any) -> dict[str, Any]:
-    """Every parameter, gathered under ZeRO-3."""
+    """Return every parameter; under ZeRO-3 they are gathered first."""
     import deepspeed
 
     parameters = dict(engine.module.named_parameters())
@@ -267,7 +270,7 @@ def whole_weights(engine: Any) -> dict[str, Any]:
 
 
 def digest_of_weights(weights: dict[str, Any]) -> str:
-    """sha256 of the bytes of all weights, in the order of their names."""
+    """Return the sha256 digest of the bytes of all weights, in the order of their names."""
     import torch
 
     digest = hashlib.sha256()
@@ -278,14 +281,15 @@ def digest_of_weights(weights: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of a training: an attempt in its own world, which is asked to stop after some step."""
+    """A part of a training: one attempt in its own world, which may be asked to stop after a step."""
 
     config: RunConfig
     stop_after: int | None = None
-    """None: to the end."""
+    """The step after which the attempt is asked to stop, or None to train to the end."""
     disk_fault: tuple[int, Literal["full", "deleted", "replaced"]] | None = None
-    """After that step, while a checkpoint is written, on rank 0: the disk takes no more; or before it is written, the
-    folder of the checkpoints is gone, or a file is in its place. Afterwards all is well again."""
+    """The step after which rank 0 cannot write its checkpoint, and why. `full` means that the disk takes no more data;
+    `deleted` and `replaced` mean that the folder of the checkpoints disappears, or becomes a file, before the
+    checkpoint is written. The fault ends with the step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,20 +299,23 @@ class Part:
     exit_code: int
     error: str
     began_after: int
-    """Steps that it found done."""
+    """The number of steps that were done when the part began."""
     losses: list[float]
     digest: str
-    """Of all weights at its end."""
+    """The digest of all weights at its end."""
     told: list[contract.CheckpointReport | None]
-    """After each step, on rank 0, of the newest checkpoint."""
+    """The report of the newest checkpoint after each step, on rank 0."""
     kept_step: int | None = None
-    """The step whose model becomes the result, if the training came to its end."""
+    """The step whose model becomes the result, if the training reached its end."""
     best_loss: float | None = None
-    """Evaluation loss of the best model, as the training remembers it."""
+    """The evaluation loss of the best model, as the training stored it."""
 
 
 def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
-    """Prepare if need be, resume if there is a checkpoint, train until asked to stop or to the last step, and save."""
+    """Train one part: prepare if necessary, resume from a checkpoint if one exists, train and save.
+
+    The part ends when it is asked to stop or after the last step.
+    """
     from finetune_trainer.model.engine import load_engine
     from finetune_trainer.model.prepare import Prepared, prepare
     from finetune_trainer.ranks.distributed import exit_code_of
@@ -350,7 +357,7 @@ def part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
 
 
 def overtaken_part(ranks: Ranks, stage: Stage, paths: Paths) -> Part:
-    """A part that another attempt overtakes after `stop_after` steps."""
+    """Train a part during which a newer attempt claims the run, after `stop_after` steps."""
     from finetune_trainer.ranks import claim, requests
 
     requests.SECONDS_BETWEEN_LOOKS, before = 0.0, requests.SECONDS_BETWEEN_LOOKS

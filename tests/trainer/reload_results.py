@@ -1,6 +1,7 @@
-"""Reads saved results as their users would, in a process and under a seed of its own, and compares their logits.
+"""Reloads saved results as their users would, in a new process with another seed, and compares the logits.
 
-`python reload_results.py FOLDER CASE...` prints one JSON object: case -> greatest absolute differences of logits.
+`python reload_results.py FOLDER CASE...` prints one JSON object: for each case the greatest absolute differences of the
+logits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from finetune_trainer.tasks import task_of
 
 @torch.no_grad()
 def differences(config: RunConfig, folder: Path) -> dict[str, float]:
-    """How far the logits of each way to load are from the trained model's; `start` is how far training went."""
+    """Return the greatest difference of the logits from those of the trained model, for each way to load.
+
+    The value for `start` shows how far the training moved the model.
+    """
     torch.manual_seed(999)
     paths = workspace(folder)
     auto_class = task_of(config.task).auto_class

@@ -1,4 +1,7 @@
-"""What benchmarks/gpu/carry.sh makes for a lent GPU machine can travel, and is all that is missing there."""
+"""The folder that benchmarks/gpu/carry.sh makes for a lent GPU machine.
+
+It is small enough to travel, and contains everything that the machine lacks.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ providers = importlib.metadata.packages_distributions()
 loaded = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps(sorted({provider for name in loaded for provider in providers.get(name, ())})))
 """
-"""This imports every module of the trainer, and prints which distributions were needed."""
+"""A script that imports every module of the trainer and prints which distributions were needed."""
 
 
 def carry(folder: Path) -> str:
@@ -46,7 +49,7 @@ def carry(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def carried(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that carry.sh has made, with an old wheel of a package in it beforehand."""
+    """Return the folder that carry.sh has made; an old wheel of one package was in it before."""
     folder = tmp_path_factory.mktemp("carried")
     (folder / "kopf-1.0.0-py3-none-any.whl").touch()
     carry(folder)
@@ -55,7 +58,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interpreter() -> str:
-    """A Python 3.12 that has what a lent GPU machine has."""
+    """Return a Python 3.12 with the packages of a lent GPU machine."""
     python = os.environ.get(INTERPRETER)
     if python is None:
         pytest.skip(f"set {INTERPRETER} to a Python 3.12 that has torch, transformers and the rest of {MACHINE.name}")
@@ -77,7 +80,7 @@ def versions_in(folder: Path) -> list[tuple[str, Version]]:
 
 
 def state_of(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the wheels."""
+    """Return the names, sizes and modification times of the wheels."""
     stats = [(wheel.name, wheel.stat()) for wheel in folder.glob("*.whl")]
     return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: the plan, the user's keys, and what happens when they meet."""
+"""DeepSpeed's configuration: how the operator's plan and the user's keys are combined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config(**changes: Any) -> RunConfig:
 
 
 def raw_key(path: str, value: Any) -> dict[str, Any]:
-    """{"a": {"b": value}} for "a.b"."""
+    """Return {"a": {"b": value}} for the path "a.b"."""
     for key in reversed(path.split(".")):
         value = {key: value}
     return value

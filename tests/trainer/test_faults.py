@@ -1,4 +1,4 @@
-"""Whole pods, agent included, under the twelve faults of the scoreboard; and stopped in every phase."""
+"""Whole pods, agent included, under the twelve faults of the scoreboard, and stopped in every phase."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the undisturbed training, once it is needed."""
+    """Return the folder of all jobs; the undisturbed training is added when a test first needs it."""
     return tmp_path_factory.mktemp("faults")
 
 
@@ -42,7 +42,7 @@ def test_a_fault_ends_in_the_right_model_or_for_the_right_reason(fault: Fault, f
 
 @contextlib.contextmanager
 def launched(job: Job, attempt: Attempt) -> Iterator[list[Pod]]:
-    """The pods of an attempt."""
+    """Start the pods of an attempt, and kill them at the end."""
     pods = [Pod(Ours().command(job, attempt, index), job.log(attempt.number, index)) for index in range(WORLD)]
     try:
         yield pods
@@ -60,7 +60,7 @@ def ended(pods: list[Pod], seconds: float = SECONDS) -> list[int]:
 
 
 def wait_for(phase: Phase, job: Job, pods: list[Pod]) -> None:
-    """Until the last rank says that it is in the phase."""
+    """Wait until the last rank reports that phase."""
     told = job.folder / f"attempt-1/pod-{WORLD - 1}/scratch" / contract.rank_status_file(WORLD - 1)
     deadline = time.monotonic() + SECONDS
     while True:

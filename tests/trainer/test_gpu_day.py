@@ -1,4 +1,4 @@
-"""The whole GPU day, tiny and on CPUs: every step runs its own code and leaves its figures."""
+"""The whole GPU day with small sizes on CPUs: every step runs its own code and writes its figures."""
 
 from __future__ import annotations
 

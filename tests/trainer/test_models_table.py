@@ -1,4 +1,4 @@
-"""The table of models: some of its rows made anew, as `make models` makes them, and what is committed of it."""
+"""The table of models: some rows made again, as `make models` makes them, and the committed files."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ SAMPLE: tuple[tuple[Task, str], ...] = (
     ("ImageClassification", "vit"),
     ("ImageClassification", "resnet"),
 )
-"""Unlike architectures. BERT is refused as a language model, and ResNet with LoRA."""
+"""Architectures that differ widely. BERT is refused as a language model, and ResNet with LoRA."""
 NOISE = 0.01
-"""Nats by which losses of two machines may differ after three steps at a high learning rate."""
+"""The greatest difference, in nats, between the losses on two machines after three steps with a high learning rate."""
 
 
 @pytest.fixture(scope="module")

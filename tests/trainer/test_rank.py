@@ -1,4 +1,4 @@
-"""A rank, and what it leaves for the agent. torchrun starts it here as an agent does."""
+"""A rank process and the files that it writes for the agent. torchrun starts it here as an agent does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_trainer.training.metrics_files import read_metrics
 
 
 def start(config: RunConfig, folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with the environment that an agent gives."""
+    """Run a command with the environment variables that an agent sets."""
     paths = tiny.paths_in(folder)
     run_file = folder / "run.json"
     run_file.write_text(config.to_json())
@@ -32,7 +32,7 @@ def start(config: RunConfig, folder: Path, command: list[str], **variables: str)
 
 
 def ends(folder: Path) -> list[RankExit]:
-    """What the ranks left, by rank."""
+    """Return the exit files of the ranks, sorted by rank."""
     files = sorted((folder / "scratch").glob("rank-*.exit.json"))
     return [RankExit.model_validate_json(file.read_text()) for file in files]
 

@@ -1,4 +1,4 @@
-"""Models, tokenizers and rows so small that a training takes a second; nothing is downloaded."""
+"""Models, tokenizers and rows so small that a training takes a second. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ AUTO_CLASSES: dict[str, Any] = {
 
 
 def tokenizer(pad: bool, template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
-    """One token for each word."""
+    """Return a tokenizer with one token for each word."""
     vocabulary = {token: index for index, token in enumerate((*MARKS, *WORDS))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -63,14 +63,14 @@ VOCABULARY = len(MARKS) + len(WORDS)
 
 
 def llama(vocabulary: int = VOCABULARY, **changes: Any) -> PreTrainedConfig:
-    """Without dropout for activations: it has none."""
+    """Return a Llama configuration; a Llama model has no dropout for activations."""
     return LlamaConfig(
         **SHAPE, vocab_size=vocabulary, max_position_embeddings=64, bos_token_id=None, eos_token_id=2, **changes
     )
 
 
 def gpt2(dropout: float = 0.0, **changes: Any) -> PreTrainedConfig:
-    """Without a pad token."""
+    """Return a GPT-2 configuration without a pad token."""
     drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     return GPT2Config(
         n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=VOCABULARY, bos_token_id=2, eos_token_id=2,
@@ -79,7 +79,7 @@ def gpt2(dropout: float = 0.0, **changes: Any) -> PreTrainedConfig:
 
 
 def bert(dropout: float = 0.0, **changes: Any) -> PreTrainedConfig:
-    """Reads both ways, has a pooler."""
+    """Return a BERT configuration; the model attends in both directions and has a pooler."""
     return BertConfig(
         **SHAPE, vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=1, hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout, num_labels=len(LABELS), **changes,
@@ -87,7 +87,7 @@ def bert(dropout: float = 0.0, **changes: Any) -> PreTrainedConfig:
 
 
 def vit(dropout: float = 0.0, labels: int = len(LABELS), **changes: Any) -> PreTrainedConfig:
-    """Four patches."""
+    """Return a ViT configuration whose pictures have four patches."""
     return ViTConfig(
         **SHAPE, image_size=IMAGE_SIZE, patch_size=4, num_labels=labels, hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout, **changes,
@@ -95,7 +95,10 @@ def vit(dropout: float = 0.0, labels: int = len(LABELS), **changes: Any) -> PreT
 
 
 def save_model(folder: Path, task: str, config: PreTrainedConfig, body_only: bool = False) -> Path:
-    """A base model with random weights large enough to matter, and its tokenizer or image processor."""
+    """Save a base model and its tokenizer or image processor.
+
+    The random weights are large enough to affect the outputs.
+    """
     torch.manual_seed(5)
     model = AUTO_CLASSES[task].from_config(config)
     with torch.no_grad():
@@ -111,12 +114,12 @@ def save_model(folder: Path, task: str, config: PreTrainedConfig, body_only: boo
 
 
 def sentence(random_words: random.Random, shortest: int = 2, longest: int = 14) -> str:
-    """Words of very unequal number, so that ranks have unequal counts."""
+    """Return words whose number varies widely, so that the ranks get unequal token counts."""
     return " ".join(random_words.choices(WORDS, k=random_words.randint(shortest, longest)))
 
 
 def labelled_texts(path: Path, count: int, seed: int = 3) -> Path:
-    """Columns text and label; the label depends on the text's first word."""
+    """Write rows with the columns text and label, where the label depends on the text's first word."""
     words = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -126,14 +129,14 @@ def labelled_texts(path: Path, count: int, seed: int = 3) -> Path:
 
 
 def prompts(path: Path, count: int, seed: int = 3) -> Path:
-    """Columns prompt and completion."""
+    """Write rows with the columns prompt and completion."""
     words = random.Random(seed)
     rows = [{"prompt": sentence(words, 1, 6), "completion": " " + sentence(words, 1, 12)} for _ in range(count)]
     return write_rows(path, rows)
 
 
 def pictures(folder: Path, count: int, seed: int = 3) -> Path:
-    """A folder for each label, whose pictures differ in brightness."""
+    """Write a folder for each label, whose pictures differ in brightness."""
     noise = np.random.RandomState(seed)
     for number in range(count):
         label = number % len(LABELS)
@@ -144,7 +147,7 @@ def pictures(folder: Path, count: int, seed: int = 3) -> Path:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """JSON lines."""
+    """Write rows as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -163,7 +166,7 @@ METRICS: dict[str, tuple[contract.Metric, ...]] = {
 
 
 def paths_in(folder: Path, name: str = "scratch") -> Paths:
-    """A workspace, and a scratch folder of the pod `name`."""
+    """Return the paths of a workspace and of the scratch folder `name`, and make the folders."""
     paths = Paths(workspace=folder / "workspace", claims=folder / "claims", scratch=folder / name)
     for path in (paths.workspace, paths.claims, paths.scratch):
         path.mkdir(parents=True, exist_ok=True)
@@ -189,7 +192,11 @@ def run_config(
     max_bad_fraction: float | None = None,
     **training: Any,
 ) -> RunConfig:
-    """A run on CPU ranks; `training` changes the recipe. Most tests want to know the last step's model."""
+    """Return the configuration of a run on CPU ranks.
+
+    `training` changes fields of the training section. The default keeps the last step's model, which most tests
+    inspect.
+    """
     length = {} if "epochs" in training else {"max_steps": 20}
     return run_configs.run_config(
         {"warmup_fraction": 0.2, **length, **training},
@@ -216,6 +223,6 @@ def run_config(
 
 
 def make_rows(folder: Path, task: str, count: int) -> Path:
-    """Rows that fit the task. Those in a folder `evaluation` are other ones than those in other folders."""
+    """Make rows that fit the task. A folder named `evaluation` gets other rows than all other folders."""
     make, _, name = DATA[task]
     return make(folder / name, count, 4 if folder.name == "evaluation" else 3)

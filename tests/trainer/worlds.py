@@ -1,7 +1,7 @@
-"""Worlds of gloo ranks that live as long as the test session, because a rank takes seconds to start.
+"""Worlds of gloo ranks that live as long as the test session, because starting a rank takes seconds.
 
-A test hands a world a function, which every rank calls with its `Ranks` and the arguments; the answers come back in the
-order of the ranks. A world in which a rank failed or hung is killed and replaced.
+A test passes a function to a world. Every rank calls it with its `Ranks` and the arguments, and the world returns the
+answers in the order of the ranks. A world in which a rank failed or hung is killed and replaced.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 
 SECONDS = 240
-"""Longer than anything that a test asks of a world."""
+"""Seconds that a call may take, more than any test needs."""
 
 
 class RankFailedError(Exception):
-    """A rank raised; the text is its traceback."""
+    """A rank raised an error; the text is its traceback."""
 
 
 class World:
@@ -46,7 +46,10 @@ class World:
             process.start()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What each rank answers. Raises RankFailedError with the traceback of the first that failed."""
+        """Run a function on all ranks and return their answers.
+
+        Raises RankFailedError with the traceback of the first rank that failed, and if a rank hangs.
+        """
         for connection in self._connections:
             connection.send((function, arguments))
         answers: dict[int, Any] = {}
@@ -70,7 +73,7 @@ class World:
 
     @property
     def alive(self) -> bool:
-        """Whether it can still be used."""
+        """Whether the world can still be used."""
         return all(process.is_alive() for process in self._processes)
 
     def kill(self) -> None:
@@ -83,7 +86,7 @@ class World:
 
 def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu", LOCAL_RANK=str(rank))
-    # As in a pod: no compiler is found, and none has been at work before.
+    # The ranks find no compiler and no earlier builds, as in a pod.
     empty = tempfile.mkdtemp()
     os.environ.update(PATH=empty, TORCH_EXTENSIONS_DIR=empty)
     import logging
@@ -100,14 +103,14 @@ def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    # Millions of objects from imports, which need not be looked at again after every training.
+    # The imports made millions of objects, which need not be checked for garbage after every training.
     gc.freeze()
     joined = join(_any_config(size), rank, size, rank, Path())
     number = 0
     while True:
         function, arguments = connection.recv()
         number += 1
-        # Agreements are counted from 0 again, so their keys need a place of their own.
+        # Each call counts its agreements from 0 again, so it needs its own keys in the store.
         ranks = dataclasses.replace(joined, store=dist.PrefixStore(f"job-{number}", joined.store))
         try:
             answer = (True, function(ranks, *arguments))
@@ -124,18 +127,18 @@ def _any_config(size: int) -> RunConfig:
 
 
 class Worlds:
-    """One world of each size that tests ask for."""
+    """One world for each size that tests ask for."""
 
     def __init__(self) -> None:
         self._worlds: dict[int, World] = {}
 
     def __call__(self, size: int) -> World:
-        """The world of that many ranks."""
+        """Return the world with that many ranks."""
         if size not in self._worlds or not self._worlds[size].alive:
             self._worlds[size] = World(size)
         return self._worlds[size]
 
     def close(self) -> None:
-        """End them all."""
+        """End the ranks of all worlds."""
         for world in self._worlds.values():
             world.kill()

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names every command and every folder, and no others."""
+"""CONTRIBUTING.md names exactly the existing commands and folders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def first_cells(heading: str) -> list[str]:
-    """What stands in the first cell of each row of the table below a heading."""
+    """Return the content of the first cell of each row of the table below a heading."""
     part = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"^\| `([^`]+)` \|", part, re.MULTILINE)
 
 
 def folders(below: Path) -> set[str]:
-    """Folders that are kept in git, or will be."""
+    """Return the folders whose files git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=below, capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""The examples' manifests are valid, and their scripts write the same bytes whenever and wherever they run."""
+"""The examples' manifests are valid, and their scripts always write the same bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job(manifest: Path) -> FineTuneJob:
 
 
 def make_data(example: str, folder: Path, hash_seed: int) -> dict[str, str]:
-    """Path below the workspace -> sha256 of each file that the script wrote."""
+    """Run an example's script and return the sha256 of each file that it wrote, by path below the workspace."""
     pytest.importorskip("transformers", reason="pip install 'finetune-operator[trainer,dev]'")
     subprocess.run(
         [sys.executable, str(SCRIPTS[example]), "--workspace", str(folder)],

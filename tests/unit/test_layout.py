@@ -1,4 +1,4 @@
-"""The shape of the repository: what would break the standard library, or the layers, if it came to be."""
+"""The structure of the repository: it neither breaks the standard library nor violates the layers."""
 
 import subprocess
 import sys

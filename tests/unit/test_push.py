@@ -1,4 +1,4 @@
-"""`make push` brings both images to a registry; Docker is a stand-in that writes down what it is asked."""
+"""`make push` pushes both images to a registry. A stand-in for Docker records its arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Path:
-    """The file in which the stand-in writes its arguments."""
+    """Return the file in which the stand-in records its arguments."""
     docker = tmp_path / "docker"
     docker.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     docker.chmod(0o755)

@@ -1,5 +1,6 @@
-"""`make release`: everything but the images is made, with a Docker that writes down what it is told; and the version is
-the same wherever it is said, because pyproject.toml alone has it.
+"""`make release` makes everything but the images, with a stand-in for Docker that records its arguments.
+
+The version is the same everywhere, because only pyproject.toml contains it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NO_ENGINE = "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n
 
 
 def make(folder: Path, *arguments: str, docker: str = DOCKER) -> subprocess.CompletedProcess[str]:
-    """make with this Python instead of the one in .venv, and that docker."""
+    """Run make with this Python instead of that of .venv, and with this stand-in for Docker."""
     program = folder / "bin" / "docker"
     program.parent.mkdir()
     program.write_text(docker)
@@ -45,7 +46,7 @@ def make(folder: Path, *arguments: str, docker: str = DOCKER) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dist/ and docker.log."""
+    """Make a release once and return the folder with its dist/ and docker.log."""
     folder = tmp_path_factory.mktemp("release")
     done = make(folder, "release", f"HELM={helm_or_skip().program}")
     assert done.returncode == 0, done.stderr

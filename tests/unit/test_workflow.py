@@ -1,4 +1,4 @@
-"""The workflow on GitHub runs make targets that exist, with pinned actions and few rights."""
+"""The workflow on GitHub runs existing make targets, with pinned actions and few permissions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.
 
 
 def workflow(file: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # `on` is a key, not a truth
+    loaded: dict[str, Any] = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # YAML 1.1 reads `on` as true
     return loaded
 
 

@@ -1,1 +1,1 @@
-"""The trainer: what runs in the pods. `contract` is all that the operator knows of it."""
+"""The trainer, which runs in the pods. The operator imports only its package `contract`."""

@@ -1,7 +1,8 @@
-"""DeepSpeed's configuration of a run: what the operator plans, and the user's raw keys merged last.
+"""DeepSpeed's configuration of a run: the planned keys, with the user's raw keys merged last.
 
-Accumulation is always 1 for DeepSpeed: the loop says itself which micro-batch is the last of a step, because the last
-step of an epoch has fewer of them. No torch here, so that a spec can be checked before anything runs.
+Accumulation is always 1 for DeepSpeed: the loop itself decides which micro-batch is the last of a step, because the
+last step of an epoch has fewer of them. This module does not import torch, so that a spec can be checked before
+anything runs.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ PLANNED: Mapping[str, str] = {
     "zero_force_ds_cpu_optimizer": "training.learningRate and training.weightDecay",
     "steps_per_print": "metrics.jsonl of the run",
 }
-"""Keys that are not the user's, and what to use instead. A key covers everything below it."""
+"""The keys that a user cannot set, and what to use instead. A key covers everything below it."""
 
 BUCKET_ELEMENTS = 50_000_000
-"""Gradients that are reduced together; DeepSpeed's own 5e8 takes 1 GB of bf16 for each of two buffers."""
+"""The number of gradient elements that are reduced together. DeepSpeed's default of 5e8 takes 1 GB of bf16 for each of
+two buffers."""
 
 
 def deepspeed_config(config: RunConfig) -> dict[str, Any]:
-    """The dictionary for `deepspeed.initialize`.
+    """Return the dictionary for `deepspeed.initialize`.
 
-    Raises InvalidError naming a raw key that clashes with a planned one.
+    Raises InvalidError that names a raw key which clashes with a planned one.
     """
     refuse_planned(config.deepspeed)
     training = config.training
@@ -62,17 +64,17 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
 
 
 def _bf16(stage: int) -> dict[str, Any]:
-    """Keys of a run in bf16, whose gradients are added up in fp32 over the micro-batches of a step.
+    """Return the keys for a run in bf16, whose gradients are summed in fp32 over the micro-batches of a step.
 
-    In bf16, each of those additions would round to eight bits: after 64 micro-batches the gradient is wrong by 1 %.
-    The sum in fp32 takes 4 bytes for each trained parameter at stages 0 and 1, and 4 divided by the number of ranks at
-    stages 2 and 3, where it would otherwise take 2.
+    In bf16, each of these additions would round to eight bits: after 64 micro-batches the gradient would be wrong by 1
+    %. The sum in fp32 takes 4 bytes for each trained parameter instead of 2; at stages 2 and 3 these are divided by the
+    number of ranks.
 
-    Stages 0 and 1 send their gradients to the other ranks once in a step, and in fp32, so that nothing is rounded
-    before the update. Stages 2 and 3 do it after every micro-batch, and in bf16, because fp32 would double the traffic:
-    what is rounded there is each micro-batch's sum over the ranks, once for each addition on its way.
+    Stages 0 and 1 reduce their gradients over the ranks once in a step and in fp32, so that nothing is rounded before
+    the update. Stages 2 and 3 reduce them after every micro-batch and in bf16, because fp32 would double the traffic:
+    there, each micro-batch's sum over the ranks is rounded, once for each addition.
 
-    At stage 0 DeepSpeed knows no sum in fp32 (`model.engine` asks torch for it), and refuses the key.
+    At stage 0 DeepSpeed cannot sum in fp32 and refuses the key, so `model.engine` lets torch do it.
     """
     keys: dict[str, Any] = {"bf16": {"enabled": True, "check_grad_overflow": True}}
     if stage > 0:
@@ -83,19 +85,24 @@ def _bf16(stage: int) -> dict[str, Any]:
 
 
 def clips_itself(config: RunConfig) -> bool:
-    """Whether the loop clips and checks gradients, because DeepSpeed hands our optimizer through as it is: it clips
-    there, but neither reports the norm nor minds that it is not finite."""
+    """Return whether the loop clips and checks gradients itself.
+
+    It does so where DeepSpeed passes our optimizer through unchanged: DeepSpeed would clip there, but it neither
+    reports the norm nor detects that it is not finite.
+    """
     return config.zero_stage == 0 and config.training.precision == "fp32"
 
 
 def sums_gradients_itself(config: RunConfig) -> bool:
-    """Whether the loop has the gradients of a step summed in fp32, and sends them to the other ranks, because DeepSpeed
-    would sum them in bf16."""
+    """Return whether the loop sums the gradients of a step in fp32 and reduces them over the ranks itself.
+
+    It does so where DeepSpeed would sum them in bf16.
+    """
     return config.zero_stage == 0 and config.training.precision == "bf16"
 
 
 def refuse_planned(raw: Mapping[str, Any]) -> None:
-    """Raises InvalidError naming a raw key that clashes with a planned one."""
+    """Raise InvalidError that names a raw key which clashes with a planned one."""
     for key in _leaves(raw):
         for planned, instead in PLANNED.items():
             if f"{key}.".startswith(f"{planned}.") or f"{planned}.".startswith(f"{key}."):
@@ -105,7 +112,7 @@ def refuse_planned(raw: Mapping[str, Any]) -> None:
 
 
 def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all values that are not objects, or are empty ones."""
+    """Yield the dotted paths of all values that are not objects. Empty objects are left out."""
     for key, value in raw.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")

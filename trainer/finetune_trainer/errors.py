@@ -1,4 +1,4 @@
-"""The ways in which a rank ends on purpose; `rank.py` turns each into its exit code."""
+"""The errors with which a rank ends on purpose; `rank.py` turns each into its exit code."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from finetune_trainer.contract import ExitCode
 
 
 class TrainingError(Exception):
-    """Base. The text is one sentence for people: field, value, remedy."""
+    """The base class. The message is one sentence for the user that states the field, the value and the remedy."""
 
     exit_code: ExitCode
 
 
 class InvalidError(TrainingError):
-    """The data, the model or the configuration is wrong; trying again cannot help."""
+    """The data, the model or the configuration is wrong, so another attempt cannot help."""
 
     exit_code = ExitCode.INVALID
 
 
 class DivergedError(TrainingError):
-    """Too many steps in a row had a loss or a gradient that is not finite. `rows`: ids of some rows of the last."""
+    """Too many consecutive steps had a loss or a gradient that is not finite.
+
+    `rows` has the ids of some rows of the last step.
+    """
 
     exit_code = ExitCode.DIVERGED
 
@@ -28,13 +31,13 @@ class DivergedError(TrainingError):
 
 
 class MismatchError(TrainingError):
-    """The world or the configuration is not the one that was asked for."""
+    """The world or the configuration is not the one that the operator planned."""
 
     exit_code = ExitCode.MISMATCH
 
 
 class StoppedError(TrainingError):
-    """All ranks agreed to stop, because one was asked to."""
+    """All ranks agreed to stop, because at least one was asked to."""
 
     exit_code = ExitCode.PREEMPTED
 
@@ -46,10 +49,10 @@ class SupersededError(TrainingError):
 
 
 class NoCheckpointError(TrainingError):
-    """There are checkpoints, and none can be trusted."""
+    """There are checkpoints, but none can be trusted."""
 
     exit_code = ExitCode.UNTRUSTED
 
 
 class UntrustedError(Exception):
-    """A checkpoint is not what was written. One sentence that names the path."""
+    """A checkpoint is not what was written. The message is one sentence that names the path."""

@@ -1,8 +1,8 @@
-"""One process of the training, started by the agent: `python -m finetune_trainer.rank`.
+"""One rank of the training, which the agent starts: `python -m finetune_trainer.rank`.
 
-It attests what it is (world size, configuration), trains, and leaves a `RankExit` in the pod's scratch folder. A
-SIGTERM that reaches a rank means that a sibling died or the time is over: the default action ends the process at once,
-even inside a collective, and nothing half-done is saved.
+It attests its world size and its configuration, trains, and leaves a `RankExit` in the pod's scratch folder. If it gets
+SIGTERM, another rank has failed or the time to stop is over: the default action ends the process at once, even inside a
+collective, and nothing half-done is saved.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SIBLING_IS_GONE = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|Socket Timeout|remote process (has )?(exited|terminated)",
     re.IGNORECASE,
 )
-"""Of what gloo and NCCL say when the other end of a connection has ended."""
+"""Matches the messages of gloo and NCCL when the other end of a connection has ended."""
 
 
 def main() -> int:
-    """Run this rank to its end and leave its `RankExit`. Returns the exit code."""
+    """Run this rank to its end, leave its `RankExit`, and return the exit code."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.umask(0o002)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -53,13 +53,13 @@ def main() -> int:
         return left.exit_code
 
     def fail(error: Exception) -> int:
-        """Once: what the siblings are told, the agent is told before."""
+        """Write the exit file once: it is already there if the error was reported to the other ranks."""
         if exit_file.exists():
             return RankExit.model_validate_json(exit_file.read_bytes()).exit_code
         return leave(**_failure(error))
 
     def end(ending: Ending) -> None:
-        """In the watch's thread."""
+        """Write the exit file, unless there is one, and end the process. The watch's thread calls this."""
         sys.stderr.write(f"{ending.sentence}\n")
         if not exit_file.exists():
             error_time = None if ending.is_symptom else time.time()
@@ -81,14 +81,16 @@ def run(
     on_failure: Callable[[Exception], object],
     end: Callable[[Ending], object],
 ) -> Result | None:
-    """Join the other ranks and train. Returns the result on rank 0. Raises MismatchError and what training raises;
-    an error that the siblings are told of is given to `on_failure` before. `end` ends the process when the ranks wait
-    for each other for ever."""
+    """Join the other ranks and train. Returns the result on rank 0.
+
+    An error that is reported to the other ranks is passed to `on_failure` before. `end` ends the process if the ranks
+    wait for each other forever. Raises MismatchError, and the errors of the training.
+    """
     if world != config.world.size:
         raise MismatchError(f"rank {rank} is one of {world} processes, but the run was planned for {config.world.size}")
-    # Read when DeepSpeed is imported.
+    # DeepSpeed reads this variable when it is imported.
     os.environ["DS_ACCELERATOR"] = config.world.device
-    # A million objects come with the imports, and all stay: to look for garbage among them takes a second.
+    # The imports create a million objects, and all of them stay: searching them for garbage takes a second.
     gc.disable()
     import datasets
     import torch
@@ -101,7 +103,7 @@ def run(
     gc.freeze()
     gc.enable()
     (paths.scratch / contract.rank_imported_file(rank)).touch()
-    # The agent asks for no stack any more, and when a library aborts, its own message should be the log's last line.
+    # The agent requests no stack from here on. If a library aborts, its own message should be the log's last line.
     faulthandler.disable()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
@@ -122,7 +124,7 @@ def run(
         ):
             ranks.every(lambda: _attest(config, ranks.agreed("config", config.digest)))
             result = train(config, paths, ranks, report)
-    except (TrainingError, SiblingError) as error:  # all ranks end with one of these, and mostly at once
+    except (TrainingError, SiblingError) as error:  # all ranks end with one of these, mostly at the same time
         on_failure(error)
         ranks.part(PARTING_IN_FAILURE_SECONDS)
         raise
@@ -139,19 +141,22 @@ def _attest(config: RunConfig, first_digest: str) -> None:
 
 
 def _failure(error: Exception) -> dict[str, object]:
-    """Fields of a `RankExit`. Sentences for people go without a traceback; everything else is logged with it."""
+    """Return the fields of a `RankExit` for an error.
+
+    An error whose message is for the user is printed without a traceback; any other is printed with it.
+    """
     from finetune_trainer.ranks.distributed import SiblingError, exit_code_of
 
     sentence = str(error)
     if not isinstance(error, TrainingError | SiblingError):
         traceback.print_exception(error)
         sentence = f"{type(error).__name__}: {error}"
-    # The rank that failed by itself says when: what a sibling noticed of it may be written down a moment earlier.
+    # Only the rank that failed by itself reports a time: another rank may write what it noticed of it a moment earlier.
     noticed = isinstance(error, SiblingError)
     if isinstance(error, RuntimeError) and SIBLING_IS_GONE.search(sentence):
         noticed, sentence = True, "The process of another rank is gone; the log has what the collective said."
     error_time = None if noticed else time.time()
-    # A file's name need not be Unicode, but JSON must.
+    # A file name in the message need not be Unicode, but JSON must be.
     sentence = sentence.encode(errors="backslashreplace").decode()
     sys.stderr.write(f"{sentence}\n")
     rows = error.rows if isinstance(error, DivergedError) else ()
@@ -159,7 +164,7 @@ def _failure(error: Exception) -> dict[str, object]:
 
 
 def _last_step(paths: Paths, rank: int) -> int:
-    """The step that the rank reported last."""
+    """Return the step that the rank reported last."""
     try:
         return RankStatus.model_validate_json((paths.scratch / contract.rank_status_file(rank)).read_bytes()).step
     except (OSError, ValidationError):
@@ -170,5 +175,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: destructors of a process group wait for siblings that may be gone.
+    # Not sys.exit: the destructors of a process group wait for ranks that may be gone.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""The twelve faults: what happens to a job, and what would be the right end of it."""
+"""The twelve faults: what happens to a job, and how it should end."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 WORLD = 2
-"""Pods of one rank each, unless a fault changes it."""
+"""The number of pods, unless a fault changes it. Each has one rank."""
 FAULT_STEP = 25
-"""Faults come when every rank has done so many optimizer steps."""
+"""The number of optimizer steps of every rank after which a fault happens."""
 LATE_SECONDS = 60.0
 FULL_SECONDS = 3.0
-"""For how long the disk is full."""
+"""Seconds for which the disk is full."""
 MEMORY_LIMIT_ROWS = 2
-"""A micro-batch of more rows runs out of memory; the job begins with twice as many."""
+"""The largest micro-batch for which there is memory. The job begins with twice as many rows."""
 BAD_ROW = 137
-"""Line of the training rows whose loss is not finite."""
+"""The line number of the training row whose loss is not finite."""
 
 
 class Act(StrEnum):
-    """What is done to the pods, or, from inside, to a rank."""
+    """An action on the pods from outside, or on a rank from inside."""
 
     KILL_RANK = "kill a rank"
     KILL_POD = "kill a pod"
@@ -36,7 +36,7 @@ class Act(StrEnum):
 
 
 INSIDE = frozenset({Act.KILL_WHILE_SAVING, Act.EXHAUST_MEMORY, Act.FILL_DISK})
-"""Acts that `rank_hook` does in the rank's own process."""
+"""The actions that `rank_hook` does in the rank's own process."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ class Fault:
     what: str
     act: Act
     world_after: int = WORLD
-    """Ranks of the attempts after the fault."""
+    """The number of ranks of the attempts after the fault."""
     has_dropout: bool = True
-    """Without it when a smaller micro-batch is right: with it, that is another draw."""
+    """Whether the adapter has dropout. It is off if the right end needs a smaller micro-batch, which would draw other
+    values."""
     changes_model: bool = False
-    """Whether the right end is another model than the undisturbed run's, or none."""
+    """Whether the right end is a model that differs from the undisturbed run's, or no model."""
     must_tell: str | None = None
-    """Regular expression of what a user must be able to read afterwards."""
+    """A regular expression for what a user must be able to read afterwards."""
 
 
 FAULTS = (
@@ -86,7 +87,7 @@ FAULTS = (
 
 
 def fault_named(name: str) -> Fault:
-    """Raises ValueError when there is none."""
+    """Return the fault with this name. Raises ValueError if there is none."""
     for fault in FAULTS:
         if fault.name == name:
             return fault

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with DeepSpeed, started by torchrun, under a Job that starts all pods again when one fails."""
+"""The side of Hugging Face's Trainer: torchrun with DeepSpeed, in a Job that restarts all pods when one fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST_FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: \d+")
 
 
 class HuggingFace(Side):
-    """Its script has the settings; here is what its manifest would have."""
+    """The Hugging Face side. This class has the settings of its manifest; the others are in its script."""
 
     name = "Hugging Face Trainer"
 
@@ -47,7 +47,7 @@ class HuggingFace(Side):
         return job.workspace / "output" / "final", workload.base_of(job.data)
 
     def last_words(self, job: Job, attempt: Attempt, exit_codes: Sequence[int]) -> str:
-        """The first error in the log of each pod; which of them was the cause, nothing says."""
+        """Return the first error in the log of each pod. The logs do not show which of them was the cause."""
         words = []
         for index in range(attempt.world):
             text = job.log(attempt.number, index).read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""Does a fault to the pods from outside, once, when every rank has come far enough."""
+"""Injects a fault into the pods from outside, once, when every rank has done enough steps."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fault_scoreboard.side import Job, Side
 from fault_scoreboard.steps import RankSteps, fewest, read_steps
 
 VICTIM = 1
-"""Rank and pod."""
+"""The rank and the pod that the fault hits."""
 FROM_THE_START = frozenset({Act.SPOIL_ROW, Act.START_LATE})
-"""Acts that are done before any step."""
+"""The actions that happen before any step."""
 
 
 class Injector:
-    """Of one job."""
+    """Injects the fault of one job."""
 
     def __init__(self, side: Side, job: Job) -> None:
         self._side = side
         self._job = job
 
     def begin_with_the_job(self) -> None:
-        """For a fault that is there from the first moment."""
+        """Record the beginning of a fault that exists from the start."""
         if self._job.fault and self._job.fault.act in FROM_THE_START:
             self._note()
 
     def look(self, pods: Sequence[Pod]) -> None:
-        """Act if it is time. `pods` are those of the first attempt."""
+        """Inject the fault if it is due. `pods` are those of the first attempt."""
         fault = self._job.fault
         if fault is None or fault.act in INSIDE or self._job.begun.exists():
             return
@@ -43,7 +43,7 @@ class Injector:
             self._act(fault.act, pods, steps)
 
     def after_first_attempt(self) -> None:
-        """What can be done only when nobody writes any more."""
+        """Truncate the newest checkpoint, which must wait until no pod writes any longer."""
         if self._job.fault and self._job.fault.act is Act.TRUNCATE and self._job.begun.exists():
             newest = self._newest()
             assert newest is not None

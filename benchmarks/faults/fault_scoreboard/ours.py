@@ -1,4 +1,4 @@
-"""This repository's trainer; the driver plays the operator, which starts agents and decides by how they end."""
+"""The side of this repository's trainer. The driver acts as the operator: it starts agents and evaluates their ends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from finetune_trainer.contract import ExitCode, RunConfig, TerminationMessage
 FOLDER = "faults/tiny/runs/1-abcdef12"
 FIRST_STEP_SECONDS = 60.0
 FINAL = frozenset({ExitCode.INVALID, ExitCode.DIVERGED, ExitCode.MISMATCH, ExitCode.UNTRUSTED})
-"""After these, trying again cannot help."""
+"""The exit codes after which another attempt cannot help."""
 
 
 class Ours(Side):
-    """Agents with a run.json for each attempt."""
+    """The side of this repository: agents, with a run.json for each attempt."""
 
     name = "finetune-operator"
 
@@ -66,7 +66,7 @@ class Ours(Side):
     def last_words(self, job: Job, attempt: Attempt, exit_codes: Sequence[int]) -> str:
         messages = self._messages(job, attempt.number)
         failed = [message for message in messages if message.error is not None]
-        # Without a time, a pod only repeats what it heard from another one.
+        # A pod whose error has no time only repeats what another pod reported.
         first = min(failed, key=lambda message: message.error_time or float("inf"), default=None)
         return f"{first.exit_code}: {first.error}" if first else ""
 
@@ -82,7 +82,7 @@ class Ours(Side):
 
     @staticmethod
     def _messages(job: Job, attempt: int) -> list[TerminationMessage]:
-        """Of the pods that lived long enough to write one."""
+        """Return the termination messages of the pods that lived long enough to write one."""
         found = []
         for path in sorted((job.folder / f"attempt-{attempt}").glob("pod-*/termination-log")):
             with contextlib.suppress(ValidationError):
@@ -91,7 +91,7 @@ class Ours(Side):
 
 
 def run_config(job: Job, attempt: Attempt) -> RunConfig:
-    """What the operator would write for the attempt."""
+    """Return what the operator would write into run.json for the attempt."""
     return RunConfig(
         namespace="faults",
         job="tiny",
@@ -106,7 +106,7 @@ def run_config(job: Job, attempt: Attempt) -> RunConfig:
             source=contract.Source(uri=f"file://{workload.rows_of(job.data)}"),
             columns=contract.Columns(text="text"),
             evaluation_source=contract.Source(uri=f"file://{workload.evaluation_of(job.data)}"),
-            max_leak_fraction=1.0,  # so few different rows repeat
+            max_leak_fraction=1.0,  # there are few different rows, so they repeat
         ),
         lora=contract.Lora(
             rank=workload.LORA_RANK,

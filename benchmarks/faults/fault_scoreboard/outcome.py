@@ -10,11 +10,11 @@ from enum import StrEnum
 from fault_scoreboard.faults import Fault
 
 TOLERANCE = 1e-4
-"""Of the evaluation loss, relative."""
+"""The largest relative difference between two evaluation losses that counts as equal."""
 
 
 class Equality(StrEnum):
-    """A saved model beside that of the side's own undisturbed run."""
+    """How a saved model compares with that of the same side's undisturbed run."""
 
     BITS = "bit-equal"
     CLOSE = "within 1e-4"
@@ -23,14 +23,14 @@ class Equality(StrEnum):
 
 
 class Ending(StrEnum):
-    """What became of the job in the end."""
+    """How the job ended."""
 
     FINISHED = "finished"
     STOPPED = "stopped for a reason"
-    """It said that trying again cannot help."""
+    """The side reported that another attempt cannot help."""
     GAVE_UP = "failed again and again"
     HUNG = "hung"
-    """Nothing moved for so long that a person would have had to come."""
+    """There was no progress for so long that a person would have had to intervene."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Model:
     """A saved model."""
 
     loss: float
-    """Mean cross-entropy over the evaluation rows."""
+    """The mean cross-entropy over the evaluation rows."""
     digest: str
-    """sha256 of its trained weights."""
+    """The sha256 of the model's trained weights."""
     finite: bool
-    """Whether all of them are."""
+    """Whether all weights are finite."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ class Outcome:
     ending: Ending
     equality: Equality
     loss: float | None
-    """Of the saved model; None when there is none, or when it is not a number."""
+    """The loss of the saved model; None if there is no model or the loss is not a number."""
     steps_lost: int
-    """Optimizer steps that were done more than once."""
+    """The number of optimizer steps that were done more than once."""
     seconds_until_training: float | None
-    """From the fault to the first step after it on every rank; None when it never came."""
+    """Seconds from the fault to the first step after it on every rank; None if that never happened."""
     seconds: float
-    """From the first process to the last."""
+    """Seconds from the start of the first process to the end of the last one."""
     exit_codes: list[list[int]]
-    """Of the pods of each attempt; negative for a signal."""
+    """The exit codes of the pods of each attempt; negative for a signal."""
     last_words: list[str]
-    """For each attempt, what its first failure said."""
+    """The report of the first failure of each attempt."""
 
 
 def compare(model: Model | None, undisturbed: Model) -> Equality:
-    """By weights first, then by loss."""
+    """Compare two models by their weights, and if these differ, by their losses."""
     if model is None:
         return Equality.NOT_COMPARED
     if model.digest == undisturbed.digest:
@@ -80,7 +80,7 @@ def compare(model: Model | None, undisturbed: Model) -> Equality:
 
 
 def judge(fault: Fault, ending: Ending, model: Model | None, equality: Equality, told: str) -> tuple[bool, str]:
-    """Whether it ended rightly, and why or why not. `told` is all that a user can read afterwards."""
+    """Return whether the job ended rightly, and why or why not. `told` is all that a user can read afterwards."""
     if ending in (Ending.HUNG, Ending.GAVE_UP):
         return False, ending.value
     tells = fault.must_tell is None or re.search(fault.must_tell, told) is not None

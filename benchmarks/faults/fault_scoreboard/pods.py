@@ -1,4 +1,4 @@
-"""Pods as processes of this machine, with what a node can do to them."""
+"""Pods as processes of this machine, and what a node can do to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fault_scoreboard.side import GRACE_SECONDS, Command
 
 
 class Pod:
-    """A first process and all below it."""
+    """A first process and all its descendants."""
 
     def __init__(self, command: Command, log: Path) -> None:
         with log.open("wb") as file:
@@ -32,7 +32,10 @@ class Pod:
 
     @property
     def exit_code(self) -> int | None:
-        """None while the first process lives. Nothing of a pod outlives it."""
+        """The exit code of the first process; None while it lives.
+
+        A terminated pod is killed after its grace period.
+        """
         code = self._process.poll()
         if code is None and self._kill_at is not None and time.monotonic() > self._kill_at:
             self.kill()
@@ -40,19 +43,22 @@ class Pod:
         return code
 
     def terminate(self) -> None:
-        """SIGTERM to the first process, and SIGKILL to all after the grace period. Only the first call counts."""
+        """Send SIGTERM to the first process; SIGKILL to all processes follows after the grace period.
+
+        Further calls have no effect.
+        """
         if self._kill_at is None:
             self._kill_at = time.monotonic() + GRACE_SECONDS
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
     def wait(self) -> int:
-        """The exit code, as soon as there is one."""
+        """Wait for the first process to end, and return its exit code."""
         return self._process.wait()
 
     def kill(self) -> None:
-        """SIGKILL to all processes."""
-        if self._process.poll() is not None:  # its id may be another's by now
+        """Send SIGKILL to all processes."""
+        if self._process.poll() is not None:  # its id may belong to another process by now
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             first = psutil.Process(self._process.pid)
@@ -62,7 +68,10 @@ class Pod:
 
 
 def gang_end(pods: Sequence[Pod]) -> list[int] | None:
-    """Exit codes when all pods have ended; until then None. As a Job does, one that failed takes the others with it."""
+    """Return the exit codes when all pods have ended, otherwise None.
+
+    As a Job does, a failed pod terminates the others.
+    """
     codes = [pod.exit_code for pod in pods]
     if any(codes):
         for pod, code in zip(pods, codes, strict=True):

@@ -1,4 +1,4 @@
-"""The outcomes as a JSON file, written after each: what is measured again takes the place of what was there."""
+"""The outcomes as a JSON file, which is written after each outcome. A new outcome replaces the earlier one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fault_scoreboard.outcome import Outcome
 
 
 class Results:
-    """Outcomes by fault and side."""
+    """The outcomes by fault and side."""
 
     def __init__(self, path: Path, machine: str) -> None:
-        """Keeps what the file has."""
+        """Read the outcomes that the file contains."""
         self._path = path
         self._machine = machine
         kept = json.loads(path.read_text())["outcomes"] if path.exists() else []
         self._outcomes: dict[tuple[str, str], dict[str, Any]] = {(one["fault"], one["side"]): one for one in kept}
 
     def add(self, outcome: Outcome) -> None:
-        """Put it into the file."""
+        """Write the outcome into the file."""
         self._outcomes[outcome.fault, outcome.side] = asdict(outcome)
         text = json.dumps({"machine": self._machine, "outcomes": list(self._outcomes.values())}, indent=1) + "\n"
         partial = self._path.with_suffix(".partial")
@@ -30,5 +30,5 @@ class Results:
         os.replace(partial, self._path)
 
     def of(self, fault: str, side: str) -> dict[str, Any] | None:
-        """None when it was not measured."""
+        """Return the outcome; None if it was not measured."""
         return self._outcomes.get((fault, side))

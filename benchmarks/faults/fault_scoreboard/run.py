@@ -1,4 +1,4 @@
-"""One job under one side with one fault, from the first process to the verdict."""
+"""Runs one job of one side with one fault, from the first process to the verdict."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from fault_scoreboard.steps import read_steps, steps_lost, training_again
 
 HOOK = Path(__file__).parents[1] / "rank_hook"
 STILL_SECONDS = 100.0
-"""No step, no pod that starts or ends: nobody will move any more."""
+"""Seconds without a step or the end of a pod after which the job counts as hung."""
 POLL_SECONDS = 0.02
 MAX_WORDS = 600
 
 
 @dataclass
 class Course:
-    """What happened."""
+    """The course of a job: its end, its attempts, and how each of them failed."""
 
     ending: Ending = Ending.FINISHED
     attempts: list[Attempt] = field(default_factory=list)
@@ -45,8 +45,10 @@ class Course:
 
 
 def run_fault(fault: Fault, side: Side, folder: Path) -> Outcome:
-    """Train with the fault in `folder / <side> / <fault>`, which is made anew, and compare with the undisturbed run of
-    the side, which is made once for each `folder`."""
+    """Train with the fault, and compare with the undisturbed run of the side.
+
+    The run's folder `folder / <side> / <fault>` is made anew. The undisturbed run is made once for each `folder`.
+    """
     undisturbed = _undisturbed(side, folder, fault.has_dropout)
     job = Job(folder / side.name / fault.name, fault, fault.has_dropout)
     began = time.monotonic()
@@ -78,7 +80,10 @@ def run_fault(fault: Fault, side: Side, folder: Path) -> Outcome:
 
 
 def _undisturbed(side: Side, folder: Path, has_dropout: bool) -> Model:
-    """Raises RuntimeError when the side cannot even train without a fault."""
+    """Return the model of the side's undisturbed run.
+
+    Raises RuntimeError if the side cannot train even without a fault.
+    """
     name = "undisturbed" if has_dropout else "undisturbed-without-dropout"
     job = Job(folder / side.name / name, None, has_dropout)
     kept = job.folder / "model.json"
@@ -98,7 +103,7 @@ def _model(side: Side, job: Job) -> Model | None:
 
 
 def _train(side: Side, job: Job) -> Course:
-    """Attempts until all pods end well, or the side says that it makes no sense, or too many have failed."""
+    """Make attempts until all pods succeed, the side gives up, an attempt hangs, or too many have failed."""
     shutil.rmtree(job.folder, ignore_errors=True)
     for path in (job.workspace, job.steps):
         path.mkdir(parents=True)
@@ -131,7 +136,7 @@ def _ending(moved: bool, again: bool) -> Ending:
 
 
 def _run_attempt(side: Side, job: Job, attempt: Attempt, injector: Injector) -> tuple[list[int], bool]:
-    """Exit codes of the pods, and whether they ended without our help."""
+    """Return the exit codes of the pods, and False if they hung and had to be killed."""
     is_late = attempt.number == 1 and job.fault is not None and job.fault.act is Act.START_LATE
     pods: dict[int, Pod] = {}
 

@@ -1,4 +1,4 @@
-"""What a side of the scoreboard has to answer: how its pods start, and what comes after they ended."""
+"""The interface of a side of the scoreboard: how its pods start, and what follows when they have ended."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from fault_scoreboard.workload import MICRO_BATCH
 from finetune_operator.local.ports import free_ports
 
 GRACE_SECONDS = 20.0
-"""Between SIGTERM and SIGKILL, for both sides."""
+"""Seconds between SIGTERM and SIGKILL, for both sides."""
 PATIENCE_SECONDS = 20.0
-"""How long a side waits for a rank that does nothing, as it is configured."""
+"""Seconds that a side is configured to wait for a rank that does nothing."""
 MAX_RESTARTS = 2
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One launch of all pods; each has one rank."""
+    """One launch of all pods. Each pod has one rank."""
 
     number: int
     world: int = WORLD
     micro_batch: int = MICRO_BATCH
     ports: tuple[int, ...] = field(default_factory=lambda: tuple(free_ports(1 + WORLD)))
-    """The ports of this machine that the attempt uses: the rendezvous's, then one for each pod."""
+    """The ports of this machine that the attempt uses: that of the rendezvous, then one for each pod."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training with at most one fault, in a folder of its own."""
+    """One training with at most one fault, in its own folder."""
 
     folder: Path
     fault: Fault | None
@@ -41,32 +41,32 @@ class Job:
 
     @property
     def data(self) -> Path:
-        """Base model and rows."""
+        """The folder of the base model and the rows."""
         return self.folder / "data"
 
     @property
     def workspace(self) -> Path:
-        """The volume that all pods share."""
+        """The folder that represents the volume that all pods share."""
         return self.folder / "workspace"
 
     @property
     def steps(self) -> Path:
-        """Where ranks leave the times of their steps."""
+        """The folder in which ranks record the times of their steps."""
         return self.folder / "steps"
 
     @property
     def begun(self) -> Path:
-        """Says when the fault began."""
+        """The file with the time at which the fault began."""
         return self.folder / "begun"
 
     def log(self, attempt: int, index: int) -> Path:
-        """What the processes of a pod print."""
+        """Return the file with the output of a pod's processes."""
         return self.folder / f"attempt-{attempt}-pod-{index}.log"
 
 
 @dataclass(frozen=True)
 class Command:
-    """Of a pod."""
+    """The command of a pod."""
 
     arguments: Sequence[str]
     environment: dict[str, str]
@@ -74,7 +74,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Next:
-    """What follows on an attempt that failed."""
+    """What follows a failed attempt."""
 
     again: bool
     micro_batch: int
@@ -87,31 +87,31 @@ class Side(ABC):
 
     @abstractmethod
     def command(self, job: Job, attempt: Attempt, index: int) -> Command:
-        """How the pod starts."""
+        """Return the command with which the pod starts."""
 
     @abstractmethod
     def after(self, job: Job, attempt: Attempt, exit_codes: Sequence[int]) -> Next:
-        """Called when not all pods of an attempt ended with 0."""
+        """Return what follows an attempt in which not all pods ended with 0."""
 
     @abstractmethod
     def checkpoints(self, job: Job) -> list[Path]:
-        """Folders of the whole checkpoints, the newest last."""
+        """Return the folders of the complete checkpoints, the newest last."""
 
     @abstractmethod
     def result(self, job: Job) -> tuple[Path, Path]:
-        """The saved adapter and its base model."""
+        """Return the saved adapter and its base model."""
 
     @abstractmethod
     def last_words(self, job: Job, attempt: Attempt, exit_codes: Sequence[int]) -> str:
-        """The sentence with which the attempt's first failure is reported."""
+        """Return the message that reports the attempt's first failure."""
 
     @abstractmethod
     def told(self, job: Job) -> str:
-        """All that a user can read when the job is over."""
+        """Return all that a user can read after the end of the job."""
 
 
 def base_environment() -> dict[str, str]:
-    """Of all pods: this process's, on one core, without a network."""
+    """Return the environment of all pods: that of this process, with one core and without a network."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("FINETUNE_", "FAULT_"))}
     return variables | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

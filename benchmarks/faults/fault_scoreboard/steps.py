@@ -1,7 +1,7 @@
-"""What the ranks did when: a file for each rank of each attempt, with the time of every optimizer step.
+"""The times of the ranks' steps: a file for each rank of each attempt, with a line for every optimizer step.
 
-The names are `<attempt>-<rank>-<process id>`; a line is the time at which a step was done, in seconds since the epoch.
-`rank_hook` writes them.
+The files' names are `<attempt>-<rank>-<process id>`. A line is the time at which a step was done, in seconds since the
+epoch. `rank_hook` writes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RankSteps:
-    """Of one process."""
+    """The steps of one process."""
 
     attempt: int
     rank: int
@@ -22,7 +22,7 @@ class RankSteps:
 
 
 def read_steps(folder: Path) -> list[RankSteps]:
-    """By attempt and rank. A line that is still being written is left out."""
+    """Read the steps of each attempt and rank. A line that is still being written is left out."""
     found = []
     for path in folder.glob("*-*-*"):
         attempt, rank, pid = map(int, path.name.split("-"))
@@ -33,21 +33,22 @@ def read_steps(folder: Path) -> list[RankSteps]:
 
 
 def fewest(steps: Sequence[RankSteps], attempt: int, world: int) -> int:
-    """Steps that every rank of an attempt has done."""
+    """Return how many steps every rank of an attempt has done."""
     of_attempt = [len(one.times) for one in steps if one.attempt == attempt]
     return min(of_attempt) if len(of_attempt) == world else 0
 
 
 def steps_lost(steps: Sequence[RankSteps], needed: int) -> int:
-    """Steps that rank 0 did beyond the `needed` ones, in all attempts together."""
+    """Return how many steps rank 0 did beyond the `needed` ones, in all attempts together."""
     return max(0, sum(len(one.times) for one in steps if one.rank == 0) - needed)
 
 
 def training_again(steps: Sequence[RankSteps], fault_time: float, worlds: Sequence[int]) -> float | None:
-    """Seconds from the fault to the first step after it that every rank has done; None if there is none.
+    """Return the seconds from the fault until every rank has done a step after it; None if that never happened.
 
-    `worlds` are the numbers of ranks of the attempts. When there was a new attempt, only it counts: ranks that go on
-    for a while before they end are not training again."""
+    `worlds` are the numbers of ranks of the attempts. If an attempt began after the fault, only new attempts count:
+    ranks that continue for a while before they end are not training again.
+    """
     last = len(worlds)
     began_after = [attempt for attempt in range(2, last + 1) if any(t > fault_time for t in _firsts(steps, attempt))]
     for attempt in began_after or [last]:

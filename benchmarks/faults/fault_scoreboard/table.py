@@ -12,7 +12,7 @@ HEADS = ("right", "how it ended", "same model", "steps lost", "training again af
 
 
 def markdown(results: Results, sides: Sequence[str]) -> str:
-    """Score, the table, and what each attempt said last."""
+    """Render the score, the table and the failure messages of each attempt."""
     score = ", ".join(f"{side} {_score(results, side)}" for side in sides)
     head = ["fault", *(f"{side}: {name}" for side in sides for name in HEADS)]
     rows = [[fault.what, *(cell for side in sides for cell in _cells(results, fault, side))] for fault in FAULTS]

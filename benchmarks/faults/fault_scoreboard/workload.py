@@ -25,7 +25,7 @@ LORA_RANK, LORA_ALPHA, LORA_DROPOUT = 8, 16, 0.1
 ZERO_STAGE = 2
 STEPS_BETWEEN_CHECKPOINTS = 10
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
-"""The hook makes ten steps last about so long."""
+"""About the time of ten steps, which the hook slows down."""
 KEPT_CHECKPOINTS = 3
 
 WORDS = tuple(f"w{number}" for number in range(60))
@@ -34,7 +34,10 @@ MARKS = ("<unk>", "<pad>", "<end>", BAD_WORD)
 
 
 def make(folder: Path, is_spoilt: bool) -> None:
-    """The base model and the rows. When `is_spoilt`, the embedding of a word that is in one row alone is infinite."""
+    """Make the base model and the rows.
+
+    If `is_spoilt`, one row contains a word whose embedding is infinite.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _save_base(base_of(folder), is_spoilt)
     words = random.Random(3)
@@ -46,22 +49,22 @@ def make(folder: Path, is_spoilt: bool) -> None:
 
 
 def base_of(folder: Path) -> Path:
-    """The base model's folder."""
+    """Return the base model's folder."""
     return folder / "base"
 
 
 def rows_of(folder: Path) -> Path:
-    """The training rows."""
+    """Return the file of the training rows."""
     return folder / "rows.jsonl"
 
 
 def evaluation_of(folder: Path) -> Path:
-    """The evaluation rows."""
+    """Return the file of the evaluation rows."""
     return folder / "evaluation.jsonl"
 
 
 def measured(adapter: Path, base: Path, evaluation: Path) -> Model | None:
-    """The saved adapter, loaded and evaluated in this process; None when there is no whole one."""
+    """Load and evaluate the saved adapter in this process. Return None if there is no complete one."""
     if not (adapter / "adapter_config.json").exists() or not (adapter / "adapter_model.safetensors").exists():
         return None
     import torch
@@ -121,7 +124,7 @@ def _save_base(folder: Path, is_spoilt: bool) -> None:
 
 
 def _text(words: random.Random) -> str:
-    """Counts up from anywhere, so there is something to learn."""
+    """Return words that count up from a random start, so that there is a pattern to learn."""
     first, length = words.randrange(len(WORDS)), words.randint(6, 20)
     return " ".join(WORDS[(first + step) % len(WORDS)] for step in range(length))
 

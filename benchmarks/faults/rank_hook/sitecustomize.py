@@ -1,8 +1,8 @@
-"""Watches and disturbs a rank from inside, whatever trains in it. Python loads this by itself: it is in PYTHONPATH.
+"""Observes and disturbs a rank from inside, whatever trains in it. Python loads this file because it is in PYTHONPATH.
 
-Every training here ends in `DeepSpeedEngine.step`, which is where steps are counted, timed, and made to last at least
-a tenth of a second, as if the model were larger. Faults of the inside begin after so many steps; the file `begun` says
-that, and for which time, to the other ranks and to later attempts.
+Every training here calls `DeepSpeedEngine.step`. The hook counts the steps, records their times, and makes each of them
+last at least a tenth of a second, as if the model were larger. Faults from inside begin after so many steps. The file
+`begun` contains the time at which the fault began, for the other ranks and later attempts.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from after_import import after_import  # the benchmarks are no package
+from after_import import after_import  # the benchmarks are not a package
 
 STEP_SECONDS = 0.1
 MOST_BYTES = 40_000
-"""Of a file, from the fault on (RLIMIT_FSIZE, which needs no privilege): more than logs and metrics, less than weights.
-A write beyond fails as on a full disk; where the kernel's signal for that is not ignored, as Python does, it ends the
-process with a part of the file written."""
+"""The largest size of a file in bytes while the fault lasts (RLIMIT_FSIZE, which needs no privilege). It allows logs
+and metrics but not weights. A larger write fails as on a full disk if the kernel's signal SIGXFSZ is ignored, as Python
+does; otherwise the signal ends the process with a part of the file written."""
 
 
 class Rank:
-    """This process."""
+    """The rank of this process."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         folder = Path(environment["FAULT_FOLDER"])
@@ -43,7 +43,7 @@ class Rank:
         self._full_until = 0.0
 
     def after_step(self) -> None:
-        """Of the optimizer."""
+        """Record the step of the optimizer, and begin the fault if it is due."""
         time.sleep(max(0.0, self._step_time + STEP_SECONDS - time.monotonic()))
         self._step_time = time.monotonic()
         self._steps += 1
@@ -55,7 +55,7 @@ class Rank:
             self._die_of_the_next_weights()
 
     def before_forward(self, is_training: bool, rows: int) -> None:
-        """Raises torch.OutOfMemoryError."""
+        """Raise torch.OutOfMemoryError if the fault limits the memory and the micro-batch is too large."""
         is_due = self._steps >= self._after or self._begun_file.exists()
         if self.act == "limit the memory" and is_training and is_due and rows > self._rows:
             import torch
@@ -81,7 +81,7 @@ class Rank:
         return time.time() - float(self._begun_file.read_text() or time.time()) < self._full_seconds
 
     def _begin(self) -> bool:
-        """Whether the fault begins now, with this rank."""
+        """Return True if this rank is the first to begin the fault, and record the time."""
         try:
             with self._begun_file.open("x") as file:
                 file.write(f"{time.time():.3f}")
@@ -96,7 +96,7 @@ def _limit_files(most_bytes: int) -> None:
 
 
 def install(rank: Rank) -> None:
-    """Watch the engine."""
+    """Wrap the step and the forward pass of DeepSpeed's engine."""
 
     def watch_engine(module: Any) -> None:
         engine_class = module.DeepSpeedEngine

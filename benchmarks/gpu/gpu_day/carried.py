@@ -1,7 +1,7 @@
-"""This module finds the wheels that a lent GPU machine lacks, fetches them into one folder and weighs them.
+"""Finds the wheels that a lent GPU machine lacks, fetches them into one folder and checks their size.
 
-Such a machine has torch and transformers, listed in machine.txt, but no network: what else the project requires has to
-come along with the repository. carry.sh is the command.
+Such a machine has torch and transformers, listed in machine.txt, but no network. All other requirements of the project
+must be copied to it together with the repository. carry.sh is the command.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ EXTRA = "trainer"
 
 PYTHON = (3, 12)
 GLIBC_MINORS = range(39, 4, -1)
-"""The machine has glibc 2.39. pip takes each of these literally, so all are named."""
+"""The minor versions of glibc whose wheels the machine accepts; it has glibc 2.39. pip does not derive the older
+versions, so all are named."""
 PLATFORMS = (
     *(f"manylinux_2_{minor}_x86_64" for minor in GLIBC_MINORS),
     *("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"),
@@ -53,28 +54,29 @@ ENVIRONMENT: Mapping[str, str] = {
     "platform_release": "",
     "platform_version": "",
 }
-"""Markers are evaluated for the machine, whatever runs this."""
+"""The machine's environment, for which markers are evaluated on every machine."""
 
 BUILT: Mapping[str, Mapping[str, str]] = {"deepspeed": {"DS_BUILD_OPS": "0"}}
-"""These packages come as sources only. Each is built with the environment variables that keep compiled code out."""
+"""The packages that have no wheels on the index. Each is built with environment variables that leave out compiled
+code."""
 MEGABYTE = 1_000_000
 LIMIT = 60 * MEGABYTE
-"""The repository travels with the wheels, and no more than this travels at once."""
+"""The most bytes that can be copied at once: the repository and the wheels together."""
 
 
 class CarryError(Exception):
-    """The message is one sentence for the user."""
+    """An error whose message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A wheel with what its METADATA requires."""
+    """A wheel and the requirements in its METADATA."""
 
     name: str
     version: Version
     requirements: tuple[Requirement, ...] = ()
     wheel: str = ""
-    """The name of its file."""
+    """The name of the wheel's file."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -82,7 +84,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A requirement, and who has it."""
+    """A requirement, and the package or file that has it."""
 
     requirement: Requirement
     by: str
@@ -93,12 +95,15 @@ class Wanted:
 
 
 Machine = Mapping[str, Version | None]
-"""A version by the name of each package that the machine has; None where nobody knows it."""
+"""The packages of the machine by name, with their versions; None if a version is not known."""
 Fetch = Callable[[Requirement], Package]
 
 
 def read_machine(text: str) -> dict[str, Version | None]:
-    """Each line is a name, or name==version; a comment begins with #."""
+    """Parse machine.txt.
+
+    Each line is a name or name==version; a comment begins with #. Raises CarryError if a name occurs twice.
+    """
     machine: dict[str, Version | None] = {}
     for number, name, version in _lines(text, MACHINE.name):
         if name in machine:
@@ -108,7 +113,7 @@ def read_machine(text: str) -> dict[str, Version | None]:
 
 
 def read_pins(text: str) -> dict[str, Version]:
-    """Each line of the constraints is name==version."""
+    """Parse the constraints: each line is name==version."""
     return {name: version for _, name, version in _lines(text, PINS) if version is not None}
 
 
@@ -133,7 +138,7 @@ def _exact(specifiers: SpecifierSet, where: str) -> Version | None:
 
 
 def project_requirements(text: str) -> list[Wanted]:
-    """The project requires these on the machine: its dependencies and those of its trainer."""
+    """Return what the project requires on the machine: its dependencies and those of its trainer."""
     project = tomllib.loads(text)["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"][EXTRA]]
     requirements = tuple(Requirement(line) for line in lines)
@@ -141,7 +146,7 @@ def project_requirements(text: str) -> list[Wanted]:
 
 
 def applicable(requirements: Iterable[Requirement], extra: str) -> list[Requirement]:
-    """Those that hold on the machine; with an extra, only those that it adds."""
+    """Return the requirements that apply on the machine; for an extra, only those that it adds."""
     return [one for one in requirements if _holds(one, extra) and not (extra and _holds(one, ""))]
 
 
@@ -150,10 +155,9 @@ def _holds(requirement: Requirement, extra: str) -> bool:
 
 
 def closure(first: Iterable[Wanted], machine: Machine, fetch: Fetch) -> dict[str, Package]:
-    """All packages that must be carried, by name, with everything that they require and the machine lacks.
+    """Return all packages that must be carried, by name, with everything that they require and the machine lacks.
 
-    The machine's own packages work there, so what they require is followed only for an extra that a carried one asks of
-    them.
+    The machine's own packages work there. Their requirements are followed only for extras that a carried package needs.
     """
     carried: dict[str, Package] = {}
     followed: set[tuple[str, str]] = set()
@@ -178,13 +182,13 @@ def closure(first: Iterable[Wanted], machine: Machine, fetch: Fetch) -> dict[str
 
 
 def check_machine(wanted: Wanted, version: Version | None) -> None:
-    """A version that nobody knows is taken to be right."""
+    """Raise CarryError if the machine's version does not meet the requirement. An unknown version is accepted."""
     if version is not None and not _contains(wanted.requirement, version):
         raise CarryError(f"{_needs(wanted)}, but the machine has {wanted.name} {version}")
 
 
 def check_carried(wanted: Wanted, package: Package) -> None:
-    """One version of each package is carried, so all who require it must be content with it."""
+    """Raise CarryError if the carried version does not meet the requirement: only one version can be carried."""
     if not _contains(wanted.requirement, package.version):
         raise CarryError(f"{_needs(wanted)}, but {package} would be carried; {PINS} decides its version")
 
@@ -198,21 +202,21 @@ def _contains(requirement: Requirement, version: Version) -> bool:
 
 
 def chosen(requirement: Requirement, pins: Mapping[str, Version]) -> Requirement:
-    """The tests pass with the pinned version, so that one is carried whatever else the requirement allows."""
+    """Return the requirement with the pinned version, with which the tests pass, if there is one."""
     name = canonicalize_name(requirement.name)
     return Requirement(f"{name}=={pins[name]}" if name in pins else f"{name}{requirement.specifier}")
 
 
 @cache
 def machine_tags() -> frozenset[Tag]:
-    """The machine's Python installs wheels with one of these tags."""
+    """Return the tags of the wheels that the machine's Python can install."""
     interpreter = f"cp{PYTHON[0]}{PYTHON[1]}"
     own = cpython_tags(PYTHON, platforms=PLATFORMS)
     return frozenset((*own, *compatible_tags(PYTHON, interpreter, PLATFORMS)))
 
 
 def fits(wheel: str, requirement: Requirement) -> bool:
-    """Returns whether a wheel, by the name of its file, meets the requirement on the machine."""
+    """Return whether a wheel, by the name of its file, meets the requirement on the machine."""
     try:
         name, version, _, tags = parse_wheel_filename(wheel)
     except InvalidWheelFilename:
@@ -222,7 +226,10 @@ def fits(wheel: str, requirement: Requirement) -> bool:
 
 
 def read_package(wheel: Path) -> Package:
-    """Raises BadZipFile for half a wheel."""
+    """Return the package of a wheel.
+
+    Raises BadZipFile for an incomplete wheel, and CarryError if it needs another Python.
+    """
     name, version, _, _ = parse_wheel_filename(wheel.name)
     with zipfile.ZipFile(wheel) as archive:
         (member,) = (one for one in archive.namelist() if one.count("/") == 1 and one.endswith(".dist-info/METADATA"))
@@ -234,11 +241,11 @@ def read_package(wheel: Path) -> Package:
 
 
 def fetch(requirement: Requirement, folder: Path, pins: Mapping[str, Version]) -> Package:
-    """The package's wheel is in the folder afterwards; one of an earlier call stays."""
+    """Fetch the package's wheel into the folder, unless an earlier call has fetched it."""
     wanted = chosen(requirement, pins)
     if found := kept(wanted, folder):
         return found
-    # A download that is cut off must not look like a wheel to the next call.
+    # An interrupted download must not look like a wheel to the next call.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetched-") as scratch:
         _pip(_arguments(wanted, Path(scratch)), wanted, BUILT.get(wanted.name, {}))
         (wheel,) = Path(scratch).glob("*.whl")
@@ -249,7 +256,7 @@ def fetch(requirement: Requirement, folder: Path, pins: Mapping[str, Version]) -
 
 
 def kept(requirement: Requirement, folder: Path) -> Package | None:
-    """The newest wheel of an earlier call that meets the requirement."""
+    """Return the newest wheel of earlier calls that meets the requirement, if there is one."""
     found: list[Package] = []
     for wheel in folder.glob("*.whl"):
         if fits(wheel.name, requirement):
@@ -262,7 +269,7 @@ def kept(requirement: Requirement, folder: Path) -> Package | None:
 
 def _arguments(wanted: Requirement, folder: Path) -> list[str]:
     if wanted.name in BUILT:
-        # pip's cache may hold a wheel that somebody built with compiled code.
+        # pip's cache may contain a wheel with compiled code.
         return ["wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", str(folder), str(wanted)]
     platforms = [part for platform in PLATFORMS for part in ("--platform", platform)]
     version = f"{PYTHON[0]}.{PYTHON[1]}"
@@ -278,7 +285,7 @@ def _pip(arguments: Sequence[str], wanted: Requirement, environment: Mapping[str
 
 
 def unavailable(wanted: Requirement, words: str) -> str:
-    """The sentence for a package that pip did not get, with pip's last words."""
+    """Return the message about a package that pip could not get, with the last line of pip's output."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     last = lines[-1].removeprefix("ERROR: ") if lines else "it said nothing"
     what = "no source of" if wanted.name in BUILT else "no wheel for Python 3.12 on x86-64 of"
@@ -287,7 +294,7 @@ def unavailable(wanted: Requirement, words: str) -> str:
 
 
 def remove_others(folder: Path, wheels: Iterable[str]) -> None:
-    """Two versions of a package would stop the whole installation."""
+    """Remove all other wheels: two versions of a package would stop the whole installation."""
     wanted = set(wheels)
     for wheel in folder.glob("*.whl"):
         if wheel.name not in wanted:
@@ -295,7 +302,7 @@ def remove_others(folder: Path, wheels: Iterable[str]) -> None:
 
 
 def tracked_bytes(root: Path) -> int:
-    """The repository's files in git, as they are now."""
+    """Return the size of the repository's files that git tracks, as they are now."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
     if listed.returncode:
         raise CarryError(f"{root} is no git repository, so what would travel with the wheels cannot be weighed")
@@ -304,7 +311,7 @@ def tracked_bytes(root: Path) -> int:
 
 
 def check_size(wheels: int, repository: int) -> None:
-    """Both travel together."""
+    """Raise CarryError if the wheels and the repository are too large to be copied together."""
     if wheels + repository > LIMIT:
         raise CarryError(
             f"the wheels have {megabytes(wheels)} and the repository {megabytes(repository)}, together more than the "
@@ -317,7 +324,7 @@ def megabytes(size: int) -> str:
 
 
 def table(sizes: Mapping[str, int], repository: int) -> str:
-    """A line for each wheel, then the totals."""
+    """Render a line for each wheel and then the totals."""
     total = sum(sizes.values())
     rows = [*((name, sizes[name]) for name in sorted(sizes)), (f"{len(sizes)} wheels", total)]
     rows += [("the repository's tracked files", repository), ("together", total + repository)]
@@ -325,7 +332,7 @@ def table(sizes: Mapping[str, int], repository: int) -> str:
 
 
 def carry(folder: Path) -> None:
-    """Afterwards the folder has the wheels, and no others."""
+    """Make the folder contain the needed wheels and no others."""
     repository = tracked_bytes(ROOT)
     machine = read_machine(MACHINE.read_text())
     pins = read_pins((ROOT / PINS).read_text())
@@ -339,7 +346,7 @@ def carry(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """What the user can do wrong is one sentence on stderr and exit code 2."""
+    """Carry the wheels. A user's error becomes one sentence on stderr and exit code 2."""
     parser = argparse.ArgumentParser(prog="carry.sh", description="Fetch the wheels that a lent GPU machine lacks.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="its other wheels are removed")
     try:

@@ -1,4 +1,4 @@
-"""What the steps ask of the card: to finish its work, to give memory back, and how much of it a process has."""
+"""Operations on the GPU: wait for its work, release memory, and read how much memory a process uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 
 
 def wait() -> None:
-    """Returns when the card, if there is one, has done what this process asked of it."""
+    """Wait until the GPU, if there is one, has done the work of this process."""
     import torch
 
     if torch.cuda.is_available():
@@ -14,10 +14,10 @@ def wait() -> None:
 
 
 def free() -> None:
-    """Gives back the memory that nothing uses any more; the peak begins anew."""
+    """Release unused memory and reset the peak."""
     import torch
 
-    # DeepSpeed's engines are cycles of references.
+    # DeepSpeed's engines contain reference cycles.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -25,14 +25,14 @@ def free() -> None:
 
 
 def peak() -> int:
-    """The most bytes that torch had allocated since the last `free`; 0 without a card."""
+    """Return the most bytes that torch had allocated since the last `free`; 0 without a GPU."""
     import torch
 
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def memory_of(pid: int) -> int | None:
-    """The bytes that a process has on the card, 0 if it has none; None where the driver does not tell."""
+    """Return the bytes of GPU memory that a process uses; None if the driver does not report them."""
     try:
         import pynvml
     except ImportError:

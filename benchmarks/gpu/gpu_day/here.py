@@ -1,4 +1,4 @@
-"""A training in this process: the trainer's own steps over a model and rows that were made in memory, with one rank."""
+"""A training in this process with one rank: the trainer's own steps over a model and rows that are made in memory."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Here:
         self.ranks = join(config, 0, 1, 0, self.paths.scratch)
 
     def config(self, family: Family, **options: Any) -> Any:
-        """A run.json; nothing is read from the places that it names."""
+        """Return a run.json. Nothing is read from the places that it names."""
         from gpu_day.runs import run_config
 
         nowhere = self.day.folder
         return run_config(family, nowhere, nowhere, nowhere, self.day.device, **options)
 
     def engine(self, config: Any, family: Family, model_config: Any, prepared: Any) -> Any:
-        """DeepSpeed's engine around a model that is made on the device, with an adapter if the run has one."""
+        """Return DeepSpeed's engine around a model that is made on the device, with an adapter if the run has one."""
         import torch
 
         from finetune_trainer.deepspeed_config import deepspeed_config
@@ -59,7 +59,7 @@ class Here:
         return engine
 
     def steps(self, engine: Any, prepared: Any, config: Any) -> Iterator[float]:
-        """Does the run's steps and yields the seconds of each. The device has done its work at the end of a step."""
+        """Do the run's steps and yield the seconds of each, including the device's work."""
         from finetune_trainer.ranks.requests import Requests
         from finetune_trainer.training.steps import steps
 
@@ -71,7 +71,7 @@ class Here:
 
 
 def token_rows(lengths: Sequence[int], vocabulary: int, seed: int = 3) -> Any:
-    """Rows of random tokens for CausalLM, as `prepare` encodes them."""
+    """Return rows of random tokens for CausalLM, as `prepare` encodes them."""
     import datasets
     import numpy as np
 
@@ -84,7 +84,7 @@ def token_rows(lengths: Sequence[int], vocabulary: int, seed: int = 3) -> Any:
 
 
 def prepared_of(rows: Any, model_config: Any, tokens: int, processor: Any = None, classes: int = 0) -> Any:
-    """What `prepare` would have left, in memory: the same rows for training and for evaluation."""
+    """Return what `prepare` would produce, in memory, with the same rows for training and evaluation."""
     from finetune_trainer.contract import Facts
     from finetune_trainer.model.prepare import Prepared
     from finetune_trainer.tasks import Settings

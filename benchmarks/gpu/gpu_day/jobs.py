@@ -1,4 +1,4 @@
-"""FineTuneJobs for this machine, and the operator that runs them, as `finetune run` does."""
+"""FineTuneJobs for this machine, and an operator that runs them as `finetune run` does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ NAMESPACE = "default"
 
 
 def manifest(name: str, family: Family, data: Path, device: str, **spec: Any) -> dict[str, Any]:
-    """A job that trains the folder's `base` on its `rows`, on one GPU or one CPU; `spec` adds or replaces fields."""
+    """Return a job that trains the folder's `base` on its `rows`, on one GPU or one CPU.
+
+    `spec` adds or replaces fields.
+    """
     suffix = "" if family.has_pictures else ".jsonl"
     return {
         "apiVersion": "finetune.dev/v1alpha1",
@@ -41,7 +44,7 @@ def manifest(name: str, family: Family, data: Path, device: str, **spec: Any) ->
 
 
 class LocalOperator:
-    """The operator over an in-memory cluster whose pods are processes of this machine."""
+    """The operator with an in-memory cluster whose pods are processes of this machine."""
 
     def __init__(self, cluster: LocalCluster, workspace: Path, logs: Path) -> None:
         self.cluster = cluster
@@ -49,28 +52,28 @@ class LocalOperator:
         self._logs = logs
 
     async def create(self, job: dict[str, Any]) -> None:
-        """Applies a job."""
+        """Create a job."""
         await self.cluster.create(FINETUNEJOBS, job)
 
     async def status(self, name: str) -> FineTuneJobStatus:
-        """The job's status."""
+        """Return the job's status."""
         job = await self.cluster.get(FINETUNEJOBS, NAMESPACE, name)
         return FineTuneJobStatus.model_validate(job.get("status", {}))
 
     def run_folder(self, name: str) -> Path | None:
-        """The folder of the job's run, when the trainer has made it."""
+        """Return the folder of the job's run, or None if the trainer has not made it yet."""
         folders = sorted((self.workspace / NAMESPACE / name / "runs").glob("*"))
         return folders[0] if folders else None
 
     def log_tail(self, name: str) -> str:
-        """The end of the newest log of the job's pods."""
+        """Return the end of the newest log of the job's pods."""
         logs = sorted(self._logs.glob(f"**/{name}-*.log"), key=lambda path: path.stat().st_mtime)
         return logs[-1].read_text(errors="replace")[-3000:] if logs else ""
 
 
 @asynccontextmanager
 async def local_operator(workspace: Path, logs: Path) -> AsyncIterator[LocalOperator]:
-    """Runs an operator as long as the block does. All pods end with it."""
+    """Run an operator for the duration of the block. All pods end with it."""
     driver = ProcessDriver({DEFAULT_CLAIM: workspace}, logs)
     async with run_locally(driver, operator_settings(), NAMESPACE) as (cluster, _):
         yield LocalOperator(cluster, workspace, logs)

@@ -1,7 +1,7 @@
-"""What the machine is, and whether the day can run on it.
+"""The facts about the machine, and whether the day can run on it.
 
-`python -m gpu_day.machine` prints the facts as JSON. It runs in a process of its own, because a process that has looked
-at a GPU holds half a gigabyte of its memory until it ends.
+`python -m gpu_day.machine` prints the facts as JSON. It runs in its own process, because a process that has queried a
+GPU holds half a gigabyte of its memory until it ends.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "datasets", "accelerate", "safetensors", "numpy")
 NEEDED = (*PACKAGES, "pydantic", "kopf", "kubernetes", "aiohttp", "rich", "yaml", "prometheus_client")
-"""Modules without which the operator or the trainer cannot be imported."""
+"""The modules without which the operator or the trainer cannot be imported."""
 
 
 def facts() -> dict[str, Any]:
-    """Versions, processors, and the GPU if torch finds one. `missing` names the modules that are not installed."""
+    """Return versions, processors, and the GPU if torch finds one.
+
+    `missing` names the modules that are not installed.
+    """
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -44,7 +47,7 @@ def facts() -> dict[str, Any]:
 
 
 def problem(found: dict[str, Any], device: str) -> str | None:
-    """Why the day cannot run on a machine with these facts, in one sentence; None if it can."""
+    """Return one sentence about why the day cannot run on a machine with these facts; None if it can."""
     if missing := found["missing"]:
         return (
             f"the module {missing[0]} is not installed here{_and_others(missing)}; build the wheels with "
@@ -68,7 +71,7 @@ def problem(found: dict[str, Any], device: str) -> str | None:
 
 
 def driver_cuda() -> int | None:
-    """The newest CUDA that the driver supports, as 1000 x major + 10 x minor; None without a driver."""
+    """Return the newest CUDA that the driver supports, as 1000 x major + 10 x minor; None without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -78,7 +81,7 @@ def driver_cuda() -> int | None:
 
 
 def driver_version() -> str | None:
-    """The version by which the driver is sold, such as 580.159.04; None if the kernel module does not show it."""
+    """Return the driver's release version, such as 580.159.04; None if the kernel module does not show it."""
     try:
         with open("/proc/driver/nvidia/version") as file:
             words = file.readline().split()

@@ -1,4 +1,4 @@
-"""Models with random weights, their tokenizers and rows to train them on. Nothing is downloaded."""
+"""Models with random weights, their tokenizers and training rows. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEED = 5
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: its task, and the column of its inputs."""
+    """A kind of model, with its task and the columns of its inputs."""
 
     name: str
     task: str
@@ -24,7 +24,7 @@ class Family:
 
     @property
     def has_pictures(self) -> bool:
-        """This is true if the inputs are pictures."""
+        """Whether the inputs are pictures."""
         return self.task == "ImageClassification"
 
 
@@ -50,7 +50,7 @@ LLAMA_8B = {
 
 
 def config_of(family: Family, shape: dict[str, int], vocabulary: int = 512) -> Any:
-    """The model's configuration. `vocabulary` is for texts whose shape has none."""
+    """Return the model's configuration. `vocabulary` is the size for text models whose shape has none."""
     from transformers import BertConfig, LlamaConfig, ViTConfig
 
     marks = {"pad_token_id": MARKS.index("<pad>")}
@@ -64,7 +64,7 @@ def config_of(family: Family, shape: dict[str, int], vocabulary: int = 512) -> A
 
 
 def auto_class(family: Family) -> Any:
-    """The class of transformers that loads the family."""
+    """Return the class of transformers that loads the family."""
     from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     return {
@@ -77,7 +77,10 @@ def auto_class(family: Family) -> Any:
 def save_base(
     folder: Path, family: Family, shape: dict[str, int], vocabulary: int = 512, bad_word: bool = False
 ) -> Path:
-    """A base model in Hugging Face layout. With `bad_word`, the embedding of the vocabulary's last word is infinite."""
+    """Save a base model in Hugging Face layout.
+
+    With `bad_word`, the embedding of the vocabulary's last word is infinite.
+    """
     import torch
     from transformers import ViTImageProcessor
 
@@ -99,7 +102,7 @@ def save_base(
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """A tokenizer with one token for each word `w0`, `w1`, ..."""
+    """Return a tokenizer with one token for each word `w0`, `w1`, ..."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -110,12 +113,15 @@ def tokenizer(vocabulary: int) -> Any:
 
 
 def words(vocabulary: int) -> list[str]:
-    """The words of a vocabulary of that size."""
+    """Return the words of a vocabulary of this size."""
     return [f"w{number}" for number in range(vocabulary - len(MARKS))]
 
 
 def save_rows(path: Path, family: Family, lengths: Sequence[int], vocabulary: int = 512, seed: int = 3) -> Path:
-    """Rows with so many words each, or so many pictures; returns where they are. The last word is in none of them."""
+    """Save rows with these numbers of words, or as many pictures; return their path.
+
+    No row contains the vocabulary's last word.
+    """
     draw = random.Random(seed)
     if family.has_pictures:
         return _save_pictures(path, len(lengths), draw)
@@ -123,7 +129,7 @@ def save_rows(path: Path, family: Family, lengths: Sequence[int], vocabulary: in
     rows = []
     for length in lengths:
         first = draw.randrange(len(known))
-        # The words count up, so that there is something to learn.
+        # The words count up, so that there is a pattern to learn.
         text = " ".join(known[(first + place) % len(known)] for place in range(length))
         rows.append({"text": text, **({"label": LABELS[first % len(LABELS)]} if family is BERT else {})})
     file = path.with_suffix(".jsonl")

@@ -1,4 +1,4 @@
-"""The JSON of one step. It is written again after every row, so that a step that is killed loses only its last row."""
+"""The JSON file of one step. It is written again after every row, so that a killed step loses only its last row."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 Figures = dict[str, Any]
 MAX_LOG_CHARACTERS = 20_000
-"""How much of the end of a failed step's output its JSON keeps."""
+"""The number of characters that are kept from the end of a failed step's output."""
 
 
 @dataclass
 class Record:
-    """What a step has measured so far."""
+    """The figures that a step has measured so far."""
 
     path: Path
     step: str
     machine: Figures
-    """The card, the versions of the packages, the commit and the date."""
+    """The GPU, the versions of the packages, the commit and the date."""
     rows: dict[str, Figures] = field(default_factory=dict)
     ended: str = "is running"
     seconds: float = 0.0
@@ -28,22 +28,22 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Reads a step's file. Raises OSError or ValueError."""
+        """Read a step's file. Raises OSError or ValueError."""
         fields = json.loads(path.read_text())
         return cls(path, **fields)
 
     def add(self, row: str, figures: Figures) -> None:
-        """Keeps a row that was measured."""
+        """Add a row that was measured, and write the file."""
         self.rows[row] = figures
         print(f"{row}: {json.dumps(figures)}", flush=True)
         self.write()
 
     def fail(self, row: str, reason: str, figures: Figures | None = None) -> None:
-        """Keeps a row that failed: the reason, and what was measured before."""
+        """Add a row that failed, with the reason and what was measured before."""
         self.add(row, {**(figures or {}), "failed": reason})
 
     def write(self) -> None:
-        """Replaces the file. Raises OSError."""
+        """Replace the file. Raises OSError."""
         fields = {name: value for name, value in self.__dict__.items() if name != "path"}
         temporary = self.path.with_name(f".{self.path.name}")
         temporary.write_text(json.dumps(fields, indent=1) + "\n")
@@ -51,5 +51,5 @@ class Record:
 
     @property
     def failures(self) -> dict[str, str]:
-        """The reasons of the rows that failed."""
+        """The reasons of the failed rows, by row."""
         return {row: figures["failed"] for row, figures in self.rows.items() if "failed" in figures}

@@ -1,4 +1,4 @@
-"""The steps of the day, in the order in which they run: the most information for a second first."""
+"""The steps of the day in their order: those with the most information per second come first."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ STEPS: tuple[Step, ...] = (
 
 
 def step_of(letter: str) -> Step:
-    """The step with that letter. Raises KeyError."""
+    """Return the step with this letter. Raises KeyError."""
     return {step.letter: step for step in STEPS}[letter]

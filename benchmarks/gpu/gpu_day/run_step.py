@@ -1,4 +1,4 @@
-"""One step of the day in this process: `python -m gpu_day.run_step LETTER --file FILE --device cuda`."""
+"""Runs one step of the day in this process: `python -m gpu_day.run_step LETTER --file FILE --device cuda`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
         step.measure(Day(step, options.device, options.small, Path(folder), Record.read(options.file)))
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not through the interpreter's end: the destructor of NCCL's process group may wait for ever.
+    # A normal exit could hang forever in the destructor of NCCL's process group.
     os._exit(0)
 
 

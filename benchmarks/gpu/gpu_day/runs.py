@@ -1,4 +1,4 @@
-"""run.json for one rank on this machine, and starting that rank as the agent of a pod would."""
+"""The run.json of one rank on this machine, and starting that rank as a pod's agent would."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_config(
     attempt: int = 1,
     **training: Any,
 ) -> RunConfig:
-    """A run of one rank; `training` changes the recipe."""
+    """Return a run of one rank. `training` changes the recipe."""
     return RunConfig(
         namespace="gpu-day",
         job="day",
@@ -59,7 +59,7 @@ def run_config(
             source=contract.Source(uri=f"file://{rows}"),
             columns=contract.Columns(**family.columns),
             evaluation_source=contract.Source(uri=f"file://{evaluation}"),
-            max_leak_fraction=1.0,  # so few different rows repeat
+            max_leak_fraction=1.0,  # there are few different rows, so they repeat
         ),
         lora=lora,
         training=contract.Training(**{**RECIPE, **training}),
@@ -71,7 +71,7 @@ def run_config(
 
 
 def paths_in(folder: Path) -> Paths:
-    """A workspace and a scratch folder."""
+    """Make a workspace, a claims folder and a scratch folder."""
     paths = Paths(workspace=folder / "workspace", claims=folder / "claims", scratch=folder / "scratch")
     for path in (paths.workspace, paths.claims, paths.scratch):
         path.mkdir(parents=True, exist_ok=True)
@@ -79,15 +79,17 @@ def paths_in(folder: Path) -> Paths:
 
 
 def one_rank(port: int) -> dict[str, str]:
-    """The variables that make a process the only rank of a world."""
+    """Return the variables that make a process the only rank of a world."""
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0"}
     return place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def run_rank(config: RunConfig, paths: Paths, port: int, **hook: object) -> RankExit:
-    """Runs the trainer's rank to its end. Raises RuntimeError with its last line if it leaves no word.
+    """Run the trainer's rank to its end and return its exit file.
 
-    `hook`: variables for the rank's hook, by their names without the prefix."""
+    `hook` has variables for the rank's hook, by their names without the prefix. Raises RuntimeError with the last line
+    of output if the rank leaves no exit file.
+    """
     run_json = paths.scratch / "run.json"
     run_json.write_text(config.to_json())
     for file in (contract.STOP_FILE, contract.rank_exit_file(0)):
@@ -115,6 +117,6 @@ def run_rank(config: RunConfig, paths: Paths, port: int, **hook: object) -> Rank
 
 
 def hook_variables(**hook: object) -> dict[str, str]:
-    """The environment that loads the rank's hook."""
+    """Return the environment that loads the rank's hook."""
     path = os.pathsep.join([str(HOOK), environment()["PYTHONPATH"]])
     return {"PYTHONPATH": path, **{f"GPU_DAY_{name.upper()}": str(value) for name, value in hook.items()}}

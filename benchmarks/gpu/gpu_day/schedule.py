@@ -1,4 +1,4 @@
-"""Which steps fit into the time, and running one in a process that ends at its limit."""
+"""Chooses the steps that fit into the time, and runs each in a process that ends at its limit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from gpu_day.step import Step
 ROOT = Path(__file__).parents[3]
 CODE = (ROOT / "benchmarks" / "gpu", ROOT / "operator", ROOT / "trainer")
 START_SECONDS = 10
-"""For the look at the machine before the first step."""
+"""Seconds for querying the machine before the first step."""
 FINISHED = "finished"
 PATIENCE_ON_CPUS = 4
-"""On CPUs, a step may take so many times its limit: nothing is lent there, and the machine may be busy."""
+"""The factor by which a step's limit is longer on CPUs: such a machine is not lent, and it may be busy."""
 
 
 def environment() -> dict[str, str]:
-    """The environment of all processes of the day: the repository's code before what is installed, no network, and no
-    variable of a running pod."""
+    """Return the environment of all processes of the day.
+
+    The repository's code precedes installed packages; there is no network and no variable of a running pod.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINETUNE_", "GPU_DAY_"))}
-    # Absolute, because the processes of a run have working folders of their own.
+    # The paths are absolute, because the processes of a run have other working folders.
     installed = [str(Path(entry).absolute()) for entry in kept.get("PYTHONPATH", "").split(os.pathsep) if entry]
     path = os.pathsep.join([*map(str, CODE), *installed])
     return kept | {
@@ -44,7 +46,7 @@ def environment() -> dict[str, str]:
 
 
 def too_short(steps: Sequence[Step], minutes: float) -> str | None:
-    """Why the steps do not fit into the time, in one sentence; None if they do."""
+    """Return one sentence about why the steps do not fit into the time; None if they do."""
     needed = START_SECONDS + sum(step.seconds for step in steps)
     if needed <= 60 * minutes:
         return None
@@ -58,7 +60,7 @@ def too_short(steps: Sequence[Step], minutes: float) -> str | None:
 
 
 def run_step(step: Step, machine: Figures, out: Path, device: str, small: bool) -> Record:
-    """Runs a step to its end or its limit. Returns what it has measured, which is also in its file in `out`."""
+    """Run a step to its end or its limit. Return its figures, which are also in its file in `out`."""
     record = Record(out / step.file, step.letter, machine)
     limit = step.seconds * (1 if device == "cuda" else PATIENCE_ON_CPUS)
     record.write()
@@ -74,7 +76,7 @@ def run_step(step: Step, machine: Figures, out: Path, device: str, small: bool) 
 
 
 def _run(step: Step, path: Path, device: str, small: bool, limit: int) -> tuple[str, str]:
-    """How the step's process ended, and its output."""
+    """Return how the step's process ended, and its output."""
     command = [sys.executable, "-m", "gpu_day.run_step", step.letter, "--file", str(path), "--device", device]
     log = path.with_name(f".{path.stem}.log")
     try:
@@ -100,9 +102,12 @@ def _run(step: Step, path: Path, device: str, small: bool, limit: int) -> tuple[
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for a process and all that it has started. Of a process that has ended, only its group is known."""
+    """Kill a process, its descendants and its group.
+
+    If the process has ended, only its group is known.
+    """
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGSTOP)  # nothing starts anything while it is looked for
+        os.killpg(process.pid, signal.SIGSTOP)  # keeps it from starting more processes
     with contextlib.suppress(psutil.NoSuchProcess):
         first = psutil.Process(process.pid)
         for started in (first, *first.children(recursive=True)):

@@ -1,4 +1,4 @@
-"""What a step of the day is: its name, its time limit, and the rows and columns of its table."""
+"""A step of the day: its name, its time limit, and the rows and columns of its table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of a row. `form` turns its value into text."""
+    """A figure of a row. `form` turns its value into text."""
 
     key: str
     title: str
@@ -32,7 +32,7 @@ class Step:
     name: str
     title: str
     seconds: int
-    """The time limit on a GPU. The step's processes are killed when it is over."""
+    """The time limit in seconds on a GPU. The step's processes are killed when it is over."""
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
     measure: Callable[[Day], None]
@@ -43,17 +43,17 @@ class Step:
 
     @property
     def file(self) -> str:
-        """The name of the JSON file."""
+        """The name of the step's JSON file."""
         return f"{self.letter}-{self.name}.json"
 
 
 @dataclass
 class Day:
-    """What a step's `measure` works with."""
+    """The context of a step's `measure`."""
 
     step: Step
     device: str
-    """`cuda` or `cpu`."""
+    """The device: `cuda` or `cpu`."""
     small: bool
     folder: Path
     """An empty folder for models and workspaces. It is removed afterwards."""
@@ -61,7 +61,7 @@ class Day:
 
     @property
     def on_gpu(self) -> bool:
-        """This is true on a real day; a day on CPUs only tries the code."""
+        """Whether this is a real day. A day on CPUs only tests the code."""
         return self.device == "cuda"
 
     @property
@@ -71,8 +71,10 @@ class Day:
 
     @contextlib.contextmanager
     def row(self, name: str) -> Iterator[Figures]:
-        """Collects the figures of a row and writes them when the block ends. An exception becomes the row's failure,
-        and the day goes on."""
+        """Collect the figures of a row and write them when the block ends.
+
+        An exception becomes the row's failure, and the day continues.
+        """
         figures: Figures = {}
         try:
             yield figures
@@ -85,16 +87,16 @@ class Day:
 
 
 def sentence_of(error: BaseException) -> str:
-    """The type and the first line of an error, for a table."""
+    """Return the type and the first line of an error, for a table."""
     line = (str(error).strip() or repr(error)).splitlines()[0]
     return f"{type(error).__name__}: {line}"[:300]
 
 
-# ---- how figures look in a table ------------------------------------------------------------------------------------
+# ---- the format of figures in a table -------------------------------------------------------------------------------
 
 
 def number(digits: int = 3) -> Callable[[Any], str]:
-    """Rounds to so many significant digits, without an exponent for large numbers."""
+    """Return a function that rounds to this many significant digits, without an exponent for large numbers."""
 
     def form(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
@@ -103,15 +105,15 @@ def number(digits: int = 3) -> Callable[[Any], str]:
 
 
 def gibibytes(value: Any) -> str:
-    """Bytes as GiB."""
+    """Render bytes as GiB."""
     return f"{value / GIB:.2f}" if value < 100 * GIB else f"{value / GIB:.0f}"
 
 
 def percent(value: Any) -> str:
-    """A share of one as percent."""
+    """Render a share of one as percent."""
     return f"{100 * value:.0f} %"
 
 
 def yes_or_no(value: Any) -> str:
-    """A truth value in words."""
+    """Render a truth value as yes or no."""
     return "yes" if value else "no"

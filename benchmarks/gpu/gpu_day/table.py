@@ -1,4 +1,4 @@
-"""results.md, from the JSON of any number of days."""
+"""Renders results.md from the JSON files of any number of days."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ steps do. A row that no day has measured says so.
 
 @dataclass(frozen=True)
 class MeasuredDay:
-    """The files of one day, by the letter of their step."""
+    """The records of one day, by the letter of their step."""
 
     name: str
     records: dict[str, Record]
 
     @classmethod
     def read(cls, folder: Path) -> MeasuredDay:
-        """Reads the files that are there. Raises ValueError for one that is no step's."""
+        """Read the existing files of a day. Raises ValueError for a file that is not a step's."""
         files = [folder / step.file for step in STEPS]
         try:
             return cls(folder.name, {file.name[0]: Record.read(file) for file in files if file.exists()})
@@ -42,7 +42,7 @@ class MeasuredDay:
 
 
 def markdown(days: Sequence[MeasuredDay]) -> str:
-    """The whole page; the newest day first."""
+    """Render the whole page, the newest day first."""
     ordered = sorted(days, key=lambda day: str(day.machine["date"]), reverse=True)
     parts = [HEAD, _days(ordered)]
     parts += [_section(step, ordered) for step in STEPS]
@@ -50,7 +50,7 @@ def markdown(days: Sequence[MeasuredDay]) -> str:
 
 
 def step_table(step: Step, records: Sequence[tuple[str, Record]], only_measured: bool = False) -> str:
-    """The table of one step: a line for each row and each record (with its day's name) that has it."""
+    """Render the table of one step: a line for each row and each record that has it, with the name of its day."""
     titles = ["row", "day", *(column.title for column in step.columns)]
     lines = [_line(titles), _line(["---"] * len(titles))]
     for row in step.rows:

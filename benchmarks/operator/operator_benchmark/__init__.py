@@ -1,1 +1,1 @@
-"""What the operator costs beside the floor: load, measurements, table."""
+"""The operator's cost compared with the floor, its pods without an operator: load, measurements, table."""

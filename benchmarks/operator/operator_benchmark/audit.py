@@ -1,7 +1,7 @@
-"""Requests to the API server, counted from its audit log, by who made them.
+"""Counts requests to the API server by client, from its audit log.
 
-A log that grows is read from a mark on. When it is rotated in between, the file that was marked has another name, and
-the newer ones follow it.
+A growing log is read from a mark on. If it was rotated since, the marked file has another name, and the newer files
+follow it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 LEFT_OUT = frozenset({"leases", "events"})
-"""Resources that say nothing of what a job costs."""
+"""Resources whose requests are not part of a job's cost."""
 
 
 class Request(NamedTuple):
-    """Of one client, with one verb, on one resource (`pods/status`, say)."""
+    """A kind of request: one client, one verb, one resource (for example `pods/status`)."""
 
     client: str
     verb: str
@@ -41,14 +41,14 @@ class AuditLog:
         self._path = path
 
     def mark(self) -> Mark:
-        """The end of the log, now. Raises OSError if it cannot be read."""
+        """Return the current end of the log. Raises OSError if the log cannot be read."""
         with self._path.open("rb") as log:
             found = self._path.stat()
             log.read(0)
         return Mark(found.st_ino, found.st_size)
 
     def since(self, mark: Mark) -> Iterator[dict[str, Any]]:
-        """The entries after a mark; the last line may be half written, and then is left out."""
+        """Yield the entries after a mark. An incomplete last line is left out."""
         for path, offset in self._files(mark):
             with path.open("rb") as log:
                 log.seek(offset)
@@ -57,7 +57,7 @@ class AuditLog:
                         yield json.loads(line)
 
     def _files(self, mark: Mark) -> list[tuple[Path, int]]:
-        """The file that was marked and those that came after it."""
+        """Return the marked file and the newer ones, with the offsets from which to read them."""
         files = self._path.parent.glob(f"{self._path.stem}*{self._path.suffix}")
         by_age = sorted(files, key=lambda path: (path == self._path, path.stat().st_mtime_ns))
         inodes = [path.stat().st_ino for path in by_age]
@@ -66,11 +66,11 @@ class AuditLog:
 
 
 def requests(entries: Iterable[dict[str, Any]], namespace: str) -> Counter[Request]:
-    """Answered requests about objects of a namespace, without leases and events; refused ones count too."""
+    """Count the answered requests about objects of a namespace, also refused ones, without leases and events."""
     counted: Counter[Request] = Counter()
     for entry in entries:
         about = entry.get("objectRef", {})
-        # A watch is logged when it begins and when it ends.
+        # A watch is logged at its beginning and at its end; only the beginning counts.
         begun = entry["verb"] == "watch" and entry["stage"] == "ResponseComplete"
         if about.get("namespace") == namespace and about.get("resource") not in LEFT_OUT and not begun:
             counted[Request(client_of(entry), entry["verb"], _resource(about))] += 1
@@ -78,19 +78,19 @@ def requests(entries: Iterable[dict[str, Any]], namespace: str) -> Counter[Reque
 
 
 def writes(counted: Counter[Request], without: str) -> Counter[Request]:
-    """Those that change something, of all clients but one."""
+    """Return the requests of all other clients that change something."""
     return Counter({r: n for r, n in counted.items() if r.verb in WRITES and r.client != without})
 
 
 def check_alone(counted: Counter[Request], resource: str) -> None:
-    """Raises ValueError if several clients write a resource that is one's alone."""
+    """Raise ValueError if several clients write a resource that only one should write."""
     clients = sorted({r.client for r in counted if r.resource == resource and r.verb in WRITES})
     if len(clients) > 1:
         raise ValueError(f"{' and '.join(clients)} both write {resource}: an operator runs beside ours; stop it")
 
 
 def client_of(entry: dict[str, Any]) -> str:
-    """A controller's name, or the program's."""
+    """Return the name of a controller's service account, or the program's name."""
     user = str(entry.get("user", {}).get("username", ""))
     if user.startswith("system:serviceaccount:"):
         return user.rsplit(":", 1)[-1]

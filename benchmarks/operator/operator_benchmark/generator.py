@@ -1,4 +1,7 @@
-"""The load generator: one client of the API server with a name of its own, many requests at once, watches for times."""
+"""The load generator: a client of the API server with its own name, which sends concurrent requests.
+
+It takes times from watches.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +31,21 @@ from operator_benchmark.sightings import Sightings
 
 USER_AGENT = "finetune-benchmark"
 AT_ONCE = 32
-"""Requests under way."""
+"""The number of concurrent requests."""
 PATIENCE = 300.0
-"""Seconds until a wait for anything is given up."""
+"""Seconds after which any wait fails."""
 KINDS = {resource.kind: resource for resource in (FINETUNEJOBS, JOBS, SERVICES)}
-"""What the load consists of."""
+"""The kinds of objects that make up the load."""
 GRACE = ("gracePeriodSeconds", "0")
 
 T = TypeVar("T")
 
 
 class Generator:
-    """Makes load in a namespace of its own, and removes it."""
+    """Creates load in its own namespace, and removes it."""
 
     def __init__(self, transport: Transport) -> None:
-        transport._api.user_agent = USER_AGENT  # the audit log tells clients apart by it
+        transport._api.user_agent = USER_AGENT  # by which the audit log distinguishes clients
         self._transport = transport
         self.cluster = KubeCluster(transport)
         self.namespace = f"benchmark-{uuid.uuid4().hex[:8]}"
@@ -51,7 +54,10 @@ class Generator:
     @classmethod
     @contextlib.asynccontextmanager
     async def connected(cls) -> AsyncIterator[Generator]:
-        """With $KUBECONFIG; makes the namespace with its storage, watches it, and deletes it at the end."""
+        """Connect with $KUBECONFIG.
+
+        The generator creates the namespace with its storage, watches it, and deletes it at the end.
+        """
         generator = cls(await Transport.connect())
         try:
             await generator._make_namespace()
@@ -70,7 +76,10 @@ class Generator:
             await generator.cluster.close()
 
     async def create_all(self, manifests: Iterable[list[Object]]) -> dict[str, float]:
-        """Of each job what it consists of, in order. Returns when the last call of each returned, by the job's name."""
+        """Create the objects of each job, in order.
+
+        Returns, by the job's name, the time at which the last call for the job returned.
+        """
 
         async def create(parts: list[Object]) -> tuple[str, float]:
             for part in parts:
@@ -80,7 +89,7 @@ class Generator:
         return dict(await self._at_once(create, manifests))
 
     async def finish_all(self, manifests: Iterable[Object]) -> None:
-        """Make FineTuneJobs that have been trained already."""
+        """Create FineTuneJobs that are already trained."""
 
         async def make(manifest: Object) -> None:
             made = await self.cluster.create(FINETUNEJOBS, manifest)
@@ -89,7 +98,7 @@ class Generator:
         await self._at_once(make, manifests)
 
     async def fail_all(self, pods: Iterable[Object]) -> dict[str, float]:
-        """Let pods fail; returns when each call returned, by the name of the pod's FineTuneJob."""
+        """Make pods fail. Return the time at which each call returned, by the name of the pod's FineTuneJob."""
 
         async def fail(pod: Object) -> tuple[str, float]:
             while True:
@@ -103,7 +112,7 @@ class Generator:
 
     async def clear(self) -> None:
         """Delete everything in the namespace but its storage, and wait until it is gone."""
-        for plural in (FINETUNEJOBS, JOBS):  # what makes other things goes first
+        for plural in (FINETUNEJOBS, JOBS):  # objects that create others are deleted first
             await self._delete_collection(_path(plural, self.namespace))
         paths = [f"/api/v1/namespaces/{self.namespace}/{plural}" for plural in ("pods", "services", "configmaps")]
         paths.append(f"/apis/networking.k8s.io/v1/namespaces/{self.namespace}/networkpolicies")
@@ -119,7 +128,7 @@ class Generator:
         self.seen.forget()
 
     async def check_room(self, pods: int) -> None:
-        """Raises ValueError when the fake nodes cannot hold so many."""
+        """Raise ValueError if the fake nodes do not have room for so many pods."""
         selector = [("labelSelector", "type=kwok")]
         nodes = (await self._transport.request("GET", "/api/v1/nodes", selector))["items"]
         room = sum(int(node["status"].get("allocatable", {}).get("nvidia.com/gpu", 0)) for node in nodes)
@@ -130,7 +139,7 @@ class Generator:
             )
 
     async def server_version(self) -> str:
-        """Of Kubernetes."""
+        """Return the version of Kubernetes."""
         return str((await self._transport.request("GET", "/version"))["gitVersion"])
 
     # ---- inside ------------------------------------------------------------------------------------------------------
@@ -164,7 +173,10 @@ class Generator:
         await self._transport.request("DELETE", f"/api/v1/persistentvolumes/{objects.volume_name(self.namespace)}")
 
     async def _delete_collection(self, path: str) -> None:
-        """A deletion of thousands may take longer than a request may; it is begun again where it was left."""
+        """Delete a collection.
+
+        The deletion of thousands of objects may exceed the time limit of a request, so it is repeated for the rest.
+        """
         for last in (False, False, False, False, True):
             try:
                 await self._transport.request("DELETE", path, [GRACE, ("propagationPolicy", "Background")])
@@ -174,7 +186,7 @@ class Generator:
                     raise
 
     async def _delete_each(self, path: str) -> None:
-        """Of Services, which cannot be deleted together."""
+        """Delete each object separately, as Services require."""
 
         async def delete(item: Object) -> None:
             with contextlib.suppress(NotFoundError):
@@ -192,12 +204,12 @@ class Generator:
 
 
 def _is_load(item: Object) -> bool:
-    """Not what every namespace has."""
+    """Return whether an object is part of the load. kube-root-ca.crt exists in every namespace."""
     return bool(item["metadata"]["name"] != "kube-root-ca.crt")
 
 
 def _job_of(made: Object) -> str:
-    """Name of the FineTuneJob that an object is, or belongs to."""
+    """Return the name of the FineTuneJob that an object is, or to which it belongs."""
     metadata = made["metadata"]
     return str(metadata.get("labels", {}).get("finetune.dev/job", metadata["name"]))
 

@@ -25,12 +25,12 @@ from operator_benchmark.process import IMAGE
 Names = Literal["all pods", "rank 0"]
 
 PODS = 4
-"""Of each job."""
+"""The number of pods of each job."""
 SETTINGS = Settings(image=IMAGE)
 
 
 def finetunejob(name: str, namespace: str) -> Object:
-    """Four small pods that go to fake nodes."""
+    """Return a FineTuneJob with four small pods for fake nodes."""
     return {
         "apiVersion": constants.API_VERSION,
         "kind": constants.KIND,
@@ -49,9 +49,10 @@ def finetunejob(name: str, namespace: str) -> Object:
 
 
 def floor(name: str, namespace: str, names: Names) -> list[Object]:
-    """What would have to be made by hand: a headless Service and the Indexed Job with the very pods of a FineTuneJob.
+    """Return the objects that replace an operator: a headless Service, and an Indexed Job with a FineTuneJob's pods.
 
-    `names`: which pods the Service gives a name."""
+    `names` selects the pods to which the Service gives a name.
+    """
     job = _parsed(name, namespace)
     run = next_run(job, 1, SETTINGS, "0" * 16, datetime.now(UTC))
     metadata = child_metadata(job, run)
@@ -69,7 +70,7 @@ def _parsed(name: str, namespace: str) -> FineTuneJob:
 
 
 def finished(manifest: Object) -> Object:
-    """A FineTuneJob that the API server has given a UID, with the status of one that has trained for an hour."""
+    """Return a FineTuneJob that has a UID, with the status of one that has trained for an hour."""
     job, now = parse(manifest), datetime.now(UTC)
     began = now - timedelta(hours=1)
     run = next_run(job, 1, SETTINGS, "0" * 16, began)
@@ -90,7 +91,7 @@ def finished(manifest: Object) -> Object:
 
 
 def failed(pod: Object) -> Object:
-    """A pod that runs, as it is when its container has ended with exit code 1."""
+    """Return a running pod as it is after its container has ended with exit code 1."""
     pod, now = copy.deepcopy(pod), to_text(datetime.now(UTC))
     container = pod["status"]["containerStatuses"][0]
     started = container["state"]["running"]["startedAt"]
@@ -101,7 +102,7 @@ def failed(pod: Object) -> Object:
 
 
 def storage(namespace: str) -> list[Object]:
-    """A volume and a claim of it. No fake node mounts it; the scheduler wants it bound."""
+    """Return a volume and a claim bound to it. No fake node mounts it, but the scheduler requires a bound claim."""
     spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeMode": "Filesystem"}
     name, size = volume_name(namespace), {"storage": "1Gi"}
     volume = {
@@ -120,5 +121,5 @@ def storage(namespace: str) -> list[Object]:
 
 
 def volume_name(namespace: str) -> str:
-    """Of the namespace's volume."""
+    """Return the name of the namespace's volume."""
     return f"{namespace}-workspace"

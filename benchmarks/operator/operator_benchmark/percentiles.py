@@ -1,4 +1,4 @@
-"""From many numbers to few."""
+"""Summarizes many numbers by percentiles and spread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """Of the repetitions of one measurement."""
+    """The spread of the repetitions of one measurement."""
 
     median: float
     lowest: float
@@ -18,9 +18,10 @@ class Spread(NamedTuple):
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least that percentage of the values do not exceed (nearest rank).
+    """Return the smallest value that at least that percentage of the values do not exceed (nearest rank).
 
-    Raises ValueError without values."""
+    Raises ValueError if there are no values.
+    """
     ordered = sorted(values)
     if not ordered:
         raise ValueError("there is no percentile of nothing")
@@ -28,7 +29,7 @@ def percentile(values: Iterable[float], percent: float) -> float:
 
 
 def of_jobs(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and last of the times of many jobs."""
+    """Return p50, p95 and the last of the times of many jobs."""
     return {
         "p50": round(percentile(seconds, 50), 4),
         "p95": round(percentile(seconds, 95), 4),
@@ -37,5 +38,5 @@ def of_jobs(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Raises statistics.StatisticsError without values."""
+    """Return the spread of the values. Raises statistics.StatisticsError if there are none."""
     return Spread(median(values), min(values), max(values), len(values))

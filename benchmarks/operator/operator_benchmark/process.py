@@ -1,4 +1,4 @@
-"""The operator as a process of this machine, and what it uses."""
+"""The operator as a process of this machine, and the resources that it uses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import aiohttp
 from finetune_operator.local.ports import free_port
 
 IMAGE = "fake.example/trainer:none"
-"""Nothing pulls it: the pods are fake."""
+"""The image of the fake pods. It is never pulled."""
 READY_WITHIN = 30.0
 STOPS_WITHIN = 30.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class OperatorProcess:
-    """`finetune operator` for one namespace, with a NetworkPolicy for each job; a context manager."""
+    """A context manager that runs `finetune operator` for one namespace, with a NetworkPolicy for each job."""
 
     def __init__(self, namespace: str, folder: Path) -> None:
-        """`folder` gets its configuration and its log."""
+        """Prepare the process. `folder` receives its configuration and its log."""
         self._namespace = namespace
         self._config = folder / "operator.yaml"
         self._log = folder / "operator.log"
@@ -55,29 +55,29 @@ class OperatorProcess:
         await self._stop()
 
     async def reconciles(self) -> int:
-        """That went well, so far."""
+        """Return the number of successful reconciles so far."""
         lines = (await self._get("/metrics") or "").splitlines()
         series = 'finetune_reconcile_total{result="success"} '
         return next((int(float(line.removeprefix(series))) for line in lines if line.startswith(series)), 0)
 
     @property
     def cpu_seconds(self) -> float:
-        """Used so far, of user and system, in all threads."""
+        """The CPU time used so far, user and system, of all threads."""
         fields = self._proc("stat").rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     @property
     def rss_mebibytes(self) -> float:
-        """Now."""
+        """The current resident memory."""
         return self._memory("VmRSS")
 
     @property
     def peak_rss_mebibytes(self) -> float:
-        """The highest so far."""
+        """The highest resident memory so far."""
         return self._memory("VmHWM")
 
     async def _get(self, path: str) -> str | None:
-        """None unless it answers with 200."""
+        """Return the answer's text, or None if the status is not 200 or the request fails."""
         with contextlib.suppress(aiohttp.ClientError):
             async with aiohttp.ClientSession() as session, session.get(self._url + path) as response:
                 return await response.text() if response.status == 200 else None

@@ -1,6 +1,6 @@
-"""The raw figures as a JSON file that grows with each measurement: a run that is interrupted keeps what it has.
+"""The raw figures as a JSON file that is written after each measurement, so that an interrupted run keeps its results.
 
-A run takes the place of what it measures again and leaves the rest, so that parts can be repeated.
+A run replaces what it measures again and keeps the rest, so that parts can be repeated.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ Measurement = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """What is measured, with how many jobs."""
+    """A scenario with its number of jobs."""
 
     scenario: str
     jobs: int
 
 
 class Results:
-    """Measurements by case, in a file."""
+    """The measurements by case, in a file."""
 
     def __init__(self, path: Path, machine: dict[str, Any]) -> None:
-        """Keeps what the file has; `machine` says where the new ones are made."""
+        """Read the measurements that the file contains. `machine` describes where the new ones are made."""
         self._path = path
         self._machine = machine
         self._fresh: set[Case] = set()
         self._kept: list[Measurement] = json.loads(path.read_text())["measurements"] if path.exists() else []
 
     def add(self, case: Case, measured: Measurement) -> None:
-        """The first one of a case in this run removes those of earlier runs."""
+        """Add a measurement. The first one of a case in this run removes those of earlier runs."""
         if case not in self._fresh:
             self._fresh.add(case)
             self._kept = [m for m in self._kept if case_of(m) != case]
@@ -40,11 +40,11 @@ class Results:
         self._write()
 
     def of(self, case: Case) -> list[Measurement]:
-        """The repetitions of a case, in the order in which they were made."""
+        """Return the repetitions of a case, in the order in which they were made."""
         return [m for m in self._kept if case_of(m) == case]
 
     def cases(self) -> list[Case]:
-        """Those that were measured, by scenario and number of jobs."""
+        """Return the measured cases, sorted by scenario and number of jobs."""
         return sorted({case_of(m) for m in self._kept})
 
     def _write(self) -> None:
@@ -55,12 +55,15 @@ class Results:
 
 
 def case_of(measured: Measurement) -> Case:
-    """Of a measurement as it is in the file."""
+    """Return the case of a measurement from the file."""
     return Case(measured["scenario"], measured["jobs"])
 
 
 def values(measurements: Iterable[Measurement], *path: str) -> list[float]:
-    """One number of each measurement, by the keys that lead to it; those that lack it are left out."""
+    """Return one number of each measurement, which is found under the keys of `path`.
+
+    Measurements without it are left out.
+    """
     found: list[float] = []
     for measured in measurements:
         value: Any = measured

@@ -1,4 +1,4 @@
-"""What is measured: each scenario makes its load, measures, and leaves the namespace empty."""
+"""The scenarios: each creates its load, measures, and leaves the namespace empty."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from operator_benchmark.process import OperatorProcess
 from operator_benchmark.sightings import Gang
 
 QUIET = 2.0
-"""Seconds without any write, after which what a load has caused has been written."""
+"""Seconds without a write after which all writes that a load causes have been made."""
 LONGEST_UNREST = 20.0
 REST, SETTLED_BELOW = 3.0, 0.02
-"""Seconds of rest, and the part of a core that an operator at rest may use in them."""
+"""Seconds of rest, and the share of a core below which an operator counts as settled."""
 
 Measurement = dict[str, Any]
 
 
 @dataclass
 class Bench:
-    """What scenarios are made with."""
+    """The tools with which scenarios are made."""
 
     generator: Generator
     audit: AuditLog
@@ -40,7 +40,7 @@ class Bench:
     # ---- scenarios ---------------------------------------------------------------------------------------------------
 
     async def floor(self, jobs: int, names: objects.Names) -> Measurement:
-        """Jobs and Services made by hand: what the cluster itself needs."""
+        """Measure Jobs and Services without an operator: the cost of the cluster itself."""
         load = [objects.floor(name, self.generator.namespace, names) for name in _names(jobs)]
         with _Usage() as usage:
             mark = self.audit.mark()
@@ -52,7 +52,7 @@ class Bench:
         return {**times, **_per_job(counted, jobs), **usage.of(jobs)}
 
     async def start(self, jobs: int) -> Measurement:
-        """FineTuneJobs, from the create call to the status that says that all pods run."""
+        """Measure FineTuneJobs, from the create call until the status reports that all pods run."""
         seen = self.generator.seen
         load = [[objects.finetunejob(name, self.generator.namespace)] for name in _names(jobs)]
         async with self._operator() as operator:
@@ -75,7 +75,10 @@ class Bench:
         return {**times, **_per_job(counted, jobs), **usage.of(jobs), **further}
 
     async def recover(self, jobs: int) -> Measurement:
-        """One pod of each gang fails, at once: until four new pods run and the status says so."""
+        """Measure recovery after one pod of each gang fails at the same time.
+
+        It lasts until four new pods run and the status reports it.
+        """
         seen = self.generator.seen
         load = [[objects.finetunejob(name, self.generator.namespace)] for name in _names(jobs)]
         async with self._operator() as operator:
@@ -96,7 +99,7 @@ class Bench:
         return {**times, **_per_job(counted, jobs), **usage.of(jobs)}
 
     async def idle(self, jobs: int) -> Measurement:
-        """An operator that starts when all jobs have finished, and then has nothing to do."""
+        """Measure an operator that starts when all jobs have finished, and then has nothing to do."""
         if len(self.generator.seen.jobs) != jobs:
             await self.generator.finish_all(
                 objects.finetunejob(name, self.generator.namespace) for name in _names(jobs)
@@ -122,7 +125,7 @@ class Bench:
 
     @asynccontextmanager
     async def _operator(self) -> AsyncIterator[OperatorProcess]:
-        """That has already started one job: its watches are open."""
+        """Yield an operator that has already started one job, so that its watches are open."""
         async with OperatorProcess(self.generator.namespace, self.folder) as operator:
             first = objects.finetunejob("first", self.generator.namespace)
             await self._run(await self.generator.create_all([[first]]), 1)
@@ -142,7 +145,7 @@ class Bench:
         return times
 
     async def _counted(self, mark: Mark) -> Counter[Request]:
-        """All requests since the mark, when what had to be written has been."""
+        """Return all requests since the mark, after all writes have been made."""
         deadline = time.monotonic() + LONGEST_UNREST
         found, last = requests(self.audit.since(mark), self.generator.namespace), -1
         while (now := sum(writes(found, USER_AGENT).values())) != last and time.monotonic() < deadline:
@@ -154,7 +157,7 @@ class Bench:
 
 
 class _Usage:
-    """CPU time of the operator, and of the generator, which shares the machine with it; a context manager."""
+    """A context manager that measures the CPU time of the operator and of the generator, which share the machine."""
 
     def __init__(self, operator: OperatorProcess | None = None) -> None:
         self._operator = operator
@@ -167,7 +170,7 @@ class _Usage:
         self._after = self._now()
 
     def of(self, jobs: int) -> Measurement:
-        """Milliseconds for each job."""
+        """Return the CPU time in milliseconds for each job."""
         spans = zip(self._before, self._after, strict=True)
         used = [round((after - before) * 1000 / jobs, 2) for before, after in spans]
         return {"generator_cpu_ms": used[0], **({"operator_cpu_ms": used[1]} if self._operator else {})}
@@ -177,7 +180,7 @@ class _Usage:
 
 
 async def _settled(operator: OperatorProcess, jobs: int) -> None:
-    """Until it has looked at all jobs, and has used almost nothing for some seconds."""
+    """Wait until the operator has reconciled all jobs and has used almost no CPU for some seconds."""
     try:
         async with asyncio.timeout(PATIENCE):
             while await operator.reconciles() < jobs:
@@ -191,7 +194,7 @@ async def _settled(operator: OperatorProcess, jobs: int) -> None:
 
 
 def _per_job(counted: Counter[Request], jobs: int) -> Measurement:
-    """Writes of all but the generator, and all other requests, for each job."""
+    """Return the writes of all clients but the generator, and their other requests, for each job."""
     changed = writes(counted, USER_AGENT)
     reads = Counter({r: n for r, n in counted.items() if r not in changed and r.client != USER_AGENT})
     return {

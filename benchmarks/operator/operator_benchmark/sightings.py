@@ -1,4 +1,4 @@
-"""When what was seen, from watches: pods of each gang created and running, and the status saying so."""
+"""The times, from watches, at which the pods of each gang were created and ran, and the status reported it."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ LIVE = ("Pending", "Running")
 
 
 class Gang(NamedTuple):
-    """The pods of a job's attempt."""
+    """The pods of an attempt of a job."""
 
     job: str
     attempt: int
 
 
 class Sightings:
-    """Times are seconds on the clock given, of the first moment at which all pods of a gang were so."""
+    """Times by gang, in seconds of the given clock: the first moment at which all pods of the gang had the state."""
 
     def __init__(self, pods: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`pods`: of a gang."""
+        """Observe gangs of this many pods."""
         self._size = pods
         self._clock = clock
         self._changed = asyncio.Event()
         self._uids: dict[Gang, set[str]] = defaultdict(set)
         self._running: dict[Gang, set[str]] = defaultdict(set)
         self.pods: dict[str, dict[str, Any]] = {}
-        """Those that exist, by UID, as last seen."""
+        """The existing pods by UID, as last observed."""
         self.jobs: dict[str, dict[str, Any]] = {}
-        """FineTuneJobs that exist, by name, as last seen."""
+        """The existing FineTuneJobs by name, as last observed."""
         self.created: dict[Gang, float] = {}
         self.running: dict[Gang, float] = {}
         self.told: dict[Gang, float] = {}
-        """When the status said that all pods run."""
+        """The times at which the status reported that all pods run."""
 
     def forget(self) -> None:
-        """Of what is measured next, nothing has been seen."""
+        """Forget all times, before the next measurement."""
         for seen in (self._uids, self._running, self.created, self.running, self.told):
             seen.clear()
 
     def saw_pod(self, event: Event) -> None:
-        """A pod was added, changed or deleted."""
+        """Record that a pod was added, changed or deleted."""
         pod = event.object
         metadata, labels = pod["metadata"], pod["metadata"].get("labels", {})
         if constants.LABEL_JOB in labels:
@@ -65,7 +65,7 @@ class Sightings:
         self._changed.set()
 
     def saw_job(self, event: Event) -> None:
-        """A FineTuneJob was added, changed or deleted."""
+        """Record that a FineTuneJob was added, changed or deleted."""
         name = event.object["metadata"]["name"]
         if event.type == "DELETED":
             self.jobs.pop(name, None)
@@ -77,11 +77,11 @@ class Sightings:
         self._changed.set()
 
     def of(self, gang: Gang) -> list[dict[str, Any]]:
-        """The pods of a gang that exist."""
+        """Return the existing pods of a gang."""
         return [self.pods[uid] for uid in self._uids[gang] if uid in self.pods]
 
     async def until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
-        """Raises TimeoutError, which says what did not come."""
+        """Wait for a condition. Raises TimeoutError, which names what did not happen."""
         try:
             async with asyncio.timeout(seconds):
                 while not done():
@@ -96,6 +96,6 @@ class Sightings:
 
 
 def says_all_pods_run(status: dict[str, Any]) -> bool:
-    """Whether a FineTuneJob's status tells so."""
+    """Return whether a FineTuneJob's status reports that all pods run."""
     reasons = {condition["reason"] for condition in status.get("conditions", ())}
     return constants.PODS_RUNNING.name in reasons

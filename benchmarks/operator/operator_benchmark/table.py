@@ -1,4 +1,4 @@
-"""The figures as Markdown: goals first, then times, then who writes what."""
+"""The figures as Markdown: goals first, then times, then the writes of each client."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ FLOOR, FLOOR_RANK_0, START, RECOVER, IDLE = "floor", "floor-rank-0", "start", "r
 
 PEER = "Kubeflow Trainer"
 PEER_RUNNING = {10: (1.07, 2.2), 100: (10.6, 23.3), 500: (64.4, 134.9)}
-"""p50 and last, in seconds, until all pods of a job run."""
+"""The peer's times: p50 and last, in seconds, until all pods of a job run, by number of jobs."""
 PEER_WRITES = {10: 32.6, 100: 30.7, 500: 30.2}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A line of the first table."""
+    """A row of the first table."""
 
     what: str
     goal: str
     peer: str
     measured: Callable[[Results], Sequence[float]]
-    """By repetition."""
+    """The measured figures, one for each repetition."""
     digits: int = 2
 
 
 def ratios(results: Results, jobs: int, *path: str) -> list[float]:
-    """Of each repetition to the floor that was measured beside it."""
+    """Return the ratio of each repetition to the floor in the same repetition."""
     ours, floor = (values(results.of(Case(scenario, jobs)), *path) for scenario in (START, FLOOR))
-    return [a / b for a, b in zip(ours, floor, strict=False)]  # an interrupted run may lack the last one
+    return [a / b for a, b in zip(ours, floor, strict=False)]  # an interrupted run may lack the last floor or start
 
 
 def _of(scenario: str, jobs: int, *path: str) -> Callable[[Results], Sequence[float]]:
@@ -52,7 +52,7 @@ GOALS = (
 
 
 def markdown(results: Results) -> str:
-    """All tables. What was not measured says so."""
+    """Render all tables. Figures that were not measured are marked as such."""
     parts = [
         _table(
             ("what", "goal", "measured", PEER),
@@ -133,7 +133,7 @@ def _idle(results: Results) -> Iterable[tuple[str, ...]]:
 
 
 def _writes(results: Results) -> Iterable[str]:
-    """A table for each scenario; its columns are numbers of jobs."""
+    """Yield a table for each scenario. Its columns are numbers of jobs."""
     for scenario in (FLOOR, FLOOR_RANK_0, START, RECOVER):
         sizes = sorted(case.jobs for case in results.cases() if case.scenario == scenario)
         if not sizes:
@@ -146,12 +146,15 @@ def _writes(results: Results) -> Iterable[str]:
 
 
 def _mean(found: Sequence[Measurement], name: str) -> str:
-    """Of the repetitions; one in which nobody wrote so counts as 0, and parts add up to the whole."""
+    """Return the mean of the repetitions.
+
+    A repetition without such writes counts as 0, so that parts add up to the total.
+    """
     return f"{sum(m['writes'].get(name, 0.0) for m in found) / len(found):.1f}"
 
 
 def _spread(numbers: Sequence[float], digits: int, narrow: bool = False) -> str:
-    """Median, lowest and highest; `narrow` leaves out the number of repetitions."""
+    """Render median, lowest and highest. `narrow` leaves out the number of repetitions."""
     if not numbers:
         return "" if narrow else "not measured"
     found = spread(numbers)

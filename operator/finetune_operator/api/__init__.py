@@ -1,1 +1,4 @@
-"""The API: models, rules, the CRD and the sentences about what is wrong."""
+"""The API of FineTuneJobs: models, validation rules, the CRD, and the messages about invalid manifests.
+
+Code here does no I/O and knows nothing of clusters or decisions.
+"""

@@ -1,8 +1,8 @@
 """The CustomResourceDefinition, generated from the pydantic models.
 
-An API server takes less than JSON Schema: references are written out, `null` alternatives and titles dropped, `const`
-becomes `enum`, exclusive bounds become booleans, and `additionalProperties: false` goes (unknown fields are pruned, and
-refused by `kubectl apply`, which validates strictly).
+An API server accepts only a part of JSON Schema: references are resolved, `null` alternatives and titles are dropped,
+`const` becomes `enum`, exclusive bounds become booleans, and `additionalProperties: false` is dropped: the API server
+prunes unknown fields, and `kubectl apply` refuses them, because it validates strictly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def structural(schema: Schema) -> Schema:
-    """A pydantic JSON schema as a structural schema that an API server takes."""
+    """Convert a pydantic JSON schema to a structural schema that an API server accepts."""
     return _structural(schema, schema.get("$defs", {}))
 
 
@@ -77,7 +77,10 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _own_defaults(value: Schema, properties: dict[str, Schema]) -> Schema:
-    """What an object's default says beyond the defaults of its fields, which the API server fills in itself."""
+    """Return the part of an object's default that differs from its fields' own defaults.
+
+    The API server fills in the defaults of the fields itself.
+    """
     return {k: v for k, v in value.items() if v is not None and properties.get(k, {}).get("default") != v}
 
 
@@ -86,11 +89,11 @@ def _cel(rule: Rule) -> Schema:
 
 
 def crd() -> Schema:
-    """The manifest of the CustomResourceDefinition."""
+    """Return the manifest of the CustomResourceDefinition."""
     spec = structural(FineTuneJobSpec.model_json_schema(by_alias=True))
     spec["x-kubernetes-validations"] = [_cel(rule) for rule in RULES]
     status = structural(FineTuneJobStatus.model_json_schema(by_alias=True))
-    # A default tells kstatus that an object which no operator has seen yet is not current.
+    # With this default, kstatus reports an object that no operator has observed yet as not current.
     status["default"] = {"observedGeneration": -1}
     name_message = " + self.metadata.name + ".join(quoted(part) for part in NAME_MESSAGE.split("{value}"))
     return {
@@ -114,7 +117,7 @@ def crd() -> Schema:
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [
-                        # The API server drops a priority of 0, and what is applied shall be what is stored.
+                        # The API server drops a priority of 0. Without it, the stored object equals the applied one.
                         {"name": name, "type": kind, "jsonPath": path} | ({"priority": priority} if priority else {})
                         for name, kind, path, priority in COLUMNS
                     ],
@@ -142,6 +145,6 @@ def crd() -> Schema:
 
 
 def crd_yaml() -> str:
-    """The same as YAML, as it is committed in crds/."""
+    """Return the CustomResourceDefinition as YAML, as it is committed in crds/."""
     text: str = yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True)
     return text

@@ -1,4 +1,4 @@
-"""From a manifest to a FineTuneJob, or to sentences that name field, value and remedy."""
+"""Parses a manifest into a FineTuneJob, or into messages that name the field, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from finetune_operator.constants import API_VERSION, KIND
 
 URI_FORMS = "hf://owner/name, workspace://path, pvc://claim/path or file:///path"
 MAX_DEPTH = 32
-"""Of objects and lists in each other. An API server takes thousands; no field of a pod's or DeepSpeed's needs so many,
-and what is deeper cannot be written out."""
+"""The maximum depth of nested objects and lists.
+
+An API server accepts thousands of levels, but no field of a pod or of DeepSpeed's configuration needs more than these,
+and much deeper values cannot be serialized.
+"""
 MAX_SENTENCES = 20
 MAX_PATH = 160
-"""Characters of the place that a sentence names."""
+"""The maximum number of characters of the field path in a message."""
 _TOLD = frozenset({"observedGeneration", "phase", "conditions", "progress", "checkpoint", "evaluation"})
-"""Fields of the status that the operator only tells; on the others it stands."""
+"""The status fields that the operator only reports. Decisions depend on the others, so a fault in those is an error."""
 
 
 class InvalidManifestError(Exception):
-    """The manifest is not a FineTuneJob that can run; `sentences` say why, each with a remedy."""
+    """The manifest is not a FineTuneJob that can run; each of `sentences` names a fault and its remedy."""
 
     def __init__(self, sentences: Sequence[str]) -> None:
         super().__init__("; ".join(sentences))
@@ -35,11 +38,15 @@ class InvalidManifestError(Exception):
 
 
 class InvalidStatusError(InvalidManifestError):
-    """The spec is right, but what the operator wrote of the job's run cannot be read any more."""
+    """The spec is valid, but a part of the status that decisions depend on cannot be read."""
 
 
 def parse(manifest: Mapping[str, Any]) -> FineTuneJob:
-    """The job in a manifest. Raises InvalidManifestError with the faults that were found, 20 at most."""
+    """Return the FineTuneJob in a manifest.
+
+    Raises InvalidManifestError with the faults of the spec (of the schema's faults, at most MAX_SENTENCES), or
+    InvalidStatusError with those of the status.
+    """
     if unreadable := list(_unreadable(manifest)):
         raise InvalidManifestError(unreadable[:MAX_SENTENCES])
     if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != KIND:
@@ -59,9 +66,11 @@ def parse(manifest: Mapping[str, Any]) -> FineTuneJob:
 
 
 def read_status(status: Any) -> tuple[FineTuneJobStatus, list[tuple[str, str]]]:
-    """What can be read of a status, and the faults of the rest: the field, and a sentence. A fault in a field of it
-    makes that whole field worthless."""
-    if not isinstance(status, Mapping):  # says nothing, as one that nobody has written yet
+    """Return the readable fields of a status, and the faults of the others as pairs of field and message.
+
+    A fault anywhere inside a field makes the whole field unreadable.
+    """
+    if not isinstance(status, Mapping):  # treated like a status that has not been written yet
         return FineTuneJobStatus(), []
     try:
         return FineTuneJobStatus.model_validate(status, by_alias=True, by_name=False, context=READ_BACK), []
@@ -77,7 +86,10 @@ _STATUS_REMEDY = "restore the status, or delete the FineTuneJob and create it ag
 
 
 def _unreadable(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Of values that no JSON has, or that are too deep to be looked at further. Without recursion, of course."""
+    """Yield a message for each value that the API's JSON cannot represent or that is nested too deeply.
+
+    The traversal is iterative, so that deep nesting cannot exhaust the stack.
+    """
     looked_at = {key: value for key, value in manifest.items() if key != "status"}
     if isinstance(metadata := manifest.get("metadata"), Mapping):
         looked_at["metadata"] = {key: value for key, value in metadata.items() if key != "managedFields"}
@@ -153,7 +165,7 @@ def _sentence(fault: dict[str, Any]) -> str:
 
 
 def _is_branch(location: Sequence[int | str]) -> bool:
-    """Whether the last part is pydantic's name for a branch of int | str, which the amounts in resources are."""
+    """Return whether the last part is pydantic's name for a branch of `int | str`, the type of amounts in resources."""
     return len(location) == 4 and tuple(location[:2]) == ("spec", "resources") and location[-1] in ("int", "str")
 
 
@@ -185,7 +197,7 @@ def _unknown_field(location: Sequence[int | str], where: str) -> str:
 
 
 def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
-    """The model whose field a location names."""
+    """Return the model at a location, or None if the location does not lead to a model."""
     current: type[BaseModel] | None = model
     for part in location:
         if isinstance(part, int) or current is None:

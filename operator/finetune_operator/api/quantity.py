@@ -1,4 +1,4 @@
-"""Kubernetes quantities such as 500m, 4 or 16Gi, as far as the operator compares them."""
+"""Parsing of Kubernetes quantities such as 500m, 4 or 16Gi, so that the operator can compare them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SUFFIXES = {
 
 
 def parse_quantity(text: int | str) -> Decimal:
-    """The number that a quantity means. Raises ValueError for anything else.
+    """Return the number that a quantity stands for.
 
-    The grammar is that of k8s.io/apimachinery/pkg/api/resource, with exponents of at most two digits: 1e999999999 would
-    be written out, there as here.
+    The grammar is that of k8s.io/apimachinery/pkg/api/resource, but an exponent has at most two digits, because both
+    implementations would expand 1e999999999 to all its digits. Raises ValueError for any other text.
     """
     match = _PATTERN.fullmatch(str(text))
     if match is None:
@@ -31,7 +31,7 @@ def parse_quantity(text: int | str) -> Decimal:
 
 
 def is_quantity(text: int | str) -> bool:
-    """Whether `parse_quantity` takes it."""
+    """Return whether `parse_quantity` accepts a value."""
     try:
         parse_quantity(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Values of others as a sentence shows them: as they are written in a manifest, on one line, and cut."""
+"""Formats values from manifests for messages: as a manifest writes them, on one line, shortened."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 from typing import Any
 
 MAX_SHOWN = 80
-"""Characters."""
+"""The maximum number of characters that a message shows of one value."""
 
 
 def shown(value: Any) -> str:
-    """A text in quotes, anything else as JSON; cut."""
+    """Return a string in quotes and any other value as JSON, shortened to MAX_SHOWN characters."""
     if isinstance(value, str):
         return f"'{cut(value)}'"
     return cut(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def cut(text: str, limit: int = MAX_SHOWN) -> str:
-    """The beginning of a text, with what no line can show written out (a line break as \\n)."""
+    """Shorten a text to `limit` characters, and escape the unprintable ones, such as line breaks."""
     if len(text) <= limit and text.isprintable():
         return text
     beginning = text if len(text) <= limit else text[: limit - 3] + "..."

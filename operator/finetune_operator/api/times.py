@@ -1,15 +1,18 @@
-"""Times in the API's text form, as far as they can be reckoned with."""
+"""Parsing of times in the API's text form, within a range in which arithmetic cannot overflow."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(5138, 1, 1, tzinfo=UTC)
-"""Years may be added to what lies between."""
+"""The range of accepted times; years can be added to any of them."""
 
 
 def from_text(text: str) -> datetime:
-    """Of any RFC 3339 time between 1970 and 5138. Raises ValueError otherwise."""
+    """Parse an RFC 3339 time.
+
+    Raises ValueError if the text is no such time, or if the time is not between 1970 and 5138.
+    """
     time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     if time.tzinfo is None or not _EARLIEST <= time < _LATEST:
         raise ValueError(f"{text} is not a time that can be reckoned with")

@@ -1,7 +1,7 @@
-"""Rules over several fields, each written once: as CEL for the API server and as a predicate for everything else.
+"""Validation rules over several fields, each as CEL for the API server and as a predicate for all other code.
 
-`tests/cluster/test_validation.py` gives a table of specs to both and wants the same verdict. The message is the
-sentence that a user sees, at `kubectl apply` as from `finetune validate`: field, value, remedy.
+`tests/cluster/test_validation.py` applies both forms to a table of specs and expects the same verdict. The message is
+what `kubectl apply` and `finetune validate` show to the user: field, value, remedy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from finetune_trainer.contract import METHODS, TASKS, Task, TaskEntry
 
 @dataclass(frozen=True)
 class Rule:
-    """`cel` and `holds` say the same of a spec; `message` says what to do when they do not hold.
+    """A validation rule: `cel` and `holds` express the same condition, `message` what to do if it is violated.
 
-    `{value}` in the message is the value that `value_cel` and `value` give.
+    The placeholder `{value}` in the message stands for the value that `value_cel` and `value` compute.
     """
 
     field: str
@@ -32,19 +32,22 @@ class Rule:
     value: Callable[[FineTuneJobSpec], object] | None = None
 
     def sentence(self, spec: FineTuneJobSpec) -> str:
-        """The message, with the value filled in; a long one is cut, so that the remedy stays in sight."""
+        """Return the message with the value filled in; a long value is shortened, so that the remedy stays visible."""
         text = self.message if self.value is None else self.message.replace("{value}", cut(str(self.value(spec))))
         return f"spec.{self.field}: {text}"
 
     @property
     def cel_message(self) -> str:
-        """A CEL expression that gives `sentence`. (The value must be a string: the cost of string(x) has no bound.)"""
+        """A CEL expression that evaluates to the message.
+
+        The value must be a string, because the API server cannot bound the cost of a conversion with string().
+        """
         parts = [quoted(part) for part in f"spec.{self.field}: {self.message}".split("{value}")]
         return f" + {self.value_cel} + ".join(parts)
 
 
 def quoted(text: str) -> str:
-    """A CEL string literal."""
+    """Return a text as a CEL string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -104,12 +107,19 @@ def _uri_rules(field: str, cel_path: str, present_cel: str, get: Callable[[FineT
 
 
 def _is_quantity_cel(path: str) -> str:
-    """Long exponents are kept from isQuantity, which would write the number out and keep the API server busy."""
+    """Return a CEL expression that tests whether the field at a path is a quantity.
+
+    Exponents of three or more digits are refused before isQuantity, which would expand such a number to all its digits
+    and keep the API server busy.
+    """
     return f"!string({path}).matches('[eE][+-]?[0-9]{{3}}') && isQuantity(string({path}))"
 
 
 NO_AMOUNT = "is not an amount above 0; write for example 4, 500m or 16Gi"
-"""Without the value: the API server cannot bound the cost of a message with an int-or-string in it."""
+"""The message about an amount that is not above 0.
+
+It omits the value, because the API server cannot bound the cost of a message that contains an int-or-string.
+"""
 
 
 def _quantity_rules(field: str, camel: str) -> Rule:
@@ -158,14 +168,17 @@ def _only_with_adapter(field: str, camel: str) -> Rule:
 
 
 def _entries_rule(field: str, camel: str, key: str, taken: Callable[[str], bool], taken_cel: str, message: str) -> Rule:
-    """No entry of a list in podTemplate may have a value of `key` that is taken; `taken_cel` says so of `v.<key>`."""
+    """Return a rule against reserved values of `key` in the entries of a list in podTemplate.
+
+    `taken` tests whether a value is reserved; `taken_cel` is the same test of `v.<key>` in CEL.
+    """
 
     def holds(spec: FineTuneJobSpec) -> bool:
         entries: list[dict[str, object]] = getattr(spec.pod_template, field) or []
         return not any(isinstance(name := entry.get(key), str) and taken(name) for entry in entries)
 
     path = f"self.podTemplate.{camel}"
-    # Without the value: to look for it again would cost the API server more than it allows.
+    # The message omits the value: finding it again would exceed the cost that the API server allows.
     return Rule(
         field=f"podTemplate.{camel}",
         cel=f"!has({path}) || !{path}.exists(v, has(v.{key}) && {taken_cel})",
@@ -279,11 +292,11 @@ NAME_MESSAGE = (
 
 
 def name_fits(name: str) -> bool:
-    """The predicate of NAME_RULE_CEL."""
+    """Return whether a name satisfies NAME_RULE_CEL."""
     return len(name) <= MAX_NAME_LENGTH and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) is not None
 
 
 def broken_rules(name: str, spec: FineTuneJobSpec) -> list[str]:
-    """The sentences of all rules that do not hold."""
+    """Return the messages of all rules that a job violates."""
     sentences = [] if name_fits(name) else [NAME_MESSAGE.replace("{value}", cut(name))]
     return sentences + [rule.sentence(spec) for rule in RULES if not rule.holds(spec)]

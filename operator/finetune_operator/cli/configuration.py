@@ -1,4 +1,4 @@
-"""The operator's configuration file, which the chart mounts: what holds for jobs that do not say otherwise."""
+"""Reads the operator's configuration file, which the chart mounts: defaults for jobs, and settings of the operator."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class _Part(BaseModel):
 
 
 class NetworkPolicyConfiguration(_Part):
-    """Of the NetworkPolicy that each FineTuneJob gets."""
+    """The settings for the NetworkPolicy of each FineTuneJob."""
 
     egress: list[dict[str, Any]] = Field(default_factory=list)
     operator: dict[str, Any] | None = None
 
 
 class OperatorConfiguration(_Part):
-    """All keys are optional."""
+    """The content of the configuration file; all keys are optional."""
 
     trainer_image: str = Field(DEFAULT_IMAGE, min_length=1)
     storage_claim_name: str = Field(DEFAULT_CLAIM, min_length=1)
@@ -40,8 +40,11 @@ class OperatorConfiguration(_Part):
 
 
 def lease_name(path: str | None, namespaces: list[str] | None) -> str:
-    """Of the Lease by which one of several operators leads: from the file, or one for each set of namespaces that may
-    be watched. Raises UsageError as `read_settings` does."""
+    """Return the name of the Lease for leader election among several operators.
+
+    The file may set it; by default, each set of watched namespaces has a Lease of its own. Raises UsageError as
+    `read_settings` does.
+    """
     name = (_read(path) if path else OperatorConfiguration()).lease_name
     if name or not namespaces:
         return name or MANAGER
@@ -49,7 +52,10 @@ def lease_name(path: str | None, namespaces: list[str] | None) -> str:
 
 
 def read_settings(path: str | None, image: str | None) -> Settings:
-    """From the file, if there is one; `image` wins. Raises UsageError with a sentence for each wrong key."""
+    """Return the settings from the file, if one is given; `image` takes precedence over the file's image.
+
+    Raises UsageError with a message for each wrong key.
+    """
     configuration = _read(path) if path else OperatorConfiguration()
     network = configuration.network_policy
     return Settings(

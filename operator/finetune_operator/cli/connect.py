@@ -1,4 +1,4 @@
-"""A connection to a cluster, or a sentence about why there is none."""
+"""Connects a command to a cluster, and turns errors of the API into messages for the user."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from finetune_operator.protocol import ApiError, ForbiddenError, NotFoundError
 
 @asynccontextmanager
 async def connect(context: str | None = None) -> AsyncIterator[KubeCluster]:
-    """The cluster of the kubeconfig, or of the pod that this runs in. Raises UsageError, also for what the API server
-    refuses while it is used."""
+    """Connect to the cluster of the kubeconfig, or of the pod that this process runs in.
+
+    Raises UsageError if there is no usable configuration, and for each ApiError while the connection is used.
+    """
     try:
         cluster = await KubeCluster.connect(context=context)
     except ConfigurationError as error:

@@ -1,4 +1,4 @@
-"""finetune crd: print the CustomResourceDefinition."""
+"""The command `finetune crd`: print the CustomResourceDefinition."""
 
 from __future__ import annotations
 

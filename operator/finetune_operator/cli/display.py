@@ -1,4 +1,4 @@
-"""What `finetune run` and `finetune watch` show: a progress bar on a terminal, plain lines elsewhere, then a table."""
+"""The output of `finetune run` and `finetune watch`: a progress bar on a terminal, else plain lines; then a table."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from finetune_operator.core.status.outcome import outcome
 from finetune_trainer.contract import FailureClass
 
 PLAIN_INTERVAL = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two progress lines if the output is not a terminal."""
 LASTING = (Phase.RESTARTING, Phase.SUSPENDED)
-"""Phases whose sentence stays on a terminal, above the bar that the next phase draws over."""
+"""The phases whose message is printed above the bar, so that it stays visible when the next phase redraws the bar."""
 
 
 class Display:
@@ -51,7 +51,7 @@ class Display:
             self._bar.stop()
 
     def update(self, status: FineTuneJobStatus) -> None:
-        """Show the newest status; nothing as long as the operator has not written one."""
+        """Show the newest status; show nothing until the operator has written one."""
         if status.phase is None:
             return
         phase = status.phase
@@ -81,7 +81,7 @@ class Display:
 
 
 def figures(progress: ProgressStatus) -> str:
-    """Step, loss, speed and remaining time in one line."""
+    """Return step, loss, speed and remaining time as one line."""
     parts = [f"step {progress.step}/{progress.total_steps}"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -102,7 +102,7 @@ def _message(status: FineTuneJobStatus, phase: str) -> str:
 
 
 def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
-    """Metrics before and after, and where the model is."""
+    """Print the metrics before and after the training, and the path of the model below `root`."""
     if status.evaluation:
         table = Table("metric", "before", "after", "change")
         for name, after in sorted(status.evaluation.final.items()):
@@ -119,8 +119,11 @@ def show_result(console: Console, status: FineTuneJobStatus, root: str) -> None:
 
 
 def show_failure(console: Console, status: FineTuneJobStatus) -> None:
-    """Why it ended. Where that is nothing that the user can mend in the manifest: also class, exit code, node, and the
-    last lines of the rank that failed first."""
+    """Print why the job failed.
+
+    If the user cannot correct the cause in the manifest, also print the class of the failure, the exit code, the node,
+    and the last log lines of the rank that failed first.
+    """
     stalled = next((c for c in status.conditions if c.type == ConditionType.STALLED and c.status == "True"), None)
     newest = status.ledger[-1] if status.phase == Phase.FAILED and status.ledger else None
     if newest is None:

@@ -1,10 +1,10 @@
-"""What the user can mend."""
+"""The error for mistakes that the user can correct."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """Sentences for the user, each with a remedy; the command ends with exit code 2."""
+    """A mistake that the user can correct: one or more messages, each with a remedy. The exit code is 2."""
 
     def __init__(self, *sentences: str) -> None:
         super().__init__("; ".join(sentences))

@@ -1,8 +1,8 @@
-"""What the command line ends with."""
+"""The exit codes of the command line."""
 
 DONE = 0
 FAILED = 1
 INVALID = 2
-"""Something that the user can mend: the command, the manifest, the data."""
+"""The user can correct the cause: the command, the manifest or the data."""
 INTERRUPTED, BROKEN_PIPE = 130, 141
-"""As a shell says it of a command that SIGINT or SIGPIPE has ended."""
+"""The exit codes that a shell reports for a command ended by SIGINT or SIGPIPE."""

@@ -1,4 +1,4 @@
-"""Following a FineTuneJob to its end, in whichever cluster it is."""
+"""Follows a FineTuneJob to its end, in a real or an in-memory cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from finetune_trainer.contract import FailureClass
 
 
 async def follow(cluster: Cluster, namespace: str, name: str, display: Display) -> tuple[int, FineTuneJobStatus]:
-    """Show each change until the newest generation has ended, through restarts and suspension; returns the exit code
-    and the last status."""
+    """Show each change until the newest generation has ended, through restarts and suspension.
+
+    Returns the exit code and the last status.
+    """
     async for event in cluster.watch(FINETUNEJOBS, namespace):
         metadata = event.object["metadata"]
         if metadata["name"] != name:
@@ -29,7 +31,11 @@ async def follow(cluster: Cluster, namespace: str, name: str, display: Display) 
 
 
 def exit_code(status: FineTuneJobStatus) -> int | None:
-    """None while it goes on: 0 complete, 1 failed, 2 failed for something that the user can mend in the manifest."""
+    """Return the exit code, or None while the job has not ended.
+
+    The code is 0 if the job is complete, 2 if it failed for a cause that the user can correct in the manifest, and 1
+    if it failed otherwise.
+    """
     stalled = next((c for c in status.conditions if c.type == ConditionType.STALLED and c.status == "True"), None)
     if stalled and stalled.reason == INVALID_SPEC.name:
         return INVALID

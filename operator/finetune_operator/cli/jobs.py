@@ -1,4 +1,4 @@
-"""FineTuneJobs from files, with a sentence for each thing that is wrong with them."""
+"""Reads FineTuneJobs from files, with a message for each fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from finetune_operator.cli.manifest import ManifestError, load_manifests
 
 
 def read_jobs(file: str) -> list[tuple[dict[str, Any], FineTuneJob]]:
-    """All FineTuneJobs of a file, '-' for standard input. Raises UsageError."""
+    """Return all FineTuneJobs of a file, or of standard input if the file is '-'.
+
+    Raises UsageError.
+    """
     try:
         text = (sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -28,7 +31,7 @@ def read_jobs(file: str) -> list[tuple[dict[str, Any], FineTuneJob]]:
     jobs = []
     sentences: list[str] = []
     for found in manifests:
-        # A status is the operator's to write: what `kubectl get -o yaml` saved of one means nothing.
+        # Only the operator writes a status, so one that `kubectl get -o yaml` has saved is ignored.
         manifest = {key: value for key, value in found.items() if key != "status"}
         try:
             jobs.append((manifest, parse(manifest)))
@@ -40,7 +43,10 @@ def read_jobs(file: str) -> list[tuple[dict[str, Any], FineTuneJob]]:
 
 
 def read_job(file: str) -> tuple[dict[str, Any], FineTuneJob]:
-    """The one FineTuneJob of a file. Raises UsageError."""
+    """Return the only FineTuneJob of a file.
+
+    Raises UsageError.
+    """
     jobs = read_jobs(file)
     if len(jobs) > 1:
         raise UsageError(f"{file}: has {len(jobs)} FineTuneJobs; give a file with one")

@@ -1,4 +1,4 @@
-"""finetune logs: print the log of a FineTuneJob's newest attempt."""
+"""The command `finetune logs`: print the log of a pod of a FineTuneJob's newest attempt."""
 
 from __future__ import annotations
 

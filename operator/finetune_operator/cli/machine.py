@@ -1,7 +1,7 @@
-"""What a job finds on this machine: its operator's settings, folders for claims, what URIs name, GPUs, the hub's token.
+"""Prepares a local run: the operator's settings, folders for claims, and checks of files, GPUs and the hub's token.
 
-A run takes some seconds before its ranks read anything; what is absent is said before that, with the paths that the
-user knows.
+A run takes some seconds until its ranks read anything. So what is missing is reported before the start, with the paths
+that the user knows.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from finetune_operator.core.settings import Settings
 from finetune_operator.local.ports import free_ports
 
 Folders = dict[str, Path]
-"""By the name of the claim for which a folder stands."""
+"""The folders that stand for claims, by the names of the claims."""
 
 INTERVAL = 0.5
-"""Seconds between two looks at the processes: they are near."""
+"""Seconds between two observations of an attempt; short, because its pods run on this machine."""
 GRACE = 20
-"""Seconds that a step may take until it sees Ctrl-C; nobody waits longer at a terminal."""
+"""Seconds that the pods have to end after Ctrl-C: enough for most steps, and no longer than a user would wait."""
 COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
 
 
 def operator_settings() -> Settings:
-    """The settings of an operator whose pods are processes of this machine, with ports of its own."""
+    """Return the settings of an operator whose pods are processes of this machine, with free ports."""
     agent_port, rendezvous_port = free_ports(2)
     return Settings(
         image="local",
@@ -46,7 +46,10 @@ def operator_settings() -> Settings:
 
 
 def workspace_folder(folder: str) -> Path:
-    """The folder that --workspace names; it may not exist yet. Raises UsageError."""
+    """Return the path of the folder that --workspace names, which may not exist yet.
+
+    Raises UsageError if the path is not a folder.
+    """
     path = Path(folder).absolute()
     if path.exists() and not path.is_dir():
         raise UsageError(f"--workspace: {folder} is a file; give a folder")
@@ -54,7 +57,10 @@ def workspace_folder(folder: str) -> Path:
 
 
 def make_writable(path: Path) -> None:
-    """The folder, with its parents. Raises UsageError."""
+    """Create the folder with its parents, unless it exists.
+
+    Raises UsageError if it cannot be created or written.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,7 +72,10 @@ def make_writable(path: Path) -> None:
 
 
 def claim_folders(pairs: list[str]) -> Folders:
-    """From the NAME=DIR of --claim. Raises UsageError."""
+    """Return the folders that the NAME=DIR arguments of --claim name.
+
+    Raises UsageError.
+    """
     claims = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
@@ -79,7 +88,7 @@ def claim_folders(pairs: list[str]) -> Folders:
 
 
 def faults(spec: FineTuneJobSpec, folders: Folders) -> list[str]:
-    """Sentences on what the job needs and this machine has not."""
+    """Return a message for each thing that the job needs and this machine lacks."""
     found = [fault for field, uri in uris_of(spec).items() if (fault := _unreadable(field, uri, spec, folders))]
     if spec.model.secret_name and not os.environ.get(HUB_TOKEN_KEY):
         found.append(

@@ -1,6 +1,6 @@
-"""finetune: the command line. Each command is a module of its own, imported when it is asked for.
+"""The command line `finetune`. Each command is a module, which is imported only when the command is run.
 
-So `finetune --help` answers at once, and nothing of kopf, kubernetes or rich is loaded for `finetune crd`.
+So `finetune --help` is fast, and `finetune crd` loads neither kopf nor kubernetes nor rich.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from finetune_operator.cli.errors import UsageError
 from finetune_operator.cli.exit_codes import BROKEN_PIPE, DONE, INTERRUPTED, INVALID
 
 DISTRIBUTION = "finetune-operator"
-"""Its version is that of pyproject.toml."""
+"""The name of the installed package, whose version is the one in pyproject.toml."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
+    """Return the parser of all commands and their options."""
     top = argparse.ArgumentParser(
         prog="finetune", description="Distributed fine-tuning: on this machine or in a cluster."
     )
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class ShowVersion(argparse.Action):
-    """Prints the version of the installed package and ends. It is looked up only when it is asked for."""
+    """Prints the version of the installed package, which is looked up only when it is requested, and exits."""
 
     def __call__(self, *_: object) -> None:
         from importlib.metadata import version
@@ -97,7 +97,10 @@ def _of_a_cluster(command: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. What the user did wrong is one sentence on stderr and exit code 2."""
+    """Run one command and return its exit code.
+
+    A mistake of the user leads to messages on stderr and exit code 2.
+    """
     options = parser().parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = import_module(f"finetune_operator.cli.{options.command}").main
@@ -111,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output (head, a pager) has seen enough. Python flushes stdout once more when it ends.
+        # The reader (head, a pager) has closed the pipe. Python flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
 

@@ -1,9 +1,9 @@
-"""Manifests as kubectl reads them, so that a file means the same on a laptop and on a cluster.
+"""Reads manifests as kubectl does, so that a file means the same on a laptop and on a cluster.
 
-kubectl reads YAML with go-yaml v2 (sigs.k8s.io/yaml), which is neither YAML 1.1 nor 1.2, and makes JSON of it: `2e-4`
-is a number, `on` and `yes` are booleans, `017` is octal, `1:30` and dates are strings, `1.0` is the integer 1. PyYAML
-parses; what a scalar means is decided here, by go-yaml's rules (resolve.go). Stricter than kubectl in two things that
-are always mistakes: a key that is given twice, and a tag of the user's own.
+kubectl reads YAML with go-yaml v2 (sigs.k8s.io/yaml), which follows neither YAML 1.1 nor 1.2, and converts it to JSON:
+`2e-4` is a number, `on` and `yes` are booleans, `017` is octal, `1:30` and dates are strings, `1.0` is the integer 1.
+PyYAML parses the text, and this module determines the values of scalars by go-yaml's rules (resolve.go). It is stricter
+than kubectl about two things that are always mistakes: duplicate keys and custom tags.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from yaml.scanner import Scanner
 from yaml.tokens import Token
 
 PLAIN = "plain"
-"""Tag of a scalar without quotes and without a tag: its text tells what it is."""
+"""The tag of a scalar without quotes and without a tag of its own; its text determines its type."""
 TAG_PREFIX = "tag:yaml.org,2002:"
 STRING = TAG_PREFIX + "str"
 MERGE_KEY = "<<"
@@ -46,13 +46,19 @@ INTEGERS = (
 )
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 INTEGER_BITS = 63
-"""JSON numbers beyond a signed 64-bit integer are floats in the API server."""
+"""The bits of a signed 64-bit integer without its sign. The API server treats larger JSON numbers as floats."""
 LONGEST_INTEGER = 67
-"""Characters: 64 bits in binary, with prefix and sign. What is longer is a float if it can be one, or else a text."""
+"""The maximum number of characters of an integer: 64 binary digits, prefix and sign.
+
+A longer text is a float if it can be read as one, otherwise a string.
+"""
 
 MAX_FLOW_LEVEL = 200
 MAX_VALUES = 1_000_000
-"""Of a document, aliases written out: a few lines of aliases to aliases would fill the memory."""
+"""The maximum number of values in a document with its aliases expanded.
+
+Otherwise a few lines of aliases to aliases could fill the memory.
+"""
 
 TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -60,15 +66,15 @@ TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "null": (type(None),),
 }
-"""What an explicit tag such as !!int asks for."""
+"""The Python types that an explicit tag such as !!int accepts."""
 
 
 class ManifestError(Exception):
-    """The text is no manifest. One sentence for people: file, line, what is wrong."""
+    """The text is not a manifest; the message names the file, the line and the fault."""
 
 
 class Loader(Reader, Scanner, Parser, Composer, BaseResolver):
-    """PyYAML up to the tree of nodes, with scalars unresolved."""
+    """PyYAML's loader up to the tree of nodes; scalars are not resolved."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -78,19 +84,24 @@ class Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         BaseResolver.__init__(self)
 
     def fetch_flow_collection_start(self, kind: type[Token]) -> None:
-        """Of a list or an object in brackets. PyYAML looks at all that are open with each token."""
+        """Limit how deeply lists and objects in brackets are nested.
+
+        The limit is needed because PyYAML checks all open brackets at each token. Raises RecursionError.
+        """
         if self.flow_level >= MAX_FLOW_LEVEL:
             raise RecursionError
         super().fetch_flow_collection_start(kind)
 
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
-        """The tag of a node that has none of its own; that of a collection is never looked at."""
+        """Return the tag of a node without a tag of its own; the tag of a collection is never used."""
         return PLAIN if kind is ScalarNode and implicit[0] else STRING
 
 
 def load_manifests(text: str, source: str) -> list[dict[str, Any]]:
-    """The objects of all documents in `text`; empty documents are skipped. `source` names the file in errors. Raises
-    ManifestError."""
+    """Return the objects of all documents in `text`, except for empty documents.
+
+    `source` names the file in messages. Raises ManifestError.
+    """
     try:
         loaded = [Document(source).value(node) for node in _documents(Loader(text)) if not _is_empty(node)]
     except ReaderError as error:
@@ -128,7 +139,7 @@ def _sentence(source: str, error: yaml.MarkedYAMLError) -> str:
 
 
 def plain_value(text: str) -> str | int | float | bool | None:
-    """What a scalar without quotes means."""
+    """Return the value of a scalar without quotes."""
     if text in WORDS:
         return WORDS[text]
     if text[0] not in "+-.0123456789":
@@ -145,16 +156,19 @@ def plain_value(text: str) -> str | int | float | bool | None:
 
 
 class Document:
-    """Makes JSON values of one document's nodes."""
+    """Converts the nodes of one document to JSON values."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._values = 0
         self._open: set[int] = set()
-        """Nodes (by id) whose value is being made: an alias to one of them would never end."""
+        """The ids of the nodes that are being converted; an alias to one of them would cause an endless recursion."""
 
     def value(self, node: Node) -> Any:
-        """The JSON value of a node. Raises ManifestError."""
+        """Return the JSON value of a node.
+
+        Raises ManifestError.
+        """
         self._values += 1
         if self._values > MAX_VALUES:
             raise self._error(node, f"with its aliases written out, the document has more than {MAX_VALUES} values")
@@ -166,7 +180,7 @@ class Document:
         try:
             if isinstance(node, SequenceNode):
                 return [self.value(item) for item in node.value]
-            assert isinstance(node, MappingNode)  # there is no fourth kind
+            assert isinstance(node, MappingNode)  # nodes are of these three kinds
             return self._mapping(node)
         finally:
             self._open.remove(id(node))
@@ -176,7 +190,7 @@ class Document:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if isinstance(key_node, ScalarNode) and key_node.tag == PLAIN and key_node.value == MERGE_KEY:
-                # In its place, as kubectl does: over the keys before it, under those after it.
+                # As in kubectl, merged keys override the keys before them and are overridden by the keys after them.
                 found.update(self._merged(value_node))
                 continue
             key = self._key(key_node)
@@ -192,7 +206,7 @@ class Document:
         if not all(isinstance(source, MappingNode) for source in sources):
             raise self._error(node, f"{MERGE_KEY} takes an object or a list of objects")
         found: dict[str, Any] = {}
-        for source in reversed(sources):  # the first one wins
+        for source in reversed(sources):  # the first source takes precedence
             found.update(self.value(source))
         return found
 
@@ -224,7 +238,10 @@ class Document:
         return value
 
     def _text(self, node: ScalarNode, text: str) -> str:
-        """With the halves of surrogate pairs, as JSON escapes what is beyond 16 bits, put together."""
+        """Return the text with surrogate pairs, by which JSON escapes characters beyond 16 bits, as single characters.
+
+        Raises ManifestError if half of a pair is missing.
+        """
         if text.isascii():
             return text
         try:
@@ -233,7 +250,10 @@ class Document:
             raise self._error(node, f"{text!r:.40} has half of a surrogate pair") from None
 
     def _json(self, node: Node, value: str | int | float | bool | None) -> str | int | float | bool | None:
-        """The value after a way through JSON: numbers without a fraction are integers, if 64 bits hold them."""
+        """Return the value after a conversion to JSON and back.
+
+        A number without a fraction becomes an integer if that fits into 64 bits, and a larger integer a float.
+        """
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise self._error(node, f"{node.value} is not a number that JSON has")

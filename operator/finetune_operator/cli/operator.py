@@ -1,4 +1,4 @@
-"""finetune operator: the operator itself, in a pod or outside with a kubeconfig."""
+"""The command `finetune operator`: run the operator, in a pod or with a kubeconfig outside of the cluster."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from finetune_operator.runtime.metrics import Metrics
 
 HIGHEST_PORT = 65535
 TRY_AGAIN = 5.0
-"""Seconds until credentials that were wrong are read again."""
+"""Seconds until unusable credentials are read again."""
 REQUESTS_AT_ONCE = 5
-"""As many as an API server on two cores answers at its highest rate. More would wait there, and let others wait: above
-all the Job controller, which makes the pods."""
+"""The maximum number of concurrent requests: with these, an API server on two cores reaches its highest rate.
+
+More requests would only wait there and delay other clients, above all the Job controller, which creates the pods.
+"""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -36,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     settings = read_settings(options.config, options.trainer_image)
     lease = lease_name(options.config, options.namespace)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with suppress(asyncio.CancelledError):  # SIGTERM
+    with suppress(asyncio.CancelledError):  # SIGTERM cancels the task
         asyncio.run(_operate(options, settings, lease, port))
     return 0
 
@@ -83,18 +85,27 @@ async def _operate(options: argparse.Namespace, settings: Settings, lease: str, 
 
 
 def _on_signals(act: Callable[[], object]) -> None:
-    """As the first process of a container nobody else would: without a handler a signal is lost."""
+    """Call `act` on SIGTERM and SIGINT.
+
+    The kernel ignores signals to the first process of a container unless the process has a handler for them.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, act)
 
 
 def _identity() -> str:
-    """In a pod its name: when its container starts again, the one before is dead, and no lease need expire."""
+    """Return the identity for the Lease: the pod's name, or outside of a pod a name that no other process has.
+
+    When a container restarts in its pod, the previous one is dead, so it need not wait until the Lease expires.
+    """
     return os.environ.get("POD_ID") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 async def _connect(agent_access: AgentAccess, health: Health, at_once: int) -> KubeCluster:
-    """Tries until the kubeconfig or the service account can be read: whoever mends it need not start us again."""
+    """Connect to the cluster, and retry until the kubeconfig or the service account can be read.
+
+    So the operator needs no restart after these have been corrected.
+    """
     while True:
         try:
             return await KubeCluster.connect(agent_access=agent_access, at_once=at_once)

@@ -1,4 +1,4 @@
-"""finetune run: the very operator at work on this machine, over an in-memory cluster whose pods are processes."""
+"""The command `finetune run`: run the operator on this machine, with an in-memory cluster whose pods are processes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def _run(manifest: dict[str, Any], job: FineTuneJob, folders: machine.Fold
 
 
 async def _add_token(cluster: LocalCluster, job: FineTuneJob) -> None:
-    """The secret that the job names is, on this machine, the user's own HF_TOKEN."""
+    """Create the secret that the job names, with the user's own HF_TOKEN as its content."""
     token = os.environ.get(HUB_TOKEN_KEY)
     if job.spec.model.secret_name and token:
         metadata = {"name": job.spec.model.secret_name, "namespace": job.metadata.namespace}
@@ -90,7 +90,10 @@ async def _add_token(cluster: LocalCluster, job: FineTuneJob) -> None:
 
 
 async def _refusal(cluster: LocalCluster, namespace: str) -> str:
-    """Why a pod cannot be a process of this machine, as soon as one cannot: nobody will add what it waits for."""
+    """Wait for a pod that cannot start on this machine, and return the reason.
+
+    In a local run nobody would add what such a pod waits for.
+    """
     async for event in cluster.watch(PODS, namespace):
         for container in event.object.get("status", {}).get("containerStatuses", []):
             if waiting := container["state"].get("waiting"):
@@ -99,7 +102,7 @@ async def _refusal(cluster: LocalCluster, namespace: str) -> str:
 
 
 async def _stop(cluster: LocalCluster, namespace: str, name: str) -> None:
-    """Delete the job, and wait for its processes: they have the grace period to end."""
+    """Delete the job and wait until its processes have ended, for which they have the grace period."""
     with suppress(NotFoundError):
         await cluster.delete(FINETUNEJOBS, namespace, name)
     await cluster.idle()

@@ -1,4 +1,4 @@
-"""finetune submit: apply a FineTuneJob to a cluster, server-side."""
+"""The command `finetune submit`: apply a FineTuneJob to a cluster with a server-side apply."""
 
 from __future__ import annotations
 

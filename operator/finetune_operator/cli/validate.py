@@ -1,4 +1,4 @@
-"""finetune validate: check manifests without a cluster."""
+"""The command `finetune validate`: check manifests without a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""finetune watch: follow a FineTuneJob in a cluster to its end."""
+"""The command `finetune watch`: follow a FineTuneJob in a cluster to its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def _watch(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     async with connect(options.context) as cluster:
         namespace = options.namespace or cluster.namespace
-        await cluster.get(FINETUNEJOBS, namespace, options.name)  # a name that is not there is told at once
+        await cluster.get(FINETUNEJOBS, namespace, options.name)  # raises if the job does not exist
         with Display(console) as display:
             code, status = await follow(cluster, namespace, options.name, display)
     if code == DONE:

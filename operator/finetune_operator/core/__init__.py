@@ -1,1 +1,4 @@
-"""Decisions: from what is observed to what shall be done. Pure: no await, no clock, no I/O."""
+"""The decisions: from what was observed to what is to be done.
+
+All code here is pure. It contains no await, no clock and no I/O; those belong in `runtime`.
+"""

@@ -1,7 +1,9 @@
-"""decide(observed) -> what to write, to make or to delete. Reads as a table of contents; each rule is in its own file.
+"""Decides the next step of a FineTuneJob from what was observed.
 
-What starts or ends an attempt is written before anything is made or deleted, by the same reconcile if it knows all that
-this takes, else by the next one: a crash in between loses nothing, for the next one finds what is still to do.
+`decide` only lists the cases in their order; each rule is in a file of its own. The start or the end of an attempt is
+written to the status before objects are created or deleted. The same reconcile creates or deletes them if it knows
+everything that this takes; otherwise the next reconcile does. A crash in between loses nothing, because the next
+reconcile finds what is still to be done.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from finetune_trainer.contract import FailureClass
 
 
 def decide(observed: Observed, settings: Settings) -> Decision:
-    """The next step of a job that is valid and not being deleted."""
+    """Return the next step of a valid job that is not being deleted."""
     job = observed.job
     run = job.status.run
     if run is None or run.completion_time:
@@ -45,7 +47,7 @@ def decide(observed: Observed, settings: Settings) -> Decision:
     if observed.child and (verdict := judge(run, observed.child, observed.pods, observed.look_job)):
         if verdict.result:
             return end_as_success(observed, run, verdict.result)
-        if verdict.is_in_workspace:  # the Job that reads it mounts the attempt's ConfigMap
+        if verdict.is_in_workspace:  # the look Job mounts the attempt's ConfigMap
             return make_again(observed, run, settings) if observed.missing else read_result(observed, run)
         return end_as_failure(observed, run, Cause(verdict.failure, verdict.fault), settings)
     if observed.child and has_failed(observed.child, observed.pods):
@@ -70,6 +72,9 @@ def decide(observed: Observed, settings: Settings) -> Decision:
 
 
 def decide_invalid(before: FineTuneJobStatus, generation: int, error: InvalidManifestError, now: datetime) -> Decision:
-    """The next step of a job that cannot be read: say so. `before` is what can be read of its status."""
+    """Report that the spec or the status of a job cannot be read.
+
+    `before` is the part of its status that can be read.
+    """
     reason = constants.INVALID_STATUS if isinstance(error, InvalidStatusError) else constants.INVALID_SPEC
     return stall(before, generation, now, reason, detail="; ".join(error.sentences))

@@ -1,8 +1,9 @@
-"""Who leads, by a Lease: may it be taken, and how long may its holder act? Decisions without a clock of their own.
+"""Decides on leader election by a Lease: whether it may be taken, and how long its holder may act.
 
-No clock is compared with another's: a lease has expired when it has not changed for its duration since we first saw it
-as it is, by our clock. Its times are for people. The holder acts for less than that, counted from before it asked for
-the renewal, so two act at once only if one's clock runs faster than the other's by half.
+No clock is compared with another one. A lease has expired when it has not changed for its duration since this process
+first saw it in that state, by its own clock; the times in the lease are for users. The holder acts for less than that
+duration, counted from before it requested the renewal. So two processes act at once only if one clock runs faster than
+the other by half.
 """
 
 from __future__ import annotations
@@ -15,55 +16,55 @@ from typing import Any
 from finetune_operator import constants
 
 LEASE_SECONDS = 15
-"""For which others leave a lease to its holder."""
+"""Seconds for which other processes leave a lease to its holder."""
 RENEW_EVERY = 5.0
 ACT_FOR = 10.0
-"""Seconds since the last renewal in which the holder acts."""
+"""Seconds since the last renewal in which the holder may act."""
 LOOK_EVERY = 2.0
-"""Seconds between two looks at a lease that somebody else holds."""
+"""Seconds between two reads of a lease that another process holds."""
 
 Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """What a lease says, and since when we have seen it say so, by our clock."""
+    """The state of a lease, and the time since which it has been seen in that state, by our clock."""
 
     spec: Object
     since: float
 
     @property
     def holder(self) -> str:
-        """Empty: nobody."""
+        """The identity of the holder; empty if there is none."""
         return str(self.spec.get("holderIdentity") or "")
 
 
 def sighted(before: Sighting | None, lease: Object, now: float) -> Sighting:
-    """A lease was read."""
+    """Return the sighting of a lease that was just read."""
     spec = lease.get("spec") or {}
     return before if before and before.spec == spec else Sighting(spec, now)
 
 
 def may_take(seen: Sighting, identity: str, now: float) -> bool:
-    """Whether a lease is ours, nobody's, or has expired."""
-    # Another version may have another duration; the longer one is the safer one.
+    """Return whether a lease is ours, has no holder, or has expired."""
+    # Another version of the operator may use another duration; the longer one is safer.
     seconds = max(LEASE_SECONDS, seen.spec.get("leaseDurationSeconds") or 0)
     return seen.holder in ("", identity) or now - seen.since >= seconds
 
 
 def may_act(renewed: float | None, now: float) -> bool:
-    """Whether the holder of a lease, whose last renewal was asked for at that time, may still act."""
+    """Return whether the holder may still act; `renewed` is when it requested its last renewal."""
     return renewed is not None and now - renewed < ACT_FOR
 
 
 def is_operator_s(lease: Object) -> bool:
-    """Whether an operator made it. Who else may have taken the name would not give way."""
+    """Return whether an operator created the lease; any other owner of its name would not release it."""
     labels = lease["metadata"].get("labels") or {}
     return bool(labels.get(constants.LABEL_MANAGED_BY) == constants.MANAGER)
 
 
 def new_lease(namespace: str, name: str, identity: str, now: datetime) -> dict[str, Any]:
-    """For the first holder."""
+    """Return the lease that its first holder creates."""
     labels = {constants.LABEL_MANAGED_BY: constants.MANAGER}
     metadata = {"namespace": namespace, "name": name, "labels": labels}
     bare = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
@@ -71,7 +72,7 @@ def new_lease(namespace: str, name: str, identity: str, now: datetime) -> dict[s
 
 
 def held_by(lease: Object, identity: str, now: datetime) -> dict[str, Any]:
-    """The lease renewed, or taken over."""
+    """Return the lease renewed, or taken over."""
     spec = dict(lease.get("spec") or {})
     if spec.get("holderIdentity") != identity:
         transitions = spec.get("leaseTransitions")
@@ -82,7 +83,7 @@ def held_by(lease: Object, identity: str, now: datetime) -> dict[str, Any]:
 
 
 def released(lease: Object, now: datetime) -> dict[str, Any]:
-    """The lease given back: nobody need wait for it to expire."""
+    """Return the lease without a holder, so that no standby has to wait until it expires."""
     return {**lease, "spec": {**lease["spec"], "holderIdentity": "", "renewTime": _micro_time(now)}}
 
 

@@ -1,4 +1,4 @@
-"""What an operator is configured with, as far as decisions depend on it."""
+"""The configuration of an operator, as far as decisions depend on it."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from finetune_operator.constants import DEFAULT_CLAIM
 
 @dataclass(frozen=True)
 class Network:
-    """What the pods of a job may reach, and who may reach them, besides each other and the DNS."""
+    """The peers that the pods of a job may reach or be reached by, besides each other and the DNS."""
 
     egress: tuple[Mapping[str, Any], ...] = ()
-    """Rules of a NetworkPolicy, as they are."""
+    """The egress rules of a NetworkPolicy, unchanged."""
     operator: Mapping[str, Any] | None = None
-    """The operator's pod, as a peer of a NetworkPolicy; None: it runs elsewhere, and anyone may ask the agents."""
+    """The operator's pod as a peer of a NetworkPolicy; None if it runs elsewhere, so anyone may reach the agents."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Defaults are those of a cluster. Durations are seconds."""
+    """The settings of an operator; the defaults are those of a cluster, and durations are in seconds."""
 
     image: str
-    """Of the trainer, for jobs that name none. Frozen in the status when a run starts."""
+    """The trainer's image for jobs that name none; it is recorded in the status when a run starts."""
     claim: str = DEFAULT_CLAIM
-    """Of jobs that name none. Frozen as well."""
+    """The claim for jobs that name none; it is recorded in the status when a run starts."""
     network: Network | None = None
-    """None: no NetworkPolicy is made."""
+    """The network access of pods; None if no NetworkPolicy is created."""
     allow_remote_code: bool = False
     allow_pickle_weights: bool = False
-    """Whether a model's own code, or weights that are a pickle, may run in the pods."""
+    """Whether pickled weights may be loaded in the pods; `allow_remote_code` is the same for a model's own code."""
     local: bool = False
-    """Whether pods are processes on this machine, so that file:/// can be read."""
+    """Whether pods are processes on this machine, so that file:/// URIs can be read."""
     agent_port: int = 8471
     rendezvous_port: int = 29500
     starting_interval: float = 2
-    """Between two looks at an attempt whose pods run and whose ranks have not all reported."""
+    """Seconds between two reconciles of an attempt whose pods all run while some ranks have not reported."""
     waiting_interval: float = 5
-    """Between two looks at an attempt whose pods do not all run."""
+    """Seconds between two reconciles of an attempt whose pods do not all run."""
     progress_interval: float = 10
-    """Between two looks at rank 0's progress, and so between two writes of it."""
+    """Seconds between two requests for rank 0's progress, and so between two writes of it."""
     peers_interval: float = 60
-    """Between two looks at the other ranks, once all have reported."""
+    """Seconds between two requests to the other ranks, once all have reported."""
     settle: float = 5
-    """How long, after an attempt has failed, the other pods' words are awaited: the one who says why may be last."""
+    """Seconds to wait for the other pods' messages after a failure, because the last one may report the cause."""
     grace: int = 300
-    """Between SIGTERM and SIGKILL, as long as no checkpoint has told how long it takes."""
+    """Seconds between SIGTERM and SIGKILL, while no checkpoint has reported how long a save takes."""

@@ -7,21 +7,21 @@ from datetime import UTC, datetime, timedelta
 from finetune_operator.api.times import from_text as from_text
 
 LARGEST_SECONDS = 10**11
-"""In the year 5138."""
+"""The limit for seconds since the epoch; it lies in the year 5138."""
 
 
 def to_text(time: datetime) -> str:
-    """For status fields; microseconds are left out, so that equal moments compare equal."""
+    """Return a time for status fields, without microseconds, so that equal moments compare equal."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def from_seconds(seconds: float) -> datetime | None:
-    """Of seconds since the epoch, as the contract has them; None if no calendar has that time."""
+    """Return the time of seconds since the epoch, as the contract has them; None if they are out of range."""
     return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds < LARGEST_SECONDS else None
 
 
 def duration(seconds: float) -> str:
-    """For people: 42s, 3m20s, 2h5m."""
+    """Return a duration for users, such as 42s, 3m20s or 2h5m."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -31,5 +31,8 @@ def duration(seconds: float) -> str:
 
 
 def within(elapsed: timedelta, seconds: float) -> bool:
-    """Whether an interval goes on. A clock that was set back ends it: it must not silence anybody."""
+    """Return whether less than `seconds` have elapsed.
+
+    A clock that was set back ends the interval, so that it does not suppress anything for long.
+    """
     return timedelta() <= elapsed < timedelta(seconds=seconds)

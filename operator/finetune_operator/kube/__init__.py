@@ -1,1 +1,1 @@
-"""The client protocol on a real API server."""
+"""The implementation of `protocol.Cluster` on a real API server. Decisions and manifests do not belong here."""

@@ -1,4 +1,4 @@
-"""The client protocol on a real API server, and what the command line needs besides."""
+"""The implementation of `protocol.Cluster` on a real API server, with additional methods for the command line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from finetune_operator.protocol import PODS, ApiError, Event, InvalidError, Obje
 __all__ = ["ConfigurationError", "KubeCluster"]
 
 PAGE = 500
-"""Objects per page of a list."""
+"""The number of objects per page of a list."""
 RESTARTS_OF_A_LIST = 3
-"""A list whose pages were read too slowly starts again."""
+"""The number of tries to read a list, whose pages expire if they are read too slowly."""
 ENDLESS = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
 AgentAccess = Literal["direct", "proxy"]
-"""How pods are asked for their status: by their address, or through the API server (for an operator that runs outside
-of the cluster; needs the right to pods/proxy)."""
+"""How the operator requests the status of a pod: at the pod's address, or through the API server.
+
+The latter is for an operator outside of the cluster, and requires permission for pods/proxy.
+"""
 
 
 class KubeCluster:
-    """`protocol.Cluster` on `kubernetes.aio`, with raw dictionaries."""
+    """A `protocol.Cluster` that uses `kubernetes.aio` with raw dictionaries."""
 
     def __init__(self, transport: Transport, agent_access: AgentAccess = "direct") -> None:
         self._transport = transport
@@ -43,8 +45,10 @@ class KubeCluster:
         agent_access: AgentAccess = "direct",
         at_once: int = AT_ONCE,
     ) -> KubeCluster:
-        """With the given kubeconfig, $KUBECONFIG, the pod's service account, or ~/.kube/config; with `at_once` requests
-        at most. Raises ConfigurationError."""
+        """Connect with the given kubeconfig, $KUBECONFIG, the pod's service account, or ~/.kube/config.
+
+        At most `at_once` requests run at the same time. Raises ConfigurationError.
+        """
         return cls(await Transport.connect(kubeconfig, context, at_once), agent_access)
 
     @property
@@ -53,7 +57,7 @@ class KubeCluster:
         return self._transport.namespace
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._pods.close()
         await self._transport.close()
 
@@ -107,8 +111,11 @@ class KubeCluster:
     # ---- for the command line ----------------------------------------------------------------------------------------
 
     async def apply(self, resource: Resource, manifest: Object, field_manager: str) -> Object:
-        """Server-side apply. Raises InvalidError, also for unknown fields, ConflictError when another manager owns a
-        field, ForbiddenError, and NotFoundError without the namespace."""
+        """Apply an object server-side and return it as stored.
+
+        Raises InvalidError (also for unknown fields), ConflictError if another manager owns a field, ForbiddenError,
+        and NotFoundError if the namespace does not exist.
+        """
         path = _path(resource, _namespace(manifest), manifest["metadata"]["name"])
         query = [*_STRICT, ("fieldManager", field_manager)]
         try:
@@ -121,8 +128,11 @@ class KubeCluster:
     async def read_log(
         self, namespace: str, pod: str, *, follow: bool = False, tail: int | None = None
     ) -> AsyncIterator[str]:
-        """The lines of a pod's log, with their ends: the last `tail` of those that are there (default: all), and with
-        `follow` those that come until the container ends. Raises NotFoundError, and InvalidError while it waits."""
+        """Yield the lines of a pod's log, with their line ends.
+
+        These are the last `tail` existing lines (by default all) and, with `follow`, the new lines until the container
+        ends. Raises NotFoundError, and InvalidError while the container waits to start.
+        """
         query = [("follow", "true" if follow else "false")]
         query += [("tailLines", str(tail))] if tail is not None else []
         async with self._transport.lines(_path(PODS, namespace, pod) + "/log", query, ENDLESS) as lines:
@@ -148,7 +158,7 @@ class KubeCluster:
         while True:
             page_query = [*query, ("limit", str(PAGE)), *([("continue", following)] if following else [])]
             page = await self._transport.request("GET", _path(resource, namespace), page_query)
-            # Items of a list of a built-in kind do not say what they are.
+            # The items in a list of a built-in kind have no apiVersion and kind.
             if not isinstance(page.get("items"), builtins.list):
                 raise not_kubernetes(self._transport.host)
             objects += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
@@ -159,9 +169,9 @@ class KubeCluster:
 
 
 _UNTYPED = "failed to create typed patch object"
-"""What the server says, as an internal error, when a field is unknown or of the wrong type in a server-side apply."""
+"""The text of the internal error that a server-side apply returns if a field is unknown or has the wrong type."""
 _STRICT: Query = [("fieldValidation", "Strict")]
-"""An unknown field is an error, as with kubectl; by default the server would drop it."""
+"""The query that makes an unknown field an error, as kubectl does; by default the server would drop the field."""
 
 
 def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:
@@ -171,7 +181,11 @@ def _path(resource: Resource, namespace: str | None, name: str | None = None) ->
 
 
 def _path_of_read(resource: Resource, manifest: Object) -> str:
-    """The path of an object that was read. Without its version the server would write some kinds unconditionally."""
+    """Return the path of an object that was read.
+
+    Raises InvalidError if the object has no resourceVersion, because the server would then write some kinds
+    unconditionally.
+    """
     meta = manifest["metadata"]
     if not meta.get("resourceVersion"):
         message = f"{resource.kind} {meta['name']}: metadata.resourceVersion: must be specified for an update"

@@ -1,4 +1,4 @@
-"""From an answer of the API server to the protocol's errors."""
+"""Converts responses of the API server to the errors of `protocol.py`, and errors to messages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from finetune_operator.protocol import (
 )
 
 LONGEST_TEXT = 500
-"""Characters quoted of an answer that is not the API server's (a proxy's page, say)."""
+"""The maximum number of characters quoted from a response that is not the API server's, such as a proxy's page."""
 
 
 class ConfigurationError(Exception):
-    """There is no usable kubeconfig or service account; the message says which was tried."""
+    """There is no usable kubeconfig or service account; the message names the one that was tried."""
 
 
 def error_of(status: int, body: bytes) -> ApiError:
-    """The error that an answer with that HTTP status means."""
+    """Return the error for a response with this HTTP status."""
     try:
         answer = json.loads(body)
         reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
@@ -39,18 +39,19 @@ def _class_of(status: int, reason: str) -> type[ApiError]:
 
 
 def unreachable(error: Exception) -> ApiError:
-    """There was no answer."""
+    """Return the error for a request without a response."""
     return ApiError(0, "Unreachable", f"the API server was not reached: {str(error) or type(error).__name__}")
 
 
 def not_kubernetes(host: str) -> ApiError:
-    """There was an answer of success, and it is not an API server's."""
+    """Return the error for a successful response that is not from an API server."""
     return ApiError(0, "NotKubernetes", f"what answers at {host} is no API server; correct `server` in the kubeconfig")
 
 
 def sentence_of(error: ApiError) -> str:
-    """What went wrong and, where it is known, what to do."""
-    if isinstance(error, NotFoundError) and '"' not in error.message:  # of a path, not of an object: they are quoted
+    """Return a message with the fault and, if it is known, the remedy."""
+    # The API server quotes the name of an unknown object. Without quotes, it is the path of the kind that is unknown.
+    if isinstance(error, NotFoundError) and '"' not in error.message:
         return "the cluster does not know FineTuneJobs; run: finetune crd | kubectl apply --server-side -f -"
     if error.status == 0 or isinstance(error, NotFoundError | ForbiddenError | InvalidError):
         return error.message

@@ -1,9 +1,9 @@
-"""One bounded GET from a pod.
+"""Bounded GET requests to pods.
 
-What a pod answers is not to be trusted: it may be slow, endless, compressed to a thousandth of its size, or a redirect
-to somewhere else. So there is one deadline for everything, a limit on the bytes read, no decompression, no redirect,
-no cookie, no proxy from the environment. A pod is dialled by its address, never by a name, and only at an address that
-is a pod's: not at its node's, and at none that leads back to the operator's own machine.
+A pod's response is not trusted: it may be slow, endless, compressed to a thousandth of its size, or a redirect to
+another host. So there is one deadline for the whole request and a limit on the bytes read, and responses are not
+decompressed. Redirects, cookies and proxies from the environment are not used. A pod is contacted by its IP address,
+never by a name, and not if that is its node's address or one that leads back to the operator's own machine.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import aiohttp
 from finetune_operator.protocol import Object
 
 MAX_HEAD_LINE_BYTES = 2048
-"""Of the status line and of each header; there are at most 128 of them."""
+"""The maximum number of bytes of the status line and of each header; there are at most 128 headers."""
 
 
 def pod_url(pod: Object, port: int, path: str, *, on_loopback: bool = False) -> str | None:
-    """Where a pod's agent is. None before the pod has an address, and when that is none to dial.
+    """Return the URL of a path at a pod's agent, or None if the pod has no address or one that must not be contacted.
 
-    `on_loopback`: pods are processes of this machine, with loopback addresses."""
+    With `on_loopback`, pods are processes of this machine and have loopback addresses.
+    """
     status = pod.get("status", {})
     ip = status.get("podIP")
     if not ip or pod.get("spec", {}).get("hostNetwork") or ip == status.get("hostIP"):
@@ -42,14 +43,17 @@ def pod_url(pod: Object, port: int, path: str, *, on_loopback: bool = False) -> 
 
 
 class PodHttp:
-    """Bounded GETs; a connection for each."""
+    """Sends bounded GET requests, with a connection for each."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, url: str, limit: int, timeout: float, **options: Any) -> bytes | None:
-        """The body of a 200; None when there is another answer, none within `timeout` seconds, or more than `limit`
-        bytes. `options` go to aiohttp's request."""
+        """Return the body of a response with status 200.
+
+        Return None for any other response, for more than `limit` bytes, or if the response is not complete within
+        `timeout` seconds. `options` are passed to aiohttp's request.
+        """
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=256, force_close=True),
@@ -69,7 +73,7 @@ class PodHttp:
             return None
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._session:
             await self._session.close()
 

@@ -1,7 +1,7 @@
-"""JSON requests to the API server on `kubernetes.aio`: configuration, credentials and TLS are the library's.
+"""JSON requests to the API server with `kubernetes.aio`, which handles configuration, credentials and TLS.
 
-Reads are tried again when the server is overloaded or stumbles (429, 5xx), writes only on 429, which the server gives
-before it has done anything. Its Retry-After is obeyed.
+Reads are retried if the server is overloaded or fails (429, 5xx). Writes are retried only on 429, which the server
+sends before it has done anything. A Retry-After header sets the delay, up to a limit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from finetune_operator.protocol import Object
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
 AT_ONCE = 100
-"""Requests: as many as aiohttp opens connections."""
+"""The maximum number of concurrent requests: aiohttp's default limit on connections."""
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds; a Retry-After header comes before them."""
+"""Seconds until each retry; a Retry-After header takes precedence."""
 LONGEST_RETRY_AFTER = 30.0
 OVERLOADED = 429
 USER_AGENT = f"finetune-operator/{version('finetune-operator')}"
@@ -44,7 +44,7 @@ class Transport:
 
     def __init__(self, configuration: Any, namespace: str, at_once: int = AT_ONCE) -> None:
         self.namespace = namespace
-        """What the context, or the service account, has as its own namespace."""
+        """The namespace that the context or the service account names."""
         self._api = client.ApiClient(_with_proxy_of_environment(configuration))
         self._api.user_agent = USER_AGENT
         self._refresh: asyncio.Task[None] | None = None
@@ -54,9 +54,10 @@ class Transport:
     async def connect(
         cls, kubeconfig: str | None = None, context: str | None = None, at_once: int = AT_ONCE
     ) -> Transport:
-        """From the file given, $KUBECONFIG, the pod's service account, or ~/.kube/config, whichever is first.
+        """Connect with the given file, $KUBECONFIG, the pod's service account, or ~/.kube/config, in this order.
 
-        Raises ConfigurationError when none of them is there, or the one chosen cannot be read."""
+        Raises ConfigurationError if none of them exists or the chosen one cannot be used.
+        """
         chosen = kubeconfig or os.environ.get("KUBECONFIG")
         inside = not chosen and not context and "KUBERNETES_SERVICE_HOST" in os.environ
         path = "the service account" if inside else _kubeconfig(chosen)
@@ -66,7 +67,7 @@ class Transport:
             raise ConfigurationError(str(error)) from error
         except yaml.YAMLError as error:
             raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        except (TypeError, KeyError, AttributeError) as error:  # the library takes the file for sound
+        except (TypeError, KeyError, AttributeError) as error:  # the library does not validate the file
             raise ConfigurationError(f"{path} does not look like a kubeconfig") from error
         except (ssl.SSLError, ValueError) as error:
             raise ConfigurationError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
@@ -86,11 +87,11 @@ class Transport:
 
     @property
     def host(self) -> str:
-        """URL of the API server."""
+        """The URL of the API server."""
         return str(self._api.configuration.host)
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._refresh:
             self._refresh.cancel()
             await asyncio.gather(self._refresh, return_exceptions=True)
@@ -99,7 +100,10 @@ class Transport:
     async def request(
         self, method: str, path: str, query: Query = (), body: Object | None = None, content_type: str | None = None
     ) -> Object:
-        """Send, and read the JSON that comes back. Raises ApiError."""
+        """Send a request and return the JSON object of the response.
+
+        Raises ApiError.
+        """
         retried = {OVERLOADED, *SERVER_ERRORS} if method == "GET" else {OVERLOADED}
         delays = iter(RETRY_DELAYS)
         while True:
@@ -107,7 +111,7 @@ class Transport:
                 async with self._free:
                     response = await self._send(method, path, query, body, content_type, REQUEST_TIMEOUT)
                     content = await response.read()
-            except (OSError, aiohttp.ClientError, ValueError) as error:  # ValueError: credentials that no header holds
+            except (OSError, aiohttp.ClientError, ValueError) as error:  # ValueError: invalid header in credentials
                 raise unreachable(error) from error
             if response.status < 300:
                 return _object(content, self.host)
@@ -120,7 +124,10 @@ class Transport:
     async def lines(
         self, path: str, query: Query, timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """An endless answer, line by line. Raises ApiError, also when the stream breaks."""
+        """Open a streaming response as an iterator over its lines.
+
+        Raises ApiError, also if the stream breaks.
+        """
         try:
             response = await self._send("GET", path, query, None, None, timeout)
             try:
@@ -133,7 +140,7 @@ class Transport:
             raise unreachable(error) from error
 
     async def target(self, path: str) -> tuple[str, dict[str, Any]]:
-        """URL and aiohttp options (credentials, TLS, proxy) for a request that is sent by someone else."""
+        """Return the URL and the aiohttp options (credentials, TLS, proxy) for a request that the caller sends."""
         _, url, headers, _, _ = await self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
         settings = self._api.configuration
         options = {"headers": headers, "ssl": self._api.rest_client.ssl_context}
@@ -161,7 +168,10 @@ class Transport:
 
 
 def _with_proxy_of_environment(configuration: Any) -> Any:
-    """Looked up once: aiohttp would look for proxies and a .netrc at every request, in a thread each."""
+    """Set the proxy that the environment names in a configuration, and return it.
+
+    It is looked up once here, because aiohttp would look for proxies and a .netrc file at every request, in a thread.
+    """
     configuration.client_session_kwargs = {"trust_env": False}
     server = urlsplit(configuration.host)
     if not configuration.proxy and server.hostname and not proxy_bypass(server.hostname):
@@ -176,7 +186,10 @@ def _of_the_pod(at_once: int) -> Transport:
 
 
 def _object(content: bytes, host: str) -> Object:
-    """A proxy or a page for logging in may answer 200 as well."""
+    """Return the JSON object of a successful response.
+
+    Raises ApiError if there is none, because a proxy or a login page may also answer with status 200.
+    """
     with contextlib.suppress(ValueError):
         if isinstance(answer := json.loads(content), dict):
             return answer
@@ -196,7 +209,7 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length, with their ends; aiohttp's own iterator refuses long ones."""
+    """Yield lines of any length, with their line ends; aiohttp's own iterator refuses long lines."""
     rest = b""
     async for chunk in content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")

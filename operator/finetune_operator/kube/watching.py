@@ -1,8 +1,9 @@
-"""A watch that does not end and loses nothing.
+"""A watch that survives interruptions and misses no deleted object.
 
-The API server ends every watch after some minutes, connections break, and after a long gap it no longer has the events
-(410 Gone). So a watch goes on from the last resourceVersion seen; after 410 it lists again, and what differs from what
-it knew is told as events: an object that vanished in the gap is DELETED with the state that was last seen.
+The API server ends every watch after some minutes, connections break, and after a long gap the server no longer has the
+events (410 Gone). So a watch resumes from the last resourceVersion that it received. After a 410 it lists the objects
+again, and reports the differences from the objects that it knew as events: an object that vanished in the gap is
+reported as DELETED, with its last known state.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ from finetune_operator.protocol import ApiError, Event, Object
 
 GONE = 410
 FINAL = frozenset({400, 401, 403, 404, 422})
-"""Errors that another try does not cure."""
+"""The status codes of errors that a retry cannot resolve."""
 SERVER_TIMEOUT_SECONDS = 240
 SILENCE = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
-"""The server sends a bookmark about every minute, so a longer silence is a dead connection."""
+"""The timeouts of a watch: as the server sends a bookmark about every minute, a longer silence is a dead connection."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 
 Lister = Callable[[], Coroutine[Any, Any, tuple[list[Object], str]]]
-"""Gives all objects and the resourceVersion of the list."""
+"""A function that returns all objects and the resourceVersion of the list."""
 
 
 async def watch(transport: Transport, path: str, query: Query, lister: Lister) -> AsyncIterator[Event]:
-    """As `protocol.Cluster.watch`. Raises ApiError if the first list fails, or when access is denied later."""
+    """Watch objects as `protocol.Cluster.watch` describes.
+
+    Raises ApiError if the first list fails, or later if an error is FINAL, for example a lost permission.
+    """
     known: dict[str, Object] = {}
     version = ""
     delay = 0.0
@@ -68,7 +72,7 @@ async def watch(transport: Transport, path: str, query: Query, lister: Lister) -
 
 
 def differences(known: dict[str, Object], objects: list[Object]) -> Iterator[Event]:
-    """What must have happened between two lists."""
+    """Yield the events that lead from the known objects to those of a new list."""
     present = {obj["metadata"]["uid"] for obj in objects}
     for uid, obj in known.items():
         if uid not in present:
@@ -84,7 +88,10 @@ def differences(known: dict[str, Object], objects: list[Object]) -> Iterator[Eve
 async def _stream(
     transport: Transport, path: str, query: Query, version: str
 ) -> AsyncGenerator[tuple[Any, Object], None]:
-    """Events from one connection, until the server ends it."""
+    """Yield the events of one connection until the server ends it.
+
+    Raises ApiError, also for an event of type ERROR.
+    """
     asked = [
         *query,
         ("watch", "true"),

@@ -1,7 +1,8 @@
-"""An address of its own for each pod on one machine.
+"""A loopback address for each pod on one machine.
 
-On Linux all of 127.0.0.0/8 is the machine itself, so pods get addresses of a random block: the same port can be used by
-every pod, and two runs on one machine do not meet. Elsewhere there is 127.0.0.1 alone, so one pod can run at a time.
+On Linux all addresses of 127.0.0.0/8 belong to the machine itself. Pods get addresses of a random block of them, so
+that every pod can use the same port and two runs on one machine do not interfere. Other systems have only 127.0.0.1, so
+one pod can run at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ ONLY_ADDRESS = "127.0.0.1"
 
 
 class NoAddressError(Exception):
-    """All addresses are taken; the message says what to do."""
+    """All addresses are in use; the message explains the limit."""
 
 
 def _can_bind(address: str) -> bool:
@@ -26,13 +27,13 @@ def _can_bind(address: str) -> bool:
 
 
 def loopback_interface() -> str:
-    """Name of the loopback interface: lo, or lo0 on macOS."""
+    """Return the name of the loopback interface: lo, or lo0 on macOS."""
     names = [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name.startswith("lo")), "lo")
 
 
 class LoopbackAddresses:
-    """The addresses that are free."""
+    """The free addresses."""
 
     def __init__(self) -> None:
         block = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}"
@@ -41,7 +42,10 @@ class LoopbackAddresses:
         self._several = several
 
     def take(self) -> str:
-        """Raises NoAddressError."""
+        """Return a free address, which is then in use.
+
+        Raises NoAddressError.
+        """
         if self._free:
             return self._free.pop(0)
         if self._several:
@@ -52,5 +56,5 @@ class LoopbackAddresses:
         )
 
     def give_back(self, address: str) -> None:
-        """The address is free again; it is the last to be taken."""
+        """Return an address to the free ones, as the last to be taken again."""
         self._free.append(address)

@@ -1,6 +1,6 @@
-"""What the API server checks and fills in before it stores an object: the few rules that an operator can trip over.
+"""The API server's checks and defaults for built-in kinds, limited to those that matter to an operator.
 
-FineTuneJobs are checked by the hook that the in-memory cluster is given, built-in kinds here.
+FineTuneJobs are not checked here, but by the `admit` function of the in-memory cluster.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ WITHOUT_STATUS = frozenset({"ConfigMap", "Secret", "Event", "Lease"})
 
 
 def has_status(resource: Resource) -> bool:
-    """Whether the kind has a status of its own, which only `put_status` writes."""
+    """Return whether the kind has a status, which only `put_status` writes."""
     return resource.kind not in WITHOUT_STATUS
 
 
 def check(resource: Resource, obj: Object) -> None:
-    """Raises InvalidError."""
+    """Check an object by the rules for its kind.
+
+    Raises InvalidError.
+    """
     if (obj.get("apiVersion"), obj.get("kind")) != (resource.api_version, resource.kind):
         raise _invalid(obj, "kind", f"must be {resource.kind} of {resource.api_version}")
     _check_metadata(resource, obj)
@@ -36,7 +39,7 @@ def check(resource: Resource, obj: Object) -> None:
 
 
 def fill_in(resource: Resource, obj: Object) -> None:
-    """Defaults that others rely on."""
+    """Fill in the defaults that other code relies on."""
     if resource == JOBS:
         obj["spec"] = {"parallelism": 1, "backoffLimit": 6, "suspend": False, **obj["spec"]}
     if resource == PODS:
@@ -68,7 +71,7 @@ def _check_job(job: Object) -> None:
     spec = job.get("spec", {})
     if spec.get("completionMode") != "Indexed" or "completions" not in spec:
         raise _invalid(job, "spec.completionMode", "the in-memory cluster runs Indexed Jobs with spec.completions only")
-    # Here, as an API server does it, and not when the Job controller makes its pods.
+    # The API server checks these labels when the Job is created, not when the Job controller creates its pods.
     _check_labels(job, spec.get("template", {}).get("metadata", {}), "spec.template.labels")
     template = spec.get("template", {}).get("spec", {})
     if template.get("restartPolicy") not in ("Never", "OnFailure"):

@@ -1,4 +1,4 @@
-"""Time for the in-memory cluster, injected so that a simulation can bring its own."""
+"""The clock of the in-memory cluster, which is injected so that a simulation can use its own."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What time it is, and how to wait."""
+    """A source of the current time that can also wait."""
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the current time in seconds since the epoch."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that many seconds of this clock."""
+        """Wait for a number of seconds of this clock."""
         ...
 
 
 class SystemClock:
-    """The machine's time."""
+    """The clock of this machine."""
 
     def now(self) -> float:
         return time.time()
@@ -31,5 +31,5 @@ class SystemClock:
 
 
 def timestamp(seconds: float) -> str:
-    """A time since the epoch as the API writes it: RFC 3339, UTC, whole seconds."""
+    """Format seconds since the epoch as the API does: RFC 3339, UTC, whole seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

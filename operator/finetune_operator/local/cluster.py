@@ -1,8 +1,8 @@
-"""A cluster in memory: `protocol.Cluster` with the Job controller, the garbage collector and a driver for its pods.
+"""A cluster in memory: `protocol.Cluster` with a Job controller, a garbage collector and a driver for its pods.
 
-`finetune run` is the operator over this cluster with pods as processes; tests script the pods. The contract suite runs
-against it and against a real API server, so what it does here is what a cluster does there. Everything happens on one
-event loop; a write and all that it triggers at once (versions, watchers' queues) is one step without an await.
+`finetune run` runs the operator over this cluster with pods as processes; tests script the pods. The same contract
+tests run against it and against a real API server, so that both behave alike. Everything runs on one event loop, and a
+write and its immediate effects (versions, watchers' queues) are one step without an await.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ from finetune_operator.protocol import (
 )
 
 Admit = Callable[[Resource, Object], Object]
-"""Gets an object that is about to be stored, gives it back with the schema's defaults filled in, or raises InvalidError
-or ForbiddenError."""
+"""A function that returns an object, before it is stored, with the defaults of its schema filled in.
+
+Raises InvalidError or ForbiddenError.
+"""
 
 NAME_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-"""The API server makes generated names of these: no vowels, so no words."""
+"""The characters of generated names, as in the API server: without vowels, so that they form no words."""
 
 
 class LocalCluster:
-    """The eight verbs in memory, and what users of a cluster do besides."""
+    """A `protocol.Cluster` in memory, with further methods for its users, controllers and driver."""
 
     def __init__(
         self,
@@ -53,7 +55,10 @@ class LocalCluster:
         randomness: random.Random | None = None,
         lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`lag` gives how many seconds a controller takes before it looks at its next object."""
+        """Create an empty cluster.
+
+        `lag` returns the number of seconds that a controller waits before it handles its next object.
+        """
         self.clock: Clock = clock or SystemClock()
         self._driver = driver
         self._admit = admit
@@ -67,12 +72,12 @@ class LocalCluster:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Controllers and pods run from here on."""
+        """Start the driver and the controllers."""
         await self._driver.start(self)
         self._tasks = [asyncio.create_task(self._garbage.run()), asyncio.create_task(self._jobs.run())]
 
     async def close(self) -> None:
-        """Controllers stop first, then every pod is ended."""
+        """Stop the controllers, then end every pod."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -136,23 +141,23 @@ class LocalCluster:
     async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
         return await self._driver.fetch(pod, port, path, limit, timeout)
 
-    # ---- what users do -----------------------------------------------------------------------------------------------
+    # ---- for users ---------------------------------------------------------------------------------------------------
 
     def add_namespace(self, name: str) -> None:
-        """Objects can be created in it from now on."""
+        """Add a namespace, in which objects can then be created."""
         self._namespaces.add(name)
 
     async def idle(self) -> None:
-        """Return when no pod is left."""
+        """Wait until no pod is left."""
         async with contextlib.aclosing(self._store.watch(PODS, None, None)) as events:
             while self._store.list(PODS, None):
                 await anext(events)
 
-    # ---- for the controllers and the driver: at once, objects shared -------------------------------------------------
+    # ---- for the controllers and the driver: synchronous, with shared objects ----------------------------------------
 
     @property
     def store(self) -> Store:
-        """For controllers: objects that are shared and must not be changed."""
+        """The store, for controllers; its objects are shared and must not be changed."""
         return self._store
 
     def peek(self, resource: Resource, namespace: str, name: str) -> Object | None:
@@ -162,7 +167,10 @@ class LocalCluster:
         return self._store.list(PODS, None)
 
     def insert(self, resource: Resource, manifest: Object) -> Object:
-        """Create, at once."""
+        """Create an object synchronously.
+
+        Raises AlreadyExistsError, InvalidError, and NotFoundError if the namespace does not exist.
+        """
         obj = clone(manifest)
         meta = obj.setdefault("metadata", {})
         namespace = meta.get("namespace")
@@ -187,11 +195,11 @@ class LocalCluster:
         return self._store.insert(resource, obj)
 
     def name_suffix(self) -> str:
-        """Five letters, as in the name of a Job's pod."""
+        """Return five random characters, as in the name of a Job's pod."""
         return "".join(self._random.choices(NAME_SUFFIX_LETTERS, k=5))
 
     def update(self, resource: Resource, obj: Object) -> Object:
-        """Store a new state, at once, whatever the version."""
+        """Store a new state synchronously, whatever its resourceVersion."""
         return self._store.update(resource, obj)
 
     def update_pod(self, pod: Object, change: Callable[[Object], None]) -> Object | None:
@@ -207,12 +215,15 @@ class LocalCluster:
             self._store.remove(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def delete_pod(self, pod: Object) -> None:
-        """Ask a pod to go, at once. One that never got a node, or has ended, is gone immediately."""
+        """Request the deletion of a pod synchronously.
+
+        A pod that has no node, or that has ended, is removed immediately.
+        """
         if pods.is_terminating(pod):
             return
         holds_nothing = pods.is_finished(pod) or not pod["spec"].get("nodeName")
         grace = 0.0 if holds_nothing else pods.grace_seconds(pod)
-        # The API server writes the time at which the pod shall be gone, not the time of the request.
+        # The API server writes the time at which the grace period ends, not the time of the request.
         gone_at = timestamp(self.clock.now() + grace)
         marks = {"deletionTimestamp": gone_at, "deletionGracePeriodSeconds": int(grace)}
         changed = self.update_pod(pod, lambda current: current["metadata"].update(marks))
@@ -249,7 +260,10 @@ class LocalCluster:
         return obj
 
     def _current(self, resource: Resource, manifest: Object) -> Object:
-        """The stored object that a put may replace."""
+        """Return the stored object that a put may replace.
+
+        Raises ConflictError, NotFoundError and InvalidError.
+        """
         meta = manifest["metadata"]
         if resource == LEASES and not self._store.get(resource, meta["namespace"], meta["name"]):
             raise _conflict(resource, meta["name"], "Precondition failed: UID in precondition")

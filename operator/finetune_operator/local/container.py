@@ -1,8 +1,8 @@
-"""What a pod's container is as a process on this machine: command, environment and folders.
+"""Builds the process that stands for a pod's container on this machine: its command, environment and folders.
 
-Nothing is mounted and there is no DNS, so what a container finds at a path or under a name is written into its command
-and environment instead: a word or value that is a mount path, or a path below one, becomes the local path; the name of
-a pod behind a headless Service becomes that pod's address. Values are otherwise made as a kubelet makes them.
+Nothing is mounted and there is no DNS, so paths and names are replaced in the command and the environment. An argument
+or value that is a mount path, or lies below one, becomes the local path. The DNS name of a pod behind a headless
+Service becomes that pod's address. In all else, values are computed as a kubelet does.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from finetune_operator.protocol import CONFIGMAPS, SERVICES, Object, Resource
 
 Peek = Callable[[Resource, str, str], Object | None]
 Claims = Mapping[str, Path]
-"""The folders that stand for claims, by the claims' names."""
+"""The folders that stand for claims, by the names of the claims."""
 
 DEFAULT_TERMINATION_MESSAGE_PATH = "/dev/termination-log"
 SHARED_MEMORY = "/dev/shm"
-"""Left alone: the machine has one."""
+"""The mount path that is not replaced, because the machine has one itself."""
 REFERENCE = re.compile(r"\$(\$)?\(([-._A-Za-z][-._A-Za-z0-9]*)\)")
 SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
 class CannotStartError(Exception):
-    """The container cannot start, now or ever; `reason` is the kubelet's word for it."""
+    """The container cannot start yet, or ever; `reason` is the reason that a kubelet would report."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class CannotStartError(Exception):
 
 @dataclass(frozen=True)
 class Container:
-    """A process to start."""
+    """The process to start for a container."""
 
     command: list[str]
     env: dict[str, str]
@@ -53,7 +53,7 @@ def _unsupported(what: str) -> CannotStartError:
 
 
 def build(pod: Object, folder: Path, ip: str, peers: Iterable[Object], peek: Peek, claims: Claims) -> Container:
-    """Make the folders and files of the pod below `folder`, and say what to start there.
+    """Create the folders and files of the pod below `folder`, and return the process to start.
 
     `peers` are pods with their addresses in status.podIP. Raises CannotStartError.
     """
@@ -82,7 +82,7 @@ def build(pod: Object, folder: Path, ip: str, peers: Iterable[Object], peek: Pee
 
 
 class Paths:
-    """Where the paths of a container are on this machine."""
+    """Maps the paths of a container to paths on this machine."""
 
     def __init__(self, pod: Object, container: Object, folder: Path, peek: Peek, claims: Claims) -> None:
         volumes = {
@@ -102,7 +102,10 @@ class Paths:
         self.termination_message = Path(self.local(wanted))
 
     def local(self, text: str) -> str:
-        """The local path if the text is a mount path or below one, else the text. The longest mount path wins."""
+        """Return the local path if the text is a mount path or lies below one, otherwise the text itself.
+
+        The longest mount path takes precedence.
+        """
         for path, source in sorted(self._mounts.items(), key=lambda item: -len(item[0])):
             if text == path or text.startswith(path + "/"):
                 return f"{source}{text[len(path) :]}"
@@ -135,7 +138,7 @@ def _volume(pod: Object, volume: Object, folder: Path, peek: Peek, claims: Claim
 
 
 def _environment(pod: Object, container: Object, ip: str, peek: Peek) -> dict[str, str]:
-    """The container's variables, with those that a kubelet or a container runtime adds."""
+    """Return the container's variables, including those that a kubelet or a container runtime adds."""
     if container.get("envFrom"):
         raise _unsupported("envFrom")
     env = {"HOSTNAME": pod["spec"].get("hostname", pod["metadata"]["name"])}
@@ -190,7 +193,7 @@ def _key(pod: Object, resource: Resource, reference: Object, peek: Peek) -> str 
 
 
 def _expand(text: str, env: Mapping[str, str]) -> str:
-    """Replace $(NAME) by a variable that is known, and $$(NAME) by $(NAME), as a kubelet does."""
+    """Replace $(NAME) by the value of a known variable, and $$(NAME) by $(NAME), as a kubelet does."""
 
     def replacement(found: re.Match[str]) -> str:
         return found[0][1:] if found[1] else env.get(found[2], found[0])
@@ -199,7 +202,7 @@ def _expand(text: str, env: Mapping[str, str]) -> str:
 
 
 def _addresses(pod: Object, peers: Iterable[Object], peek: Peek) -> Callable[[str], str]:
-    """A function that puts addresses for the DNS names of pods behind headless Services."""
+    """Return a function that replaces the DNS names of pods behind headless Services by their addresses."""
     namespace = pod["metadata"]["namespace"]
     known: dict[str, str] = {}
     for peer in peers:

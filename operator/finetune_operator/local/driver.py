@@ -1,8 +1,8 @@
-"""What runs the pods of the in-memory cluster: the part that scheduler, kubelet and node have in a real one.
+"""The interface of a driver, which runs the pods of the in-memory cluster in place of scheduler, kubelet and node.
 
-The cluster tells its driver of every pod that comes, is asked to stop, and goes; the driver writes the pods' status and
-removes a stopping pod when nothing of it runs any more. All calls are made on the event loop, between awaits, so that a
-driver sees the changes in their order.
+The cluster notifies its driver when a pod is created, must stop, and has been removed. The driver writes the status of
+the pods, and removes a stopping pod when none of its processes runs any more. All calls are made on the event loop,
+between awaits, so that a driver sees the changes in their order.
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ from finetune_operator.local.clock import Clock
 from finetune_operator.protocol import Object, Resource
 
 SECRETS = Resource("", "v1", "secrets", "Secret")
-"""Known to the in-memory cluster alone: the operator itself reads none."""
+"""The kind Secret, which only the in-memory cluster uses; the operator itself reads no Secrets."""
 
 
 class PodHost(Protocol):
-    """The cluster, as its driver sees it. Objects are shared: a driver changes them through `update_pod` only."""
+    """The cluster, as its driver sees it. Objects are shared, so a driver changes them only through `update_pod`."""
 
     clock: Clock
 
     def peek(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """The object as it is now, or None."""
+        """Return the current object, or None if it does not exist."""
         ...
 
     def all_pods(self) -> list[Object]:
-        """Every pod of every namespace."""
+        """Return the pods of all namespaces."""
         ...
 
     def update_pod(self, pod: Object, change: Callable[[Object], None]) -> Object | None:
-        """Apply `change` to the newest state of this very pod; None when it is gone."""
+        """Apply `change` to the newest state of the pod with this UID and return it, or None if the pod is gone."""
         ...
 
     def delete_pod(self, pod: Object) -> None:
-        """Ask the pod to go, as a user's delete does."""
+        """Request the deletion of the pod, as a user does."""
         ...
 
     def remove_pod(self, pod: Object) -> None:
-        """The pod's object goes, if it is still there."""
+        """Remove the pod's object, if it still exists."""
         ...
 
 
 class PodDriver(Protocol):
-    """Runs pods."""
+    """Runs the pods of a cluster."""
 
     async def start(self, host: PodHost) -> None:
-        """Called once, before the first pod."""
+        """Prepare the driver; called once, before the first pod."""
         ...
 
     async def close(self) -> None:
-        """End everything that runs."""
+        """End all pods."""
         ...
 
     def pod_added(self, pod: Object) -> None:
-        """A pod was created. The pods of one Job come in one go, before anything else happens."""
+        """Handle the creation of a pod; the pods of one Job arrive in succession, before any other event."""
         ...
 
     def pod_terminating(self, pod: Object) -> None:
-        """A pod that was bound to a node got its deletionTimestamp: stop it and, in the end, remove it."""
+        """Stop a pod that has a node and whose deletion was requested, and remove it when it has ended."""
         ...
 
     def pod_removed(self, pod: Object) -> None:
-        """A pod's object is gone; what it held can be freed."""
+        """Free the resources of a pod whose object was removed."""
         ...
 
     async def fetch(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
-        """As `protocol.Cluster.pod_status`."""
+        """Request a path from a pod, as `protocol.Cluster.pod_status` describes."""
         ...

@@ -1,4 +1,4 @@
-"""What the API server does to a FineTuneJob by its CRD, for the cluster that has none: check, and fill in defaults."""
+"""Validates FineTuneJobs and fills in their defaults, as an API server does by the CRD, for the in-memory cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from finetune_operator.protocol import FINETUNEJOBS, InvalidError, Object, Resou
 
 
 def admit(resource: Resource, manifest: Object) -> Object:
-    """The object as it is stored; those of other kinds as they were. Raises InvalidError."""
+    """Return a FineTuneJob as it is to be stored, and an object of any other kind unchanged.
+
+    Raises InvalidError.
+    """
     if resource != FINETUNEJOBS:
         return manifest
     try:

@@ -1,7 +1,7 @@
-"""The garbage collector: what lists owners, none of which exists any more, is deleted.
+"""The garbage collector: it deletes an object with owner references when none of these owners exists any more.
 
-An owner is known by its UID alone, so the children of an object that was deleted and made again under its old name go
-too, and so does a child that is created when its owner is already gone.
+An owner is identified only by its UID. So the children of an object that was deleted and created again with the same
+name are deleted too, and so is a child that is created after its owner was deleted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from finetune_operator.local.store import Store
 from finetune_operator.protocol import Event, Object, Resource
 
 Key = tuple[Resource, str, str, str]
-"""Kind, namespace, name, UID."""
+"""The kind, namespace, name and UID of an object."""
 Wait = Callable[[], Awaitable[None]]
 
 
@@ -23,21 +23,24 @@ def _owners(obj: Object) -> set[str]:
 
 
 class GarbageCollector:
-    """Deletes orphans in the background."""
+    """Deletes orphaned objects in the background."""
 
     def __init__(self, store: Store, delete: Callable[[Resource, Object], None], wait: Wait) -> None:
-        """`wait` returns when the collector may look at the next one."""
+        """Register with the store.
+
+        `wait` returns when the collector may handle the next object.
+        """
         self._store = store
         self._delete = delete
         self._wait = wait
         self._owners: dict[Key, set[str]] = {}
-        # Dictionaries for sets in order: what happens must not depend on hashes.
+        # The inner dictionaries are ordered sets: the order of deletions must not depend on hashes.
         self._children: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._suspects: asyncio.Queue[Key] = asyncio.Queue()
         store.listen(self._see)
 
     async def run(self) -> None:
-        """Endless."""
+        """Run until cancelled."""
         while True:
             resource, namespace, name, uid = await self._suspects.get()
             await self._wait()

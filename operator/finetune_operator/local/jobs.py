@@ -1,11 +1,12 @@
-"""The Job controller for Indexed Jobs, as Kubernetes 1.36 behaves.
+"""The Job controller for Indexed Jobs, with the behaviour of Kubernetes 1.36.
 
-A pod that failed counts as a failure at once, and so does one that anybody deleted; with podReplacementPolicy Failed it
+A pod that failed counts as a failure at once. So does a deleted pod, except with podReplacementPolicy Failed, where it
 counts when it has ended. When a rule of the podFailurePolicy matches, or there are more failures than `backoffLimit`,
-the Job gets the condition FailureTarget, all its other pods are deleted (SIGTERM, grace period), and when the last of
-them has ended, it gets Failed. The pod that failed by itself stays. When every index has succeeded, the Job gets
-SuccessCriteriaMet, then Complete. A suspended Job's pods are deleted without counting as failures. Pods that are
-refused, as by a quota, are told by an Event of the Job and tried again, later each time.
+the Job gets the condition FailureTarget and all its other pods are deleted (SIGTERM, grace period). When the last of
+them has ended, the Job gets the condition Failed. The pod that failed by itself is kept. When every index has
+succeeded, the Job gets SuccessCriteriaMet, then Complete. Pods that a suspension deletes do not count as failures.
+When the creation of a pod is refused, for example by a quota, the controller reports it in an Event of the Job and
+retries with increasing delays.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LABEL_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 FAILURE = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
 SUCCESS = ("CompletionsReached", "Reached expected number of succeeded pods")
 LONGEST_RETRY = 60.0
-"""Seconds; the first one is after 1."""
+"""The maximum number of seconds until the creation of pods is retried; the first retry follows after 1 second."""
 
 
 class JobHost(Protocol):
@@ -48,21 +49,21 @@ class JobHost(Protocol):
 
 @dataclass
 class Tally:
-    """A Job's pods, and what has become of them: each is counted once, when it ends or is asked to go."""
+    """The pods of a Job and their outcomes. Each pod is counted once, when it ends or its deletion is requested."""
 
     pods: dict[str, Object] = field(default_factory=dict)
-    """Those that are there, by UID."""
+    """The pods that exist, by UID."""
     at_once: bool = True
-    """Whether a pod that was asked to go counts as failed before it has ended."""
+    """Whether a deleted pod counts as failed before it has ended."""
     counted: set[str] = field(default_factory=set)
     failed: int = 0
     first_failed: Object | None = None
     succeeded: set[int] = field(default_factory=set)
     refused: int = 0
-    """How often in a row no pod could be made."""
+    """The number of consecutive failures to create a pod."""
 
     def see(self, pod: Object, *, gone: bool) -> None:
-        """A pod has come, changed, or gone."""
+        """Record that a pod was created, was changed, or was removed (`gone`)."""
         uid, phase = pod["metadata"]["uid"], pods.phase(pod)
         self.pods[uid] = pod
         if gone:
@@ -79,19 +80,22 @@ class Tally:
         self.counted.add(uid)
 
     def running(self) -> list[Object]:
-        """Pods that neither ended nor are on their way out; also those that wait for a node."""
+        """Return the pods that have not ended and are not being deleted, including those that wait for a node."""
         return [pod for pod in self.pods.values() if not pods.is_finished(pod) and not pods.is_terminating(pod)]
 
     def terminating(self) -> list[Object]:
-        """Pods that were asked to go and have not ended."""
+        """Return the pods that are being deleted and have not ended."""
         return [pod for pod in self.pods.values() if not pods.is_finished(pod) and pods.is_terminating(pod)]
 
 
 class JobController:
-    """Keeps Jobs and their pods in line."""
+    """Creates and deletes the pods of Jobs, and writes the status of Jobs."""
 
     def __init__(self, host: JobHost, wait: Wait) -> None:
-        """`wait` returns when the controller may look at the next one."""
+        """Register with the store.
+
+        `wait` returns when the controller may handle the next Job.
+        """
         self._host = host
         self._wait = wait
         self._queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -100,7 +104,7 @@ class JobController:
         host.store.listen(self._see)
 
     async def run(self) -> None:
-        """Endless."""
+        """Run until cancelled."""
         while True:
             key = await self._queue.get()
             await self._wait()
@@ -121,7 +125,7 @@ class JobController:
             self._enqueue(meta["namespace"], meta["labels"][LABEL_JOB_NAME])
 
     def _enqueue(self, namespace: str, name: str) -> None:
-        """Once, however many of its pods have changed."""
+        """Put a Job into the queue, unless it is there already."""
         if (namespace, name) not in self._queued:
             self._queued.add((namespace, name))
             self._queue.put_nowait((namespace, name))
@@ -187,7 +191,10 @@ class JobController:
         tally.refused = 0
 
     def _refused(self, job: Object, tally: Tally, error: ApiError) -> None:
-        """Nobody else hears of it: whoever made the Job has long been answered."""
+        """Report the refusal in an Event and schedule a retry.
+
+        An Event is the only way, because the request that created the Job was answered long before.
+        """
         meta, now = job["metadata"], timestamp(self._host.clock.now())
         references = {"apiVersion": JOBS.api_version, "kind": JOBS.kind, "uid": meta["uid"]}
         names = {"name": meta["name"], "namespace": meta["namespace"]}
@@ -261,7 +268,7 @@ def _has(job: Object, condition: str) -> bool:
 
 
 def _matching_rule(rules: Iterable[Object], pod: Object) -> tuple[str, str] | None:
-    """Reason and message of the condition, if a FailJob rule matches the failed pod."""
+    """Return the reason and the message of the condition if a FailJob rule matches the failed pod."""
     name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
     status = pod.get("status", {})
     for number, rule in enumerate(rules):
@@ -286,7 +293,7 @@ def _index(pod: Object) -> int:
 
 
 def index_ranges(indexes: Iterable[int]) -> str:
-    """`completedIndexes`: ranges of three and more with a dash, as in "0,1,3-5"."""
+    """Return the text of `completedIndexes`: three or more successive indexes as a range, as in "0,1,3-5"."""
     ranges: list[list[int]] = []
     for index in sorted(indexes):
         if ranges and index == ranges[-1][-1] + 1:

@@ -1,7 +1,7 @@
-"""How much memory a pod of this machine takes, and how much it may.
+"""The memory that a pod on this machine uses, and its limit.
 
-On a cluster the kernel ends a container that takes more than its limit. Here nothing would: a job that was planned too
-large would starve the machine. So the driver measures each pod and ends it with the same reason.
+On a cluster the kernel ends a container that uses more than its limit. Here nothing does, and a job that needs too much
+would exhaust the memory of the machine. So the driver measures each pod and ends it with the same reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def limit_of(pod: Object) -> int | None:
-    """Bytes that the pod's containers may take together; None without a limit."""
+    """Return the number of bytes that the pod's containers may use together, or None without a limit."""
     limits = [container.get("resources", {}).get("limits", {}).get("memory") for container in pod["spec"]["containers"]]
     if not limits or not all(limit is not None and is_quantity(limit) for limit in limits):
         return None
@@ -25,8 +25,10 @@ def limit_of(pod: Object) -> int | None:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of a process and all below it. A page that several of them share is counted once, where the machine says
-    so (Linux); elsewhere it counts for each."""
+    """Return the number of bytes that a process and its descendants use.
+
+    On Linux, a page that several of them share is counted once; elsewhere it is counted for each.
+    """
     total = 0
     with contextlib.suppress(psutil.Error):
         first = psutil.Process(pid)

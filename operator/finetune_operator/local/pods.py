@@ -1,6 +1,6 @@
-"""The states of a pod, as a kubelet and a scheduler write them.
+"""Functions that read the state of a pod, and that write it as a kubelet and a scheduler do.
 
-Each function changes a pod in place and is meant for `PodHost.update_pod`. Times are seconds since the epoch.
+Each `set_` function changes an object in place, for `PodHost.update_pod`. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ SIGTERM_EXIT_CODE = 143
 
 
 def phase(pod: Object) -> str:
-    """Pending, Running, Succeeded or Failed."""
+    """Return the phase of a pod: Pending, Running, Succeeded or Failed."""
     return str(pod.get("status", {}).get("phase", "Pending"))
 
 
 def is_finished(pod: Object) -> bool:
-    """Whether the pod ended by itself or was stopped; such a pod never runs again."""
+    """Return whether the pod has ended, by itself or because it was stopped; such a pod never runs again."""
     return phase(pod) in ("Succeeded", "Failed")
 
 
 def is_terminating(pod: Object) -> bool:
-    """Whether the pod was asked to go."""
+    """Return whether the deletion of the pod was requested."""
     return "deletionTimestamp" in pod["metadata"]
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether the Ready condition is True."""
+    """Return whether the Ready condition is True."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def grace_seconds(pod: Object) -> float:
-    """How long the pod's processes may take to end after SIGTERM."""
+    """Return the seconds within which the pod's processes must end after SIGTERM."""
     seconds = pod["spec"].get("terminationGracePeriodSeconds")
     return DEFAULT_GRACE_SECONDS if seconds is None else float(seconds)
 
 
 def controller_uid(pod: Object) -> str | None:
-    """The UID of the owner that controls the pod."""
+    """Return the UID of the owner that controls the pod."""
     owners = pod["metadata"].get("ownerReferences", [])
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
 
 def set_condition(target: Object, kind: str, status: str, now: float, reason: str = "", message: str = "") -> None:
-    """Set one condition in the status of a pod or a Job; the transition time moves only when the status does."""
+    """Set one condition in the status of a pod or a Job; the transition time changes only with its status."""
     conditions = target.setdefault("status", {}).setdefault("conditions", [])
     old = next((c for c in conditions if c["type"] == kind), None)
     new = {"type": kind, "status": status}
@@ -85,24 +85,24 @@ def _container_state(pod: Object) -> Object:
 
 
 def set_unschedulable(pod: Object, message: str, now: float) -> None:
-    """No node has room for the pod."""
+    """Record that no node has room for the pod."""
     set_condition(pod, "PodScheduled", "False", now, "Unschedulable", message)
 
 
 def set_scheduled(pod: Object, node: str, now: float) -> None:
-    """The pod has a node."""
+    """Record the node of the pod."""
     pod["spec"]["nodeName"] = node
     set_condition(pod, "PodScheduled", "True", now)
 
 
 def set_waiting(pod: Object, reason: str, message: str, now: float) -> None:
-    """The pod has a node, but its container cannot start yet."""
+    """Record that the pod has a node, but that its container cannot start yet."""
     set_condition(pod, "Ready", "False", now, "ContainersNotReady")
     _set_container(pod, {"waiting": {"reason": reason, "message": message}}, ready=False)
 
 
 def set_running(pod: Object, ip: str, now: float) -> None:
-    """The container runs and, as there is no readiness probe, is ready."""
+    """Record that the container runs and, without a readiness probe, is ready."""
     pod["status"] |= {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": timestamp(now)}
     set_condition(pod, "Ready", "True", now)
     set_condition(pod, "ContainersReady", "True", now)
@@ -110,7 +110,7 @@ def set_running(pod: Object, ip: str, now: float) -> None:
 
 
 def set_finished(pod: Object, exit_code: int, message: str, now: float, reason: str | None = None) -> None:
-    """The container ended; `reason` is the kubelet's word for it, such as OOMKilled."""
+    """Record that the container ended; `reason` is the one that a kubelet reports, for example OOMKilled."""
     succeeded = exit_code == 0
     running = _container_state(pod).get("running", {})
     terminated = {
@@ -128,11 +128,11 @@ def set_finished(pod: Object, exit_code: int, message: str, now: float, reason: 
 
 
 def set_rejected(pod: Object, reason: str, message: str, now: float) -> None:
-    """The node refused the pod before any container started."""
+    """Record that the node refused the pod before any container started."""
     pod["status"] |= {"phase": "Failed", "reason": reason, "message": message}
     set_condition(pod, "Ready", "False", now, "PodFailed")
 
 
 def set_disrupted(pod: Object, reason: str, message: str, now: float) -> None:
-    """The cluster, not the program, is about to end the pod."""
+    """Record that the cluster, not the program, is about to end the pod."""
     set_condition(pod, "DisruptionTarget", "True", now, reason, message)

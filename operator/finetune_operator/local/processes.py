@@ -1,8 +1,8 @@
-"""Pods as processes of this machine: the driver of `finetune run`.
+"""The driver of `finetune run`, which runs pods as processes of this machine.
 
-A pod's command runs under `supervise.py`, which ends everything of the pod together. Its log goes to a file that stays
-when the pod is gone; its emptyDir volumes are folders that go with it. An address is given to each pod the moment it is
-created, so that all pods of a Job know each other before the first of them starts.
+A pod's command runs under `supervise.py`, which ends all processes of the pod together. The log of a pod is a file that
+remains after the pod is removed; its emptyDir volumes are folders that are removed with it. Each pod gets an address
+when it is created, so that all pods of a Job know each other's addresses before the first of them starts.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from finetune_operator.protocol import PODS, Object
 
 NODE = "laptop"
 RETRY_SECONDS = 1.0
-"""Between attempts to start a container that lacks a secret, a ConfigMap or a claim."""
+"""Seconds between two tries to start a container that lacks a Secret, a ConfigMap or a claim."""
 
 
 @dataclass
 class Running:
-    """What the driver holds of a pod, from its creation to its removal."""
+    """The driver's state of a pod, from its creation to its removal."""
 
     ip: str
     folder: Path
     task: asyncio.Task[None] | None = None
     starting: bool = False
-    """From here on there is, or will be, a process; before, the pod can just be dropped."""
+    """Whether the pod's process exists or is being started; before that, the pod can be removed without stopping it."""
     ran_out_of_memory: bool = False
-    """The pod was ended because it took more than its limit."""
+    """Whether the pod was ended because it used more memory than its limit."""
     _process: asyncio.subprocess.Process | None = None
     _stop_asked: bool = False
     _kill_asked: bool = False
 
     def started(self, process: asyncio.subprocess.Process) -> None:
-        """The process is there; what was asked for meanwhile happens now."""
+        """Store the started process, and stop or kill it if that was requested meanwhile."""
         self._process = process
         if self._stop_asked:
             self.stop()
@@ -52,13 +52,13 @@ class Running:
             self.kill()
 
     def stop(self) -> None:
-        """SIGTERM to the first process."""
+        """Send SIGTERM to the pod's supervisor, which passes it to the command."""
         self._stop_asked = True
         if self._process and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to all processes."""
+        """Close the supervisor's pipe, so that it kills all processes of the pod."""
         self._kill_asked = True
         if self._process and self._process.stdin:
             self._process.stdin.close()
@@ -68,8 +68,11 @@ class ProcessDriver:
     """A `PodDriver` that starts processes."""
 
     def __init__(self, claims: Claims, logs: Path | None = None) -> None:
-        """`claims` are the folders that stand for claims; `logs` is the folder for log files, by default one that is
-        removed at the end."""
+        """Create a driver without pods.
+
+        `claims` are the folders that stand for claims; `logs` is the folder for log files, by default one that is
+        removed at the end.
+        """
         self._claims = claims
         self._log_folder = logs
         self._addresses = LoopbackAddresses()
@@ -80,7 +83,7 @@ class ProcessDriver:
         self._folder: Path
 
     def logs(self, namespace: str, name: str) -> Path:
-        """The log file of a pod, also after the pod is gone; it exists once the pod's container has started."""
+        """Return the path of a pod's log file, which is created when the container starts and outlives the pod."""
         return (self._log_folder or self._folder / "logs") / namespace / f"{name}.log"
 
     # ---- PodDriver ---------------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ class ProcessDriver:
         return self._host.clock.now()
 
     async def _run(self, pod: Object, running: Running) -> None:
-        """From the first try to start the container to the pod's end."""
+        """Run a pod from the first try to start its container until the pod has ended."""
         container = await self._prepared(pod, running)
         running.starting = True
         try:
@@ -181,7 +184,7 @@ class ProcessDriver:
             )
 
     async def _prepared(self, pod: Object, running: Running) -> Container:
-        """What to start, as soon as all that it needs is there."""
+        """Return the process to start, as soon as everything that it needs exists."""
         while True:
             try:
                 return build(
@@ -196,12 +199,12 @@ class ProcessDriver:
         return self._host.peek(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]) or pod
 
     def _peers(self) -> list[Object]:
-        """The pods that have addresses, as they will be when they run."""
+        """Return the pods that have addresses, with these in their status as if they ran already."""
         peers = [(pod, self._running.get(pod["metadata"]["uid"])) for pod in self._host.all_pods()]
         return [{**pod, "status": {**pod["status"], "podIP": peer.ip}} for pod, peer in peers if peer]
 
     async def _end_beyond_limit(self, pod: Object, pid: int, running: Running) -> None:
-        """End a pod that takes more memory than its limit, as the kernel does on a cluster."""
+        """End a pod that uses more memory than its limit, as the kernel does on a cluster."""
         limit = memory.limit_of(pod)
         while limit is not None:
             await asyncio.sleep(memory.SECONDS_BETWEEN_LOOKS)

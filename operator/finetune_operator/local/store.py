@@ -1,8 +1,8 @@
-"""Objects with versions, and who watches them: the part of the in-memory cluster that etcd and the watch cache have.
+"""The store of objects with versions and watches: in the in-memory cluster, the part of etcd and the watch cache.
 
-A stored object is never changed in place: every write puts a new dictionary with a new resourceVersion, so that readers
-inside the cluster may share them. Listeners are called at once and all see the writes in the same order: what a
-listener itself writes is told when every listener has seen what it was told.
+A stored object is never changed in place: every write stores a new dictionary with a new resourceVersion, so that
+readers inside the cluster may share objects. Listeners are called synchronously, and all of them see the writes in the
+same order: a listener's own write is reported after all listeners have received the current event.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Listener = Callable[[Resource, Event], None]
 
 
 def clone(value: Any) -> Any:
-    """A deep copy of JSON; several times faster than copy.deepcopy."""
+    """Return a deep copy of a JSON value, several times faster than copy.deepcopy."""
     if isinstance(value, dict):
         return {key: clone(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -27,13 +27,13 @@ def clone(value: Any) -> Any:
 
 
 def selected(obj: Object, labels: Mapping[str, str] | None) -> bool:
-    """Whether the object bears all these labels."""
+    """Return whether the object has all these labels."""
     own = obj["metadata"].get("labels") or {}
     return all(own.get(key) == value for key, value in (labels or {}).items())
 
 
 class Store:
-    """All objects of the cluster. What goes in and comes out is shared, not copied."""
+    """All objects of the cluster. Objects are shared with the callers, not copied."""
 
     def __init__(self) -> None:
         self._objects: dict[Resource, dict[tuple[str, str], Object]] = {}
@@ -48,26 +48,26 @@ class Store:
         self._listeners.append(listener)
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """The object of that name, or None."""
+        """Return the object with this name, or None."""
         return self._objects.get(resource, {}).get((namespace, name))
 
     def has_uid(self, uid: str) -> bool:
-        """Whether an object of any kind has that UID."""
+        """Return whether an object of any kind has this UID."""
         return uid in self._uids
 
     def list(self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None) -> list[Object]:
-        """By namespace and name."""
+        """Return the matching objects, sorted by namespace and name."""
         objects = self._objects.get(resource, {})
         found = (key for key, obj in objects.items() if namespace in (None, key[0]) and selected(obj, labels))
         return [objects[key] for key in sorted(found)]
 
     def insert(self, resource: Resource, obj: Object) -> Object:
-        """Store a new object, which must bear namespace, name and UID."""
+        """Store a new object, which must have a namespace, a name and a UID."""
         self._uids.add(obj["metadata"]["uid"])
         return self._put(resource, obj, "ADDED")
 
     def update(self, resource: Resource, obj: Object) -> Object:
-        """Store a new state of an object; the same state again is no write."""
+        """Store a new state of an object, unless it equals the stored state."""
         meta = obj["metadata"]
         old = self.get(resource, meta["namespace"], meta["name"])
         if old == obj:
@@ -75,7 +75,7 @@ class Store:
         return self._put(resource, obj, "MODIFIED")
 
     def remove(self, resource: Resource, namespace: str, name: str) -> None:
-        """The object goes; its last state is told with the version of the removal."""
+        """Remove an object, and report its last state with the resourceVersion of the removal."""
         obj = self._objects[resource].pop((namespace, name))
         self._uids.discard(obj["metadata"]["uid"])
         self._tell(resource, "DELETED", self._versioned(obj))
@@ -83,8 +83,11 @@ class Store:
     async def watch(
         self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None
     ) -> AsyncGenerator[Event, None]:
-        """As `protocol.Cluster.watch`. An object that loses the labels is DELETED for this watcher, with its state
-        before the loss, as the API server does it."""
+        """Watch objects as `protocol.Cluster.watch` describes.
+
+        An object that loses the labels is reported to this watcher as DELETED, with its state before the loss, as the
+        API server does.
+        """
         queue: asyncio.Queue[Event] = asyncio.Queue()
         matching: dict[str, Object] = {}
 

@@ -1,13 +1,13 @@
-"""The parent of a pod's first process, so that nothing of a pod outlives it.
+"""The parent of a pod's first process, which ensures that no process of the pod outlives it.
 
-    python -I supervise.py COMMAND ARGUMENT …      (only the standard library; standard input is the driver's pipe)
+    python -I supervise.py COMMAND [ARGUMENTS]      (only the standard library; standard input is the driver's pipe)
 
-A container ends when its first process ends, and all others die with it. A process group cannot do that: the agent
-gives each rank a group of its own. So this process adopts every orphan below it (a "child subreaper", Linux) and, at
-the end, kills all that descends from it. The end is when the command ends, or when the pipe closes: the driver closes
-it to kill the pod, and the kernel does if the driver dies. SIGTERM is passed to the command alone. The exit code is
-the command's, 128 + n when signal n ended it. Where there is no subreaper (macOS), an orphan in a group of its own is
-missed if the command dies before it.
+When the first process of a container ends, all its other processes are killed. A process group cannot provide that,
+because the agent gives each rank its own group. So this process becomes the parent of every orphan below it (a "child
+subreaper", Linux only) and at the end kills all its descendants. The end is reached when the command ends or the pipe
+closes: the driver closes the pipe to kill the pod, and the kernel does so if the driver dies. SIGTERM is passed only to
+the command. The exit code is that of the command, or 128 + n if signal n ended it. Without a subreaper (macOS), an
+orphan with its own process group is missed if the command dies before it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PR_SET_CHILD_SUBREAPER = 36
 CANNOT_START = 128
 KILLED = 128 + signal.SIGKILL
 LONGEST_KILL = 10.0
-"""Seconds; a process in uninterruptible sleep cannot be waited for."""
+"""The maximum number of seconds for killing the descendants; one in uninterruptible sleep may never end."""
 
 
 def adopt_orphans() -> None:
@@ -37,7 +37,7 @@ def adopt_orphans() -> None:
 
 
 def processes() -> Iterator[tuple[int, int]]:
-    """(process, parent) of all on this machine that have not ended."""
+    """Yield the process ID and the parent's ID of each process on this machine that has not ended."""
     if sys.platform == "linux":
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -54,7 +54,7 @@ def processes() -> Iterator[tuple[int, int]]:
 
 
 def descendants(of: int) -> list[int]:
-    """All processes below one."""
+    """Return the IDs of all descendants of a process."""
     children: dict[int, list[int]] = {}
     for pid, parent in processes():
         children.setdefault(parent, []).append(pid)
@@ -68,7 +68,7 @@ def descendants(of: int) -> list[int]:
 
 
 def reap() -> dict[int, int]:
-    """Wait for the children that have ended: exit code by process, 128 + n for signal n."""
+    """Collect the children that have ended, and return their exit codes by process ID (128 + n for signal n)."""
     ended: dict[int, int] = {}
     with contextlib.suppress(ChildProcessError):
         while (result := os.waitpid(-1, os.WNOHANG))[0]:
@@ -78,7 +78,7 @@ def reap() -> dict[int, int]:
 
 
 def kill_descendants() -> None:
-    """Until there are none: a dying process may have forked a moment ago."""
+    """Kill descendants until none is left, because a dying process may have forked a moment before."""
     deadline = time.monotonic() + LONGEST_KILL
     while (alive := descendants(os.getpid())) and time.monotonic() < deadline:
         for pid in alive:
@@ -89,15 +89,15 @@ def kill_descendants() -> None:
 
 
 def supervise(command: list[str]) -> int:
-    """Run the command to its end, or to the end of standard input; returns the exit code."""
+    """Run the command until it or standard input ends, and return the exit code."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)  # only to be told through the pipe
+        signal.signal(number, lambda *_: None)  # the wakeup pipe reports the signal
     adopt_orphans()
     try:
-        # Kept until the return: an object that is dropped reaps a child that has ended, whose end then is never seen.
+        # The variable keeps the object alive: on deletion it would reap the ended child, whose exit code would be lost.
         first = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", flush=True)  # noqa: T201  # this is the pod's log

@@ -1,1 +1,4 @@
-"""Manifests of what an attempt is made of. Pure."""
+"""The manifests of the objects that an attempt consists of.
+
+All code here is pure; creating the objects belongs in `runtime`.
+"""

@@ -1,4 +1,4 @@
-"""The children of an attempt: NetworkPolicy, ConfigMap, Service, Job, in the order in which they are made."""
+"""Builds the children of an attempt: NetworkPolicy, ConfigMap, Service and Job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from finetune_operator.protocol import CONFIGMAPS, JOBS, NETWORKPOLICIES, SERVIC
 
 
 def children(job: FineTuneJob, run: RunStatus, settings: Settings) -> list[tuple[Resource, Object]]:
-    """The NetworkPolicy comes first, so that no pod is ever without it; the Job last: once it exists, the others do."""
+    """Return the children of an attempt in the order in which they are created.
+
+    The NetworkPolicy comes first, so that no pod is ever without it. The Job comes last: once it exists, the others
+    exist.
+    """
     metadata = child_metadata(job, run)
     policy = network_policy(job, settings)
     return [
@@ -26,7 +30,7 @@ def children(job: FineTuneJob, run: RunStatus, settings: Settings) -> list[tuple
 
 
 def child_metadata(job: FineTuneJob, run: RunStatus) -> Object:
-    """Name, labels and owner of an attempt's children."""
+    """Return the name, the labels and the owner of an attempt's children."""
     return {
         "name": child_name(job.metadata.name, job.metadata.uid, run.number, run.attempt),
         "namespace": job.metadata.namespace,
@@ -36,8 +40,10 @@ def child_metadata(job: FineTuneJob, run: RunStatus) -> Object:
 
 
 def config_map(metadata: Object, spec: FineTuneJobSpec, run_json: str) -> Object:
-    """run.json, immutable: an attempt's configuration never changes. The spec is beside it, for the next attempts of a
-    run that goes on while the spec is edited."""
+    """Return the ConfigMap with run.json; it is immutable, because an attempt's configuration never changes.
+
+    It also has the spec, for the next attempts of a run that goes on while the spec is edited.
+    """
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -51,9 +57,10 @@ def config_map(metadata: Object, spec: FineTuneJobSpec, run_json: str) -> Object
 
 
 def service(metadata: Object, settings: Settings) -> Object:
-    """A headless Service that names rank 0's pod alone: no other name is needed, and the endpoints are written less.
+    """Return a headless Service that selects rank 0's pod alone.
 
-    Not-ready addresses are published, because the others look for rank 0 before anything is ready.
+    No other pod needs a name, and the endpoints are written less often. Not-ready addresses are published, because the
+    other pods look up rank 0 before anything is ready.
     """
     return {
         "apiVersion": "v1",

@@ -1,8 +1,8 @@
-"""An event of events.k8s.io/v1 about a FineTuneJob.
+"""Builds an event of events.k8s.io/v1 about a FineTuneJob.
 
-Its name follows from what it says of which attempt, so the API server keeps one of those that say the same, for as
-long as it keeps events (an hour, by default): a job that goes to and fro between two states, a reconcile that is done
-again, and two operators at once make no more. Of the next attempt the same is told again.
+Its name is derived from its text and from the attempt, so the API server keeps only one of several equal events, for as
+long as it keeps events (an hour, by default). Therefore a job that alternates between two states, a reconcile that is
+repeated, and two operators at once create no further events. The next attempt causes the same event anew.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from finetune_operator.core.status.transitions import Note
 
 
 def event(job: dict[str, Any], note: Note, now: datetime) -> dict[str, Any]:
-    """Of the job as it was written with the status that is told."""
-    metadata, run = job["metadata"], fields(fields(job.get("status")).get("run"))  # which may be unreadable
+    """Return the event about a job; `job` is the object as it was written with the reported status."""
+    metadata, run = job["metadata"], fields(fields(job.get("status")).get("run"))  # the run may be unreadable
     said = json.dumps([metadata["uid"], run.get("number"), run.get("attempt"), note.reason, note.message])
     return {
         "apiVersion": "events.k8s.io/v1",

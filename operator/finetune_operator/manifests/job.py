@@ -1,7 +1,7 @@
-"""The Indexed Job of an attempt: one pod per node, none of them ever restarted by Kubernetes.
+"""Builds the Indexed Job of an attempt: one pod per node, none of them ever restarted by Kubernetes.
 
-`backoffLimit: 0`: restarting is the operator's decision, because only it knows the class of a failure. Pods meet the
-restricted Pod Security Standard: no privilege, no service-account token, a read-only root.
+`backoffLimit` is 0 because restarting is the operator's decision: only the operator knows the class of a failure. Pods
+meet the restricted Pod Security Standard: no privileges, no service-account token, a read-only root file system.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from finetune_trainer import contract
 from finetune_trainer.contract import CLASS_OF_EXIT_CODE
 
 USER = 65532
-"""Neither root nor anybody's: works with any image and any namespace that enforces restricted."""
+"""The user ID of the containers, which is neither root's nor that of a real user.
+
+It works with any image, and in any namespace that enforces the restricted standard.
+"""
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -35,9 +38,12 @@ _CACHES = {
 }
 _DISK = "ephemeral-storage"
 _DEFAULT_SCRATCH = "100Gi"
-"""Holds a model of hf:// with forty billion parameters in bf16, the data, and what is compiled. None of it is reserved:
-most jobs read from their claim and write a few GiB, so nodes with small disks can take them; and a node whose kubelet
-does not measure its disk (localStorageCapacityIsolation: false) takes no pod that asks for a part of it."""
+"""The limit for a pod's disk if the spec sets none.
+
+It is enough for an hf:// model with forty billion parameters in bf16, the data, and compiled code. None of it is
+reserved: most jobs read from their claim and write a few GiB, so nodes with small disks can take them. A node whose
+kubelet does not measure its disk (localStorageCapacityIsolation: false) takes no pod that requests a part of it.
+"""
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 _DO_NOT_EVICT = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
@@ -45,7 +51,7 @@ _DO_NOT_EVICT = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kube
 def job_manifest(
     metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings: Settings, policy: str | None
 ) -> Object:
-    """The attempt's Job. `policy` names the NetworkPolicy of its pods."""
+    """Return the attempt's Job; `policy` is the name of its pods' NetworkPolicy."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -63,17 +69,20 @@ def job_manifest(
 
 
 def pod_security(spec: FineTuneJobSpec) -> Object:
-    """The security context of a pod: restricted, with what the user's pod template sets, such as fsGroup."""
+    """Return the security context of a pod: restricted, with the fields that the user's pod template sets.
+
+    An example of such a field is fsGroup.
+    """
     ours = {"runAsNonRoot": True, "runAsUser": USER, "seccompProfile": {"type": "RuntimeDefault"}}
     return {**ours, **(spec.pod_template.security_context or {})}
 
 
 def _failure_rules() -> list[Object]:
-    """Rules that make the Job's condition say how the pod that failed first has ended.
+    """Return rules that make the Job's condition report how the pod that failed first has ended.
 
-    They change nothing about when the Job fails, which is with its first failed pod. Their evidence stays when the pods
-    are gone (`core/observed/job_verdict.py`). An exit code with a class says more than that the cluster took the pod
-    away, and that says more than any other exit code, such as 137 after a kill.
+    They do not change when the Job fails, which is with its first failed pod. The condition stays when the pods are
+    gone (`core/observed/job_verdict.py`). The rules are ordered by what they reveal: an exit code with a class says
+    more than that the cluster took the pod away, and that says more than any other exit code, such as 137 after a kill.
 
     A podFailurePolicy requires podReplacementPolicy Failed, with which a pod counts as failed only when it has ended.
     """
@@ -94,8 +103,8 @@ def _pod_template(
         "subdomain": metadata["name"],
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # As PID 1 the agent would be deaf until Python is up: a pod that is deleted while it starts would train on for
-        # its whole grace period. As any other process it ends.
+        # As PID 1, the agent would ignore signals until Python has started, and a pod that is deleted while it starts
+        # would train on for its whole grace period. With any other PID, the process ends.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": run.grace_seconds or settings.grace,
         "securityContext": pod_security(spec),
@@ -135,8 +144,11 @@ def _pod_template(
 
 
 def _affinity(given: Object | None, avoid: list[str]) -> Object:
-    """The user's, and away from nodes that failed: preferred, so that a cluster that has no others goes on. What is no
-    affinity stays as it is: the API server says what is wrong with it."""
+    """Return the user's affinity, with a preference for other nodes than those that failed.
+
+    It is only a preference, so that a cluster without other nodes goes on. An invalid affinity stays as it is, and the
+    API server reports what is wrong with it.
+    """
     affinity = dict(given or {})
     nodes = affinity.get("nodeAffinity") or {}
     preferred = nodes.get(_PREFERRED) or [] if isinstance(nodes, dict) else None
@@ -162,8 +174,8 @@ def _container(metadata: Object, spec: FineTuneJobSpec, run: RunStatus, settings
             {"name": "agent", "containerPort": settings.agent_port},
             {"name": "rendezvous", "containerPort": settings.rendezvous_port},
         ],
-        # Request = limit: no pod of ours is the first to be killed when a node runs short. Of its disk only what the
-        # user asks for is reserved; without a request of 0 the limit would be one.
+        # Requests equal limits, so that our pods are not the first to be killed when a node runs short. Of the disk,
+        # only what the user asks for is reserved; without a request of 0, the limit would also be the request.
         "resources": {
             "requests": {**resources, _DISK: spec.resources.scratch or "0"},
             "limits": {**resources, _DISK: spec.resources.scratch or _DEFAULT_SCRATCH},
@@ -226,6 +238,9 @@ def _mounts(spec: FineTuneJobSpec, run: RunStatus) -> list[Object]:
 
 
 def _volumes_of_claims(spec: FineTuneJobSpec, run: RunStatus) -> dict[str, str]:
-    """The volume of each claim that a pvc:// URI names: numbered, as a claim's name may be too long for a volume's."""
+    """Return the volume of each claim that a pvc:// URI refers to.
+
+    The volumes are numbered, because a claim's name may be too long for a volume's.
+    """
     volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims_of(spec))}
     return volumes | ({run.claim_name: _WORKSPACE} if run.claim_name in volumes else {})

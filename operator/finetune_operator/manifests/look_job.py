@@ -1,8 +1,9 @@
-"""The Job that reads an attempt's result from the workspace, when rank 0's pod is gone before its message was seen.
+"""Builds the Job that reads an attempt's result from the workspace.
 
-The operator itself has no volume. One small pod without GPUs runs `finetune_trainer.agent.look`, which leaves the last
-message of rank 0's pod as its own. It runs wherever the claim can be mounted: the training's node selector and
-affinity do not apply, and its tolerations do, because every node that reaches the volume may have a taint.
+It is needed when rank 0's pod is gone before its message was seen, because the operator itself mounts no volume. One
+small pod without GPUs runs `finetune_trainer.agent.look`, which writes the last message of rank 0's pod as its own
+termination message. It may run wherever the claim can be mounted, so the training's node selector and affinity do not
+apply. The training's tolerations do apply, because every node that reaches the volume may have a taint.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WORKSPACE, _CONFIG, *_ = constants.VOLUMES
 
 
 def look_job(job: FineTuneJob, run: RunStatus, settings: Settings) -> Object:
-    """Build the manifest for the run's newest attempt."""
+    """Return the manifest for the run's newest attempt."""
     metadata = child_metadata(job, run)
     policy = network_policy(job, settings)
     labels = metadata["labels"] | ({constants.LABEL_POLICY: policy["metadata"]["name"]} if policy else {})

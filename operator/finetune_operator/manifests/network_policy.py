@@ -1,8 +1,8 @@
-"""What the pods of a FineTuneJob may reach, and who may reach them: one NetworkPolicy for all its attempts.
+"""Builds the NetworkPolicy of a FineTuneJob's pods, which all its attempts share.
 
-Everything is denied but: the job's own pods to each other, the DNS, the operator to the agents, and the egress that the
-operator's configuration lists. A pod's label names its policy, so that a policy made under an older configuration,
-which is never changed, allows nothing to pods that came later.
+It denies everything except traffic between the job's own pods, to the DNS, from the operator to the agents, and the
+egress that the operator's configuration lists. A pod's label names its policy. So a policy that was created under an
+older configuration, and is never changed, allows nothing to pods that came later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DNS_PORT = 53
 
 
 def network_policy(job: FineTuneJob, settings: Settings) -> dict[str, Any] | None:
-    """None when the operator's configuration wants none."""
+    """Return the NetworkPolicy; None if the operator's configuration wants none."""
     if settings.network is None:
         return None
     content = json.dumps(_spec("", settings.network, settings.agent_port), sort_keys=True)

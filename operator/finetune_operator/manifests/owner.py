@@ -1,4 +1,4 @@
-"""The owner reference of every child: deleting the FineTuneJob deletes them, with the operator down too."""
+"""Builds the owner reference of every child: deleting the FineTuneJob deletes them, even while the operator is down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from finetune_operator.api.v1alpha1 import FineTuneJob
 
 
 def owner_of(job: FineTuneJob) -> dict[str, Any]:
-    """Without blockOwnerDeletion: no deletion of a FineTuneJob waits for its children."""
+    """Return the reference to a job that owns a child.
+
+    It does not set blockOwnerDeletion, so that no deletion of a FineTuneJob waits for its children.
+    """
     return {
         "apiVersion": constants.API_VERSION,
         "kind": constants.KIND,

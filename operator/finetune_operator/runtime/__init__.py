@@ -1,1 +1,4 @@
-"""The running operator: watches, queue, reconciler."""
+"""The running operator: watches, queue and reconciler.
+
+Decisions belong in `core`, manifests in `manifests`, and requests to the API server in `kube`.
+"""

@@ -1,7 +1,7 @@
-"""Asking the agents: GET /status of pods, all at once, each with a short deadline.
+"""Requests GET /status from the agents of pods, all at once, each with a short deadline.
 
-Answers are for progress and WorldReady only. An answer that is late, too long, not ours, not readable, or that speaks
-for other ranks than the pod's own is no answer.
+The answers are used for progress and WorldReady only. An answer is dropped if it is late, too long, unreadable, not
+from this attempt, or about other ranks than the pod's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 async def ask(
     cluster: Cluster, run: RunStatus, namespace: str, pods: Sequence[PodView], port: int, checkpoint: str = ""
 ) -> dict[str, PodStatus]:
-    """The valid answers, by pod UID. `checkpoint`: the words with which a checkpoint is asked for."""
+    """Return the valid answers, by pod UID.
+
+    `checkpoint` is the text of a checkpoint request, which is passed on to the agents; empty if there is none.
+    """
     path = _path(run, checkpoint)
     answers = await asyncio.gather(*(_ask(cluster, _address(namespace, pod), port, path) for pod in pods))
     heard = zip(pods, answers, strict=True)
@@ -35,7 +38,7 @@ async def ask(
 
 
 def _address(namespace: str, pod: PodView) -> Object:
-    """As much of a pod as it takes to dial it."""
+    """Return the fields of a pod that are needed to dial it."""
     return {"metadata": {"name": pod.name, "namespace": namespace, "uid": pod.uid}, "status": {"podIP": pod.ip}}
 
 
@@ -49,6 +52,6 @@ async def _ask(cluster: Cluster, pod: Object, port: int, path: str) -> PodStatus
     try:
         return PodStatus.model_validate_json(body) if body else None
     except ValidationError as error:
-        # Not with what it said: that may be anything.
+        # The answer itself is not logged, because it may contain anything.
         logger.debug("%s answered nonsense: %d faults", pod["metadata"]["name"], error.error_count())
         return None

@@ -1,4 +1,7 @@
-"""The operator's life: queue, informer and leadership side by side, and a resync: an informer can miss a deletion."""
+"""Runs the operator: queue, informer, leader election and resync, side by side.
+
+The resync is needed because an informer can miss a deletion.
+"""
 
 from __future__ import annotations
 
@@ -27,48 +30,55 @@ from finetune_operator.runtime.reconciler import Reconciler
 logger = logging.getLogger(__name__)
 
 RESYNC = 600.0
-"""Seconds between two looks at all jobs, whatever the watches said."""
+"""Seconds between two reconciles of all jobs, whatever the watches reported."""
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds between two tries to begin."""
+"""Seconds between two tries to start the informer."""
 DEEP = 30_000
-"""Frames: an API server takes JSON of 10,000 levels in any field without a schema, and one such object must not end the
-watches and lists of all the others. It is refused when it is looked at."""
+"""The recursion limit, in frames.
+
+An API server accepts JSON of 10,000 levels in any field without a schema, and one such object must not end the watches
+and lists of all the others. It is refused when it is reconciled.
+"""
 LASTED = 60.0
-"""Seconds after which what ends the informer is a new event, and not the old one again."""
+"""Seconds after which an error that ends the informer counts as a new one, and not as the old one again."""
 DRAIN = 5.0
-"""Seconds in which what is under way may be finished when the operator ends."""
+"""Seconds in which the reconciles in progress may finish when the operator ends."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How an operator works and with whom, besides its configuration. The defaults are those of `finetune run`."""
+    """The options of an operator besides its settings. The defaults are those of `finetune run`."""
 
     namespaces: list[str] | None = None
-    """Where FineTuneJobs are looked for; None: in all namespaces."""
+    """The namespaces in which FineTuneJobs are watched; None for all namespaces."""
     candidate: Candidate | None = None
-    """Which Lease the operator must hold to work; None: it works from the start."""
+    """The candidate for the Lease that the operator must hold to reconcile; None if it needs none."""
     leases: Cluster | None = None
-    """A connection of the Lease's own, which waits for no other request; None: the one for everything else."""
+    """A separate connection for the Lease, which waits for no other request; None to use the main connection."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set from outside, it ends the operator in order."""
+    """An event that ends the operator in order when it is set from outside."""
     metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=Health)
     memories: JobMemories = field(default_factory=JobMemories)
     resync: float = RESYNC
-    """Seconds between two looks at all jobs."""
+    """Seconds between two reconciles of all jobs."""
     pauses: Sequence[float] = PAUSES
-    """Seconds between two tries to begin; the last one is repeated for ever."""
+    """Seconds between two tries to start the informer; the last value is repeated forever."""
     make_reconciler: Callable[..., Reconciler] = Reconciler
 
 
 async def operate(
     cluster: Cluster, settings: Settings, inform: Callable[[Intake], Awaitable[None]], options: Options | None = None
 ) -> None:
-    """Reconcile FineTuneJobs until `options.stop` is set or the informer ends: then what is under way is finished, for
-    a few seconds, and the lease is given back. An operator that is cancelled does neither, as if it were killed.
+    """Reconcile FineTuneJobs until `options.stop` is set or the informer ends.
 
-    With a candidate it works as long as it holds the lease, and is informed all the time. What stands in the way (no
-    such kind, no right, no API server) is one sentence in the log and in the health, and is tried again."""
+    The reconciles in progress are then finished within a few seconds, and the lease is released. An operator that is
+    cancelled does neither, as if it were killed.
+
+    With a candidate, it reconciles as long as it holds the lease, and watches all the time. If the kind, a permission
+    or the API server is missing, one sentence about it is logged and reported by the health endpoint, and the start is
+    tried again.
+    """
     sys.setrecursionlimit(max(DEEP, sys.getrecursionlimit()))
     options = options or Options()
     metrics, health, memories, candidate = options.metrics, options.health, options.memories, options.candidate
@@ -95,11 +105,11 @@ async def operate(
     health.longest = lambda: queue.longest
     informer = partial(inform, Intake(queue, memories, policies=settings.network is not None))
     async with asyncio.TaskGroup() as group:
-        # These come first: what kopf finds among its own tasks when it ends, it cancels.
+        # These tasks start before kopf, which at its end cancels every task that was not there at its beginning.
         work = [group.create_task(queue.run()), group.create_task(_resync(cluster, queue, options, took_over))]
         leading = group.create_task(_lead(leader, listed)) if leader else None
         stopping = group.create_task(options.stop.wait())
-        await asyncio.sleep(0)  # lets the queue start its workers
+        await asyncio.sleep(0)  # allows the queue to start its workers
         informing = group.create_task(_inform(cluster, informer, options, listed))
         try:
             await asyncio.wait((informing, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +125,10 @@ async def operate(
 
 
 async def _lead(leader: Leader, listed: asyncio.Event) -> None:
-    """Who cannot read FineTuneJobs must not lead: another one may be able to."""
+    """Take part in the leader election once FineTuneJobs could be listed.
+
+    An operator that cannot read them must not lead, because another one may be able to.
+    """
     await listed.wait()
     await leader.run()
 
@@ -123,8 +136,11 @@ async def _lead(leader: Leader, listed: asyncio.Event) -> None:
 async def _inform(
     cluster: Cluster, inform: Callable[[], Awaitable[None]], options: Options, listed: asyncio.Event
 ) -> None:
-    """Until the informer ends without an error. It starts when FineTuneJobs can be listed: kopf waits in silence where
-    the kind is not known yet, or may not be read."""
+    """Run the informer until it ends without an error.
+
+    It starts once FineTuneJobs can be listed, because kopf waits silently where the kind does not exist yet or may not
+    be read.
+    """
     loop = asyncio.get_running_loop()
     health, pauses = options.health, options.pauses
     waits = chain(pauses, repeat(pauses[-1]))
@@ -143,8 +159,11 @@ async def _inform(
 
 
 async def _resync(cluster: Cluster, queue: Queue[Key], options: Options, took_over: asyncio.Event) -> None:
-    """Look at the jobs that are there, and at those that were: their deletion may have been missed. An operator that
-    waits to lead forgets jobs that are gone; in case one came again in that moment, all are looked at when it leads."""
+    """Queue all jobs at intervals, including known jobs whose deletion may have been missed.
+
+    A standby only forgets deleted jobs. When it becomes the leader, all jobs are queued, in case one was created again
+    at that moment.
+    """
     memories, interval = options.memories, options.resync
     pause = interval
     while True:

@@ -1,7 +1,7 @@
-"""Whether the children of an attempt that goes on are there, besides its Job: somebody may delete them.
+"""Checks that the children of an attempt that goes on exist, besides its Job, because somebody may delete them.
 
-The informer tells when one is deleted. It can miss that, as can an operator that is not there, so the children are
-looked up when an operator first sees an attempt that it did not start, and then every ten minutes.
+The informer reports when one is deleted. It can miss that, and an operator that is down misses it too, so the children
+are looked up when an operator first sees an attempt that it did not start, and then every ten minutes.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ LASTS = 600.0
 
 
 class Found(NamedTuple):
-    """What a look at an attempt's children has found."""
+    """What a lookup of an attempt's children has found."""
 
     missing: tuple[MissingChild, ...] = ()
     other_policies: frozenset[str] = frozenset()
-    """Names of the job's NetworkPolicies that are not the attempt's."""
+    """The names of the job's NetworkPolicies that are not the attempt's."""
 
 
 async def look_for_children(
@@ -54,20 +54,21 @@ async def look_for_children(
     run: RunStatus,
     settings: Settings,
 ) -> Found:
-    """Find the children that the pods of an attempt's Job need and that are not there; a name that an object of
-    somebody else bears counts as missing. Nothing is looked up as long as what `memory` has of the last look holds.
+    """Find the children that the pods of an attempt's Job need and that do not exist.
 
-    `child` is the Job, whose pods bear the name of their NetworkPolicy; `job` has the spec that the run goes on with.
-    Raises ApiError."""
+    A child counts as missing if an object of another owner has its name. Nothing is looked up as long as the last
+    result in `memory` is valid. `child` is the Job, whose pods are labelled with the name of their NetworkPolicy; `job`
+    has the spec of the run. Raises ApiError.
+    """
     seen, name = memory.children, child["metadata"]["name"]
     if seen and within(now - seen.time, LASTS) and (CONFIGMAPS.kind, name) in seen.names:
         return Found()
     same = run_config(job, run, settings).digest == run.config_digest
     needed = [MissingChild(CONFIGMAPS.kind, name, same), MissingChild(SERVICES.kind, name, True)]
     policy, of_now = _policy_of(child), network_policy(job, settings)
-    if policy and of_now:  # without policies of its own the operator may not look for any
+    if policy and of_now:  # an operator that creates no policies may lack the permission to read them
         needed.append(MissingChild(NETWORKPOLICIES.kind, policy, of_now["metadata"]["name"] == policy))
-    # It is remembered before the look, so that an event that comes meanwhile is not forgotten.
+    # This is remembered before the requests, so that an event that arrives in between can delete it.
     memory.children = seen = Children(now, frozenset((one.kind, one.name) for one in needed))
     try:
         there = {
@@ -82,12 +83,12 @@ async def look_for_children(
     there[NETWORKPOLICIES.kind] = policy in policies
     missing = tuple(one for one in needed if not there[one.kind])
     if any(one.can_be_made for one in missing) and memory.children is seen:
-        memory.children = None  # nothing holds until it was made again and found
+        memory.children = None  # look them up again until the child was created again and found
     return Found(missing, policies - {policy})
 
 
 def all_there(now: datetime, children: Iterable[tuple[Resource, Object]]) -> Children:
-    """What is remembered when an attempt's children have just been made."""
+    """Return what is remembered when an attempt's children have just been created."""
     names = ((resource.kind, child["metadata"]["name"]) for resource, child in children if resource != JOBS)
     return Children(now, frozenset(names))
 
@@ -100,6 +101,6 @@ async def _is_there(cluster: Cluster, resource: Resource, name: str, job: FineTu
 
 
 def _policy_of(child: Object) -> str | None:
-    """The name of the NetworkPolicy that the pods of a Job bear."""
+    """Return the name of the NetworkPolicy that the pods of a Job are labelled with."""
     template = fields(fields(child.get("spec")).get("template"))
     return text(fields(fields(template.get("metadata")).get("labels")).get(constants.LABEL_POLICY))

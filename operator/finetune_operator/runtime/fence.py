@@ -1,7 +1,7 @@
-"""The cluster as long as we lead.
+"""Guards the cluster, so that this process writes only while it is the leader.
 
-Who has lost the lease is stopped at once. This is for a process that could not notice, because its event loop stood
-still: not one write begins after the time is over.
+A process that has lost the lease stops at once. The fence is for a process that could not notice the loss because its
+event loop was blocked: no write begins after its time is over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from finetune_operator.protocol import ApiError, Cluster, Event, Object, Resourc
 
 
 class Fence:
-    """`protocol.Cluster`, whose writes raise ApiError when `may_act` says no."""
+    """A `protocol.Cluster` whose writes raise ApiError unless `may_act` returns True."""
 
     def __init__(self, cluster: Cluster, may_act: Callable[[], bool]) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""The only file that knows kopf, which serves as informer: its watches and relists bring events to the intake.
+"""Connects kopf, which serves as informer: its watches and relists bring events to the intake. No other file uses kopf.
 
 Only `on.event` is used. Create, update and timer handlers would put finalizers on FineTuneJobs, and deleting one would
 hang while the operator is down. An error in an event handler is not retried, so a handler only enqueues.
@@ -19,7 +19,10 @@ from finetune_operator.runtime.intake import Intake
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """kopf would copy and compare every object, for handlers of changes, which we do not have."""
+    """A storage that keeps no diffs.
+
+    For change handlers, which this operator does not have, kopf would copy and compare every object.
+    """
 
     def build(self, **_: Any) -> Any:
         return {}
@@ -32,7 +35,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Event handlers have none."""
+    """A storage that keeps no handler progress, because event handlers have none."""
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -51,10 +54,10 @@ class _NoProgress(kopf.ProgressStorage):
 
 
 def settings_for_informing(watched: Iterable[Resource]) -> kopf.OperatorSettings:
-    """Watch what is ours alone, post nothing, peer with nobody."""
+    """Return settings with which kopf watches only our objects, posts no events and has no peers."""
     settings = kopf.OperatorSettings()
     ours = f"{constants.LABEL_MANAGED_BY}={constants.MANAGER}"
-    # Filtered by the server: otherwise an operator of a whole cluster reads every pod in it.
+    # The server filters the objects: otherwise an operator for a whole cluster would read every pod in it.
     for resource in watched:
         if resource != FINETUNEJOBS:
             settings.watching.label_selectors[resource.group, resource.version, resource.plural] = ours
@@ -70,7 +73,7 @@ def settings_for_informing(watched: Iterable[Resource]) -> kopf.OperatorSettings
 
 
 def registry_for(intake: Intake) -> kopf.OperatorRegistry:
-    """One event handler for each kind that is watched."""
+    """Return a registry with one event handler for each kind that is watched."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(kopf.login_via_client)
     for resource in intake.watched:
@@ -85,9 +88,11 @@ def _register(registry: kopf.OperatorRegistry, resource: Resource, intake: Intak
 
 
 async def inform(intake: Intake, namespaces: list[str] | None, take_signals: Callable[[], None]) -> None:
-    """Watch until cancelled; all namespaces when None. Raises ApiError when a watch has ended for good.
+    """Watch until cancelled, in all namespaces if `namespaces` is None.
 
-    kopf takes the signals for itself when it begins; `take_signals` takes them back."""
+    kopf installs signal handlers of its own when it begins; `take_signals` replaces them by ours. Raises ApiError when
+    a watch has ended for good.
+    """
     logging.getLogger("kopf").setLevel(logging.WARNING)
     before = asyncio.all_tasks()
     try:

@@ -1,7 +1,8 @@
 """The operator's own HTTP endpoints: /healthz and /readyz for the kubelet's probes, /metrics for Prometheus.
 
 They are answered on the event loop on which the reconciles run, so that any answer proves that it is not blocked. The
-server starts before anything talks to the API server: an operator that waits for it can say so.
+server starts before the first request to the API server, so that an operator that waits for the API server can report
+it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from prometheus_client.exposition import choose_encoder
 from finetune_operator.core.times import duration
 
 STUCK_AFTER = 300.0
-"""Seconds. Every call to the API server and to an agent has a deadline far below."""
+"""Seconds after which a reconcile counts as stuck.
+
+Every call to the API server and to an agent has a far shorter deadline.
+"""
 SHUTDOWN = 1.0
-"""Seconds that an answer under way may take when the operator ends."""
+"""Seconds in which open requests may be answered when the operator ends."""
 
 
 logger = logging.getLogger(__name__)
@@ -28,38 +32,38 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Health:
-    """What the probes are told."""
+    """The state that the probes report."""
 
     not_ready: str | None = "FineTuneJobs have not been listed yet"
-    """A sentence; None: ready."""
+    """Why the operator is not ready, as a sentence; None if it is ready."""
     longest: Callable[[], tuple[object, float] | None] = lambda: None
-    """The job whose reconcile has been running longest, and for how many seconds; None: no reconcile is running."""
+    """A function that returns the job whose reconcile has been running longest, and its seconds; None if none runs."""
 
     no_lease: str | None = None
-    """Why the Lease can be neither had nor waited for; a sentence. None: one of both is done."""
+    """Why the Lease can be neither held nor waited for, as a sentence; None if one of both is possible."""
     told: str | None = None
     """The sentence that was logged last."""
 
     def blocked(self, sentence: str) -> None:
-        """Something stands in the way; it is logged when it is new."""
+        """Report that the informer cannot start or has ended; a new sentence is logged."""
         if sentence != self.told:
             logger.error(sentence)
         self.not_ready = self.told = sentence
 
     def leaderless(self, sentence: str | None) -> None:
-        """Something stands in the way of leading, and of waiting to; it is logged when it is new. None: nothing."""
+        """Report that the Lease can be neither held nor waited for, or None if it can; a new sentence is logged."""
         if sentence and sentence != self.no_lease:
             logger.error(sentence)
         self.no_lease = sentence
 
     @property
     def unready(self) -> str | None:
-        """A sentence, if the operator could not work. One that waits for another to give up the lead is ready."""
+        """Why the operator could not work, as a sentence; None if it could. A standby is ready."""
         return self.not_ready or self.no_lease
 
     @property
     def stuck(self) -> str | None:
-        """A sentence, if a reconcile hangs."""
+        """A sentence about a reconcile that hangs; None if none does."""
         longest = self.longest()
         if longest is None or longest[1] <= STUCK_AFTER:
             return None
@@ -67,7 +71,7 @@ class Health:
 
 
 def application(health: Health, registry: CollectorRegistry) -> web.Application:
-    """GET of three paths; 404 for any other."""
+    """Return the application that answers GET on three paths, and 404 on any other path."""
 
     async def healthz(request: web.Request) -> web.Response:
         return _verdict(health.stuck)
@@ -90,14 +94,17 @@ def _verdict(fault: str | None) -> web.Response:
 
 
 async def _close(request: web.Request, response: web.StreamResponse) -> None:
-    """A connection that is kept is a task, and kopf waits seconds for every task that it finds when it ends."""
+    """Close the connection after the response.
+
+    A connection that is kept open is a task, and kopf waits seconds for every task that it finds when it ends.
+    """
     response.force_close()
-    response.headers["Connection"] = "close"  # force_close comes too late here to say so
+    response.headers["Connection"] = "close"  # force_close comes too late here to set the header
 
 
 @asynccontextmanager
 async def serve(served: web.Application, port: int) -> AsyncIterator[None]:
-    """On all addresses, until the block ends. Raises OSError when the port cannot be opened."""
+    """Serve the application on all addresses until the block ends. Raises OSError if the port cannot be opened."""
     runner = web.AppRunner(served, access_log=None, shutdown_timeout=SHUTDOWN)
     await runner.setup()
     try:

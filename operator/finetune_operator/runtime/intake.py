@@ -1,10 +1,10 @@
-"""Where watched events come in, from kopf or from the in-memory cluster: remember pods, wake the job's key.
+"""Receives watched events, from kopf or from the in-memory cluster: it records pods and queues the job's key.
 
-Nothing is decided here: an event only says that something has changed. What ends or asks for an attempt wakes the key
-at once, and so does the last pod of a gang that starts. What changes nothing that cannot wait for the next look (the
-pods that start before it, a pod's node, the operator's own status, a Job that was made, the end of pods that another
-attempt has replaced, other children as long as they are there) wakes nobody. A job that has lost a pod, and holds nodes
-for nothing, or another child that its pods need, goes before those that wait.
+Nothing is decided here: an event only means that something has changed. An event that ends an attempt or asks for one
+queues the key at once, and so does the start of the last pod of a gang. Changes that can wait for the next reconcile
+queue nothing: the earlier pod starts, a pod's node, the operator's own status, a Job that was created, the end of pods
+whose attempt was followed by another one, and other children as long as they exist. A job that has lost a pod, and so
+holds nodes for nothing, or another child that its pods need, is queued before those that wait.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ from finetune_operator.runtime.job_memory import CAPACITY, Because, JobMemories,
 from finetune_operator.runtime.queue import Queue
 
 SOON = 0.5
-"""Seconds in which the pods of a gang mostly are told to wait."""
+"""Seconds within which most pods of a gang are reported as waiting."""
 
 
 WATCHED = (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, SERVICES)
 
 
 class Intake:
-    """One method, called for every event of FineTuneJobs and of their children."""
+    """The receiver of every event of FineTuneJobs and of their children."""
 
     def __init__(self, queue: Queue[Key], memories: JobMemories, policies: bool = True) -> None:
-        """`policies` tells whether NetworkPolicies are made: elsewhere the operator may not even watch them."""
+        """Create an intake for the watched kinds.
+
+        `policies` tells whether NetworkPolicies are created; otherwise the operator may lack the permission to watch
+        them.
+        """
         self.watched: tuple[Resource, ...] = (*WATCHED, NETWORKPOLICIES) if policies else WATCHED
-        """The kinds whose events are to be brought here."""
+        """The kinds whose events must be brought here."""
         self._queue = queue
         self._memories = memories
         self._seen: dict[str, Any] = {}
-        """By UID: what of a FineTuneJob or a Job is decided on, as it was told last."""
+        """The fields of a FineTuneJob or a Job that decisions depend on, as last reported, by UID."""
 
     def saw(self, resource: Resource, body: dict[str, Any], gone: bool = False) -> None:
-        """An object was added, changed or, if it is `gone`, deleted."""
+        """Handle an object that was added, changed or, if it is `gone`, deleted."""
         metadata = fields(body.get("metadata"))
         own = resource.kind == constants.KIND
         name = text(metadata.get("name") if own else fields(metadata.get("labels")).get(constants.LABEL_JOB))
@@ -63,7 +67,7 @@ class Intake:
             self._memories.of(key).recall.version = text(metadata.get("resourceVersion")) or ""
 
     def _lost_child(self, key: Key, child: tuple[str, str]) -> None:
-        """Wake the key if the attempt that goes on has lost a child that it had."""
+        """Queue the key if the attempt that goes on has lost a child that it had."""
         children = self._memories.find(key).children
         if children and child in children.names:
             self._memories.forget(key, Because.CHILD_GONE)
@@ -83,7 +87,7 @@ class Intake:
             self._queue.add_after(key, SOON)
 
     def _is_last_to_start(self, key: Key, pod: PodView) -> bool:
-        """Of its Job's pods; True if the Job has not been seen yet."""
+        """Return whether all pods of the pod's Job run now; True if the Job has not been seen yet."""
         owner = pod.owner_uid or ""
         job = self._seen.get(owner)
         return not isinstance(job, JobView) or self._memories.running(owner, key) >= job.parallelism
@@ -94,9 +98,9 @@ class Intake:
             return True
         before = self._seen.pop(uid, None)
         self._seen[uid] = seen
-        if len(self._seen) > CAPACITY:  # of those whose deletion was missed; a key is woken once too often at worst
+        if len(self._seen) > CAPACITY:  # some deletions were missed; at worst, a job is reconciled once too often
             del self._seen[next(iter(self._seen))]
-        if before is None and isinstance(seen, JobView):  # which is looked at in a while, by whoever made it
+        if before is None and isinstance(seen, JobView):  # the operator that created it reconciles it soon anyway
             return bool(seen.failure or seen.succeeded or seen.deleted or seen.suspended)
         return bool(before != seen)
 

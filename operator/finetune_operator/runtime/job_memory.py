@@ -1,24 +1,26 @@
 """What the operator remembers of each FineTuneJob between its reconciles, and when it forgets it.
 
-All of it can be lost at any time, as it is when the operator starts: that costs a read, a question to the agents or a
-reason in the ledger, never a wrong decision. `Because` names the occasions on which something is forgotten:
+All of it can be lost at any time, as it is when the operator starts. This costs a read, a request to the agents or a
+reason in the ledger, but never leads to a wrong decision. `Because` names the occasions on which something is
+forgotten:
 
 | what is remembered | DELETED | AT_REST | LEAD_LOST | CHANGED | CHILD_GONE | `keep_only` |
 |---|---|---|---|---|---|---|
-| `pods`: how each pod is, and how it ended | goes | goes | stays | stays | stays | pods of other Jobs go |
-| `followed`: UIDs of Jobs whose attempt another one has followed | goes | goes | stays | stays | stays | stays |
-| `recall`: what the last look has read | goes | stays | goes | goes | goes | stays |
-| `children`: which children of the attempt were there, and when | goes | goes | goes | stays | goes | stays |
+| `pods`: the state of each pod, and how it ended | goes | goes | stays | stays | stays | pods of other Jobs go |
+| `followed`: UIDs of Jobs whose attempt was followed by another | goes | goes | stays | stays | stays | stays |
+| `recall`: what the last observation has read | goes | stays | goes | goes | goes | stays |
+| `children`: which children of the attempt existed, and when | goes | goes | goes | stays | goes | stays |
 | `asked`: when the agents were asked | goes | goes | goes | stays | stays | stays |
 | `written`: when the status was written | goes | stays | goes | stays | stays | stays |
-| `phase`: which phase the metrics count it in | goes | stays | goes | stays | stays | stays |
+| `phase`: the phase in which the metrics count the job | goes | stays | goes | stays | stays | stays |
 
-DELETED: the FineTuneJob is gone, by an event or by a look at all jobs. AT_REST: no run goes on, so all that its
-attempts left is in the ledger. LEAD_LOST: another operator works on the job, while this one goes on being told how pods
-end. CHANGED: something that a report relies on is not as it was, or could not be read. `keep_only`: the Job of a newer
-attempt was seen, so the attempts before it are in the ledger. CHILD_GONE: one of the `children` was deleted.
+DELETED: an event or a resync has shown that the FineTuneJob no longer exists. AT_REST: no run goes on, so everything
+that its attempts left is in the ledger. LEAD_LOST: another operator works on the job, while this one still receives
+events about how pods end. CHANGED: something that a report relies on has changed, or could not be read. CHILD_GONE: one
+of the `children` was deleted. `keep_only`: the Job of a newer attempt was seen, so the attempts before it are in the
+ledger.
 
-A job of which nothing is left has no entry. The number of pods is bounded besides: the oldest go first.
+A job of which nothing is remembered has no entry. The number of pods is also bounded: the oldest are forgotten first.
 """
 
 from __future__ import annotations
@@ -35,11 +37,11 @@ from finetune_operator.core.times import within
 from finetune_operator.runtime.look import LASTS, Beginning, Look
 
 CAPACITY = 20_000
-"""Pods that are remembered at most, of all jobs together."""
+"""The largest number of pods that are remembered, of all jobs together."""
 
 
 class Key(NamedTuple):
-    """A FineTuneJob, by name."""
+    """The namespace and the name of a FineTuneJob."""
 
     namespace: str
     name: str
@@ -49,7 +51,7 @@ class Key(NamedTuple):
 
 
 class Because(Enum):
-    """Why something is forgotten; the value names the fields of a JobMemory that go."""
+    """Why something is forgotten; the value names the fields of a JobMemory that are reset."""
 
     DELETED = ("pods", "followed", "recall", "children", "asked", "written", "phase")
     AT_REST = ("pods", "followed", "children", "asked")
@@ -68,7 +70,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Children:
-    """The children of an attempt besides its Job, by kind and name, all of which were there at that time."""
+    """The kinds and names of an attempt's children besides its Job, all of which existed at that time."""
 
     time: datetime
     names: frozenset[tuple[str, str]]
@@ -76,21 +78,23 @@ class Children:
 
 @dataclass
 class Recall:
-    """The last look at a job, if it can be recalled."""
+    """The last observation of a job, if it can be used again."""
 
     began: Beginning | None = None
     look: Look | None = None
     version: str | None = None
-    """The resourceVersion of the FineTuneJob, as events told it last."""
+    """The resourceVersion of the FineTuneJob, as events last reported it."""
 
 
 @dataclass
 class JobMemory:
-    """All that is remembered of one FineTuneJob."""
+    """Everything that is remembered of one FineTuneJob."""
 
     pods: dict[str, PodView] = field(default_factory=dict)
-    """By UID the last view of each pod, with all terminal facts that were ever seen of it: a pod that was deleted
-    cannot be listed any more."""
+    """The last view of each pod, by UID, with all facts about its end that were ever seen.
+
+    A pod that was deleted cannot be listed any more.
+    """
     followed: set[str] = field(default_factory=set)
     recall: Recall = field(default_factory=Recall)
     children: Children | None = None
@@ -100,13 +104,13 @@ class JobMemory:
 
 
 class JobMemories:
-    """The memory of every job that there is anything to remember of."""
+    """The memories of all jobs of which something is remembered."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._jobs: dict[Key, JobMemory] = {}
         self._job_of: OrderedDict[str, Key] = OrderedDict()
-        """The job of each pod by the pod's UID, in the order in which the pods were seen last."""
+        """The job of each pod by the pod's UID, in the order in which the pods were last seen."""
 
     @property
     def keys(self) -> frozenset[Key]:
@@ -114,15 +118,15 @@ class JobMemories:
         return frozenset(self._jobs)
 
     def find(self, key: Key) -> JobMemory:
-        """What is remembered of a job, to read it."""
+        """Return the memory of a job for reading."""
         return self._jobs.get(key) or JobMemory()
 
     def of(self, key: Key) -> JobMemory:
-        """What is remembered of a job, to add to it."""
+        """Return the memory of a job for adding to it."""
         return self._jobs.setdefault(key, JobMemory())
 
     def forget(self, key: Key, because: Because) -> None:
-        """Forget of a job what the table says."""
+        """Forget what the table lists for that occasion."""
         if memory := self._jobs.get(key):
             if "pods" in because.value:
                 for uid in memory.pods:
@@ -133,23 +137,23 @@ class JobMemories:
             self._drop_if_empty(key)
 
     def in_phase(self, phase: str) -> int:
-        """How many jobs are in a phase, as far as they were seen."""
+        """Return how many of the jobs that were reconciled are in a phase."""
         return sum(memory.phase == phase for memory in self._jobs.values())
 
     @property
     def seen(self) -> frozenset[Key]:
-        """The jobs that this operator has looked at since it leads, and that are not known to be gone."""
+        """The jobs that this operator has reconciled since it became the leader and that are not known as deleted."""
         return frozenset(key for key, memory in self._jobs.items() if memory.phase is not None)
 
     # ---- pods -------------------------------------------------------------------------------------------------------
 
     def pod(self, uid: str) -> PodView | None:
-        """What was recorded of a pod last."""
+        """Return what was last recorded of a pod."""
         key = self._job_of.get(uid)
         return self._jobs[key].pods[uid] if key else None
 
     def record(self, pod: PodView, key: Key) -> PodView:
-        """Remember a view of a job's pod. Returns it with what is known from earlier."""
+        """Remember a view of a job's pod; return it completed with what is known from earlier views."""
         known = pod.after(self.pod(pod.uid))
         key = self._job_of.setdefault(pod.uid, key)
         self._job_of.move_to_end(pod.uid)
@@ -159,21 +163,21 @@ class JobMemories:
         return known
 
     def merged(self, owner_uid: str, listed: Iterable[PodView], key: Key) -> tuple[PodView, ...]:
-        """The pods of a job's Job: those that are listed now, and those that are gone."""
+        """Return the pods of a job's Job: those that are listed now, and those that no longer exist."""
         present = {pod.uid: self.record(pod, key) for pod in listed if pod.owner_uid == owner_uid}
         return tuple(replace(pod, present=pod.uid in present) for pod in self.told(owner_uid, key))
 
     def told(self, owner_uid: str, key: Key) -> tuple[PodView, ...]:
-        """The pods of a job's Job, as far as they are known."""
+        """Return the pods of a job's Job, as far as they are known."""
         known = (pod for pod in self.find(key).pods.values() if pod.owner_uid == owner_uid)
         return tuple(sorted(known, key=lambda pod: (pod.index or 0, pod.name)))
 
     def running(self, owner_uid: str, key: Key) -> int:
-        """How many pods of a job's Job run, and are not about to end."""
+        """Return how many pods of a job's Job run and are not about to end."""
         return sum(pod.running and pod.ending is None for pod in self.told(owner_uid, key))
 
     def keep_only(self, owner_uid: str, key: Key) -> None:
-        """Forget the pods of all Jobs but one, which is that of the newest attempt."""
+        """Forget the pods of all Jobs but that of the newest attempt."""
         for pod in tuple(self.find(key).pods.values()):
             if pod.owner_uid != owner_uid:
                 self._forget_pod(pod.uid)
@@ -187,23 +191,26 @@ class JobMemories:
         if self._jobs[key] == JobMemory():
             del self._jobs[key]
 
-    # ---- looks ------------------------------------------------------------------------------------------------------
+    # ---- observations -----------------------------------------------------------------------------------------------
 
     def begin_look(self, key: Key, now: datetime) -> Beginning:
-        """A look begins; the one before is forgotten."""
+        """Begin an observation; the previous one is forgotten."""
         self.forget(key, Because.CHANGED)
         began = Beginning(now)
         self.of(key).recall.began = began
         return began
 
     def keep_look(self, key: Key, look: Look) -> None:
-        """Remember a look, unless something has changed since it began."""
+        """Remember an observation, unless something has changed since it began."""
         recall = self.find(key).recall
         if recall.began is look.began:
             recall.look = look
 
     def last_look(self, key: Key, now: datetime) -> Look | None:
-        """The last look, if it still holds: it is recent, and nobody else has written the job since."""
+        """Return the last observation if it is still valid.
+
+        It is valid if it is recent and no other writer has changed the job since.
+        """
         recall = self.find(key).recall
         if recall.look is None or not within(now - recall.look.began.time, LASTS):
             return None

@@ -1,8 +1,8 @@
-"""Holding the Lease, or waiting for it: what core/leadership.py decides, over a cluster.
+"""Holds the Lease, or waits for it, as `core/leadership.py` decides.
 
-One task tries again and again. Who holds the lease renews it; who could not for ten seconds, or finds another's name in
-it, stops working and waits like the others. A read is spared while nobody else writes: what was written last is put
-again, and a conflict tells.
+One task tries again and again. The holder renews the lease. A holder that could not renew it for ten seconds, or finds
+another holder's identity in it, stops working and becomes a standby. To save a read, the holder writes its last version
+of the lease again; a conflict shows that somebody else has written it.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from finetune_operator.runtime.health import Health
 from finetune_operator.runtime.observer import utc_now
 
 TRY_FOR = 4.0
-"""Seconds for one try: there is time for another one before the holder has to stop."""
+"""Seconds for one try, so that there is time for another one before the holder must stop."""
 TRY_AGAIN = 1.0
 """Seconds after which a holder whose renewal has failed tries again."""
 SHORTEST = 0.01
-"""Seconds between two tries; also by a clock so slow that none seem to have passed."""
+"""Seconds between two tries at least, even if the clock seems to stand still."""
 RELEASE_FOR = 2.0
-"""Seconds that giving the lease back may take when the operator ends."""
+"""Seconds that releasing the lease may take when the operator ends."""
 
 logger = logging.getLogger(__name__)
 
 
 def loop_time() -> float:
-    """Seconds of the event loop's clock, which nobody sets back."""
+    """Return the seconds of the event loop's clock, which is never set back."""
     return asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Which lease it is about, and who wants it."""
+    """The lease, and the identity of the process that wants to hold it."""
 
     namespace: str
     name: str
     identity: str
-    """Of this process, and of none that may run at the same time."""
+    """The identity of this process, which no other process that runs at the same time may have."""
     clock: Callable[[], float] = loop_time
     now: Callable[[], datetime] = utc_now
 
@@ -62,7 +62,7 @@ class Candidate:
 
 
 class Leader:
-    """One who leads or waits to; `begin` and `end` are called when that changes."""
+    """A leader or standby; `begin` and `end` are called when it gains or loses the leadership."""
 
     def __init__(
         self,
@@ -78,19 +78,19 @@ class Leader:
         self._begin, self._end = begin, end
         self._leads = False
         self._renewed: float | None = None
-        """When the last renewal that succeeded was asked for, by our clock."""
+        """When the last successful renewal was requested, by our clock."""
         self._written: Object | None = None
-        """The lease as we wrote it last, if nobody is known to have changed it."""
+        """The lease as we last wrote it, unless somebody may have changed it since."""
         self._seen: Sighting | None = None
         self._waits_for: str | None = None
         self._told: str | None = None
 
     def may_act(self) -> bool:
-        """Whether we lead, and the time for it is not over."""
+        """Return whether this process is the leader and its time is not over."""
         return self._leads and leadership.may_act(self._renewed, self._candidate.clock())
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Hold the lease or wait for it until cancelled."""
         try:
             while True:
                 await asyncio.sleep(await self._turn())
@@ -98,7 +98,7 @@ class Leader:
             self._stand_down("it ends")
 
     async def release(self) -> None:
-        """Give the lease back, if we have it, so that another one need not wait. Called when `run` has ended."""
+        """Release the lease if we hold it, so that no standby has to wait; called when `run` has ended."""
         if self._renewed is None:
             return
         with suppress(ApiError, TimeoutError):
@@ -113,7 +113,7 @@ class Leader:
                         return
 
     async def _turn(self) -> float:
-        """One try; returns the seconds until the next one."""
+        """Try once to take or renew the lease; return the seconds until the next try."""
         try:
             async with asyncio.timeout(min(TRY_FOR, self._left())):
                 held = await self._claim()
@@ -121,7 +121,7 @@ class Leader:
             self._written = None
             if not self.may_act():
                 self._stand_down(f"somebody else has written {self._candidate}")
-            return SHORTEST  # then to look who
+            return SHORTEST  # the next try finds out who holds the lease
         except TimeoutError:
             self._written = None  # the write may have taken effect
             return self._after_failure(f"{self._candidate} could not be read and written in time")
@@ -142,7 +142,7 @@ class Leader:
         return RENEW_EVERY
 
     def _left(self) -> float:
-        """Seconds that we may still act; without an end for who does not lead."""
+        """Return the seconds for which the leader may still act; TRY_FOR for a standby."""
         if not self._leads or self._renewed is None:
             return TRY_FOR
         return max(0.0, ACT_FOR - (self._candidate.clock() - self._renewed))
@@ -169,7 +169,7 @@ class Leader:
             self._end()
 
     async def _claim(self) -> bool:
-        """Take or renew the lease; False if somebody else has it. Raises ApiError."""
+        """Take or renew the lease; return False if another process holds it. Raises ApiError."""
         candidate = self._candidate
         lease = self._written or await self._read()
         asked = candidate.clock()

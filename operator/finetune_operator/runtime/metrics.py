@@ -1,7 +1,7 @@
-"""What the operator counts of its own work, for Prometheus; every metric is in docs/metrics.md.
+"""The operator's metrics about its own work, for Prometheus; docs/metrics.md describes each of them.
 
-Reconciler and queue report what happened; what a change of status means for a metric is told from the status before
-and after it. Nothing is labelled by job: the number of series does not grow with the number of jobs.
+The reconciler and the queue report what happened; what a change of status means for a metric is derived from the status
+before and after it. No metric is labelled by job, so the number of series does not grow with the number of jobs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ START_BUCKETS = (5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400
 
 
 class Metrics:
-    """All metrics of one operator, in a registry of their own."""
+    """All metrics of one operator, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -78,9 +78,9 @@ class Metrics:
         self._leader = Gauge("finetune_leader", "1 if this operator leads, 0 if it waits to.", registry=registry)
         self._leader.set_function(lambda: float(self.leads))
         self.leads = False
-        """Whether this operator works, or waits until it may."""
+        """Whether this operator is the leader; False for a standby."""
         self._status_writes = Counter("finetune_status_writes_total", "Statuses written.", registry=registry)
-        # A series that is there from the start: otherwise its first increase is none to Prometheus.
+        # Each series exists from the start: otherwise Prometheus would not see its first increase.
         for outcome in get_args(Outcome):
             self._reconciles.labels(outcome)
         for ended in (SUCCESS, *FailureClass):
@@ -91,18 +91,18 @@ class Metrics:
     # ---- the queue --------------------------------------------------------------------------------------------------
 
     def measure_depth(self, depth: Callable[[], int]) -> None:
-        """Whom to ask how many jobs wait."""
+        """Set the function that returns how many jobs wait."""
         self._depth.set_function(depth)
 
     def waited(self, seconds: float) -> None:
-        """A job's turn came after that time."""
+        """Record for how many seconds a job waited for its turn."""
         self._wait_seconds.observe(seconds)
 
     # ---- reconciles -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def reconcile(self) -> Iterator[None]:
-        """Around one reconcile. One that is cancelled does not count."""
+        """Measure one reconcile; one that is cancelled does not count."""
         started = time.perf_counter()
         try:
             yield
@@ -116,7 +116,7 @@ class Metrics:
         self._reconcile_seconds.observe(seconds)
 
     def wrote(self, old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:
-        """A status took the place of another."""
+        """Record that a new status was written."""
         self._status_writes.inc()
         if ended := ended_attempt(old, new):
             self._attempts.labels(ended).inc()
@@ -128,7 +128,7 @@ class Metrics:
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
     def measure_phases(self, in_phase: Callable[[str], int]) -> None:
-        """Whom to ask how many jobs are in a phase."""
+        """Set the function that returns how many jobs are in a phase."""
         self._in_phase = in_phase
 
     def _count(self, phase: Phase) -> float:
@@ -137,14 +137,14 @@ class Metrics:
 
 def _outcome(error: Exception) -> Outcome:
     if isinstance(error, NotFoundError):
-        return "success"  # the job went in between: nothing is left to do
+        return "success"  # the job was deleted in between: nothing is left to do
     return "conflict" if isinstance(error, ConflictError) else "error"
 
 
 def ended_attempt(old: FineTuneJobStatus, new: FineTuneJobStatus) -> str | None:
-    """Success or the class of the failure, if an attempt ended between two statuses.
+    """Return Success or the class of the failure if an attempt ended between two statuses.
 
-    The ledger drops its oldest entries, so its last one tells and not its length.
+    The ledger drops its oldest entries, so its last entry is compared and not its length.
     """
     if new.ledger:
         entry = new.ledger[-1]
@@ -154,8 +154,10 @@ def ended_attempt(old: FineTuneJobStatus, new: FineTuneJobStatus) -> str | None:
 
 
 def seconds_to_world_ready(old: FineTuneJobStatus, new: FineTuneJobStatus) -> float | None:
-    """From the run's start, if WorldReady became true between two statuses for the first time in the run; in whole
-    seconds, as statuses have them."""
+    """Return the seconds from the run's start until WorldReady first became true in the run.
+
+    Return None unless that happened between the two statuses. The times are whole seconds, as statuses have them.
+    """
     ready = _became_ready(old, new)
     if ready is None or new.run is None or _lost(old, new.run):
         return None
@@ -163,8 +165,10 @@ def seconds_to_world_ready(old: FineTuneJobStatus, new: FineTuneJobStatus) -> fl
 
 
 def seconds_to_recovery(old: FineTuneJobStatus, new: FineTuneJobStatus) -> float | None:
-    """From when WorldReady was lost, if it became true again in the same run. Of no interest for a job that was
-    suspended in between."""
+    """Return the seconds from the loss of WorldReady until it became true again in the same run.
+
+    Return None unless that happened between the two statuses, or if the job was suspended in the meantime.
+    """
     ready = _became_ready(old, new)
     lost = _lost(old, new.run) if new.run else None
     if ready is None or new.run is None or lost is None:
@@ -183,12 +187,12 @@ def _became_ready(old: FineTuneJobStatus, new: FineTuneJobStatus) -> datetime | 
 
 
 def _lost(status: FineTuneJobStatus, run: RunStatus) -> datetime | None:
-    """When WorldReady became false in this run; None: it has not been true in it."""
+    """Return when WorldReady became false in this run; None if it has not been true in it."""
     kind = ConditionType.WORLD_READY
     times = (from_text(c.last_transition_time) for c in status.conditions if c.type == kind)
     return next((time for time in times if time > from_text(run.start_time)), None)
 
 
 def _seconds(begin: datetime, end: datetime) -> float:
-    """A clock that was set back must not count as a negative time."""
+    """Return the seconds between two times; 0 if the clock was set back in between."""
     return max(0.0, (end - begin).total_seconds())

@@ -1,7 +1,7 @@
-"""Observing: all that one decision needs, read live from the API server, with what is remembered of pods that are gone.
+"""Observes all that one decision needs: the API server's current objects, and what is remembered of deleted pods.
 
-A list or an index that a watch keeps would be late; decisions are made on what the API server says now. Only how an
-attempt goes on may be told from what is known (`again`).
+A cache that a watch fills would be late, so decisions are made on what the API server returns now. Only a report on an
+attempt that goes on may use remembered objects (`again`).
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from finetune_operator.runtime.job_memory import Asked, Because, JobMemories, Ke
 from finetune_trainer.contract import PodStatus
 
 REFUSED_AFTER = 5.0
-"""Seconds in which the Job controller may be slow to make pods before its events are asked why."""
+"""Seconds that the Job controller may take to create pods before its events are read for a reason."""
 
 
 def utc_now() -> datetime:
-    """The clock of a real operator."""
+    """Return the current time, by the clock of a real operator."""
     return datetime.now(UTC)
 
 
 @dataclass
 class Observer:
-    """Reads; writes nothing. Its calls raise ApiError."""
+    """A reader of all that one decision needs; it writes nothing, and its methods raise ApiError."""
 
     cluster: Cluster
     settings: Settings
@@ -66,7 +66,7 @@ class Observer:
     jitter: Callable[[], float] = random.random
 
     async def again(self, key: Key, before: Observed) -> Observed:
-        """The same attempt, with what events have told of its pods and what the agents say now."""
+        """Return the same attempt with what events have reported about its pods and what the agents answer now."""
         job, child, run = before.job, before.child, before.job.status.run
         assert run is not None
         assert child is not None
@@ -82,7 +82,7 @@ class Observer:
         )
 
     async def observe(self, key: Key, job: FineTuneJob) -> Observed:
-        """What is there now."""
+        """Return what exists now."""
         run = job.status.run
         if run is None or run.completion_time:
             self.memories.forget(key, Because.AT_REST)
@@ -115,7 +115,7 @@ class Observer:
         )
 
     async def _without_child(self, key: Key, job: FineTuneJob, run: RunStatus, edited: bool) -> Observed:
-        """The attempt has not started, or its Job was deleted."""
+        """Observe an attempt that has not started, or whose Job was deleted."""
         if run.job_uid is not None:
             gone = self.memories.merged(run.job_uid, (), key)
             return Observed(job, self.now(), self.nonce(), pods=gone, edited=edited, jitter=self.jitter())
@@ -139,7 +139,7 @@ class Observer:
         if not child.failure and any(pod.deleted for pod in pods):
             child = await self._read_again(namespace, name, child)
         pods = child.of_this_start(pods)
-        ours = child.owner_uid == job.metadata.uid  # no pod of a Job that only bears the name is dialled
+        ours = child.owner_uid == job.metadata.uid  # the pods of another owner's Job of this name are never dialled
         alive = ours and not has_failed(child, pods)
         found_children = await self._children(key, job, run, found) if alive else Found()
         may_follow = ours and not alive and not job.spec.suspend
@@ -160,15 +160,17 @@ class Observer:
         )
 
     async def _read_again(self, namespace: str, name: str, child: JobView) -> JobView:
-        """Return the Job as it is after its pods were listed: a Job that a queue suspended has its pods deleted, and
-        the first read may have been before that."""
+        """Return the Job as it is after its pods were listed.
+
+        The pods of a Job that a queue suspends are deleted, and the first read of the Job may have been before that.
+        """
         try:
             return JobView.of(await self.cluster.get(JOBS, namespace, name))
         except NotFoundError:
             return replace(child, deleted=True)
 
     async def _look_job(self, namespace: str, child: str) -> LookJobView | None:
-        """Return the Job that reads the attempt's result from the workspace, if it was made."""
+        """Return the Job that reads the attempt's result from the workspace, if it exists."""
         name = look_name(child)
         with suppress(NotFoundError):
             job = await self.cluster.get(JOBS, namespace, name)
@@ -181,17 +183,22 @@ class Observer:
         return await look_for_children(self.cluster, memory, self.now(), child, job, run, self.settings)
 
     async def _released(self, job: FineTuneJob, run: RunStatus) -> JobView | None:
-        """The Job of a run that has ended, if its pods were not done."""
+        """Return the Job of an ended run whose pods must still be deleted."""
         return await self._job(job, run.number, run.attempt) if run.release else None
 
     def _may_go(self, job: FineTuneJob, run: RunStatus) -> bool:
-        """Whether the children of a run that has ended: its time is over, or another run takes its place."""
+        """Return whether the children of an ended run may be deleted.
+
+        They may if their time is over, or if another run takes its place.
+        """
         left = seconds_left(run, job.spec.ttl_seconds_after_finished, self.now())
         return run_is_needed(job) or (left is not None and left <= 0)
 
     async def _leftover(self, job: FineTuneJob, run: RunStatus) -> bool:
-        """Whether children of the run are there. Those of its last attempt, or of the one before if the last never
-        began, are the last to go."""
+        """Return whether children of the run exist.
+
+        The children of its last attempt, or of the previous one if the last never began, are deleted last.
+        """
         for attempt in (run.attempt, run.attempt - 1):
             name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
             for resource in (JOBS, CONFIGMAPS, SERVICES):
@@ -202,7 +209,7 @@ class Observer:
         return False
 
     async def _remaining(self, job: FineTuneJob) -> tuple[PodView, ...]:
-        """The pods of all attempts and runs that have not ended."""
+        """Return the pods of all attempts and runs that have not ended."""
         listed = await self.cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB: job.metadata.name})
         return tuple(pod for pod in map(PodView.of, listed) if not pod.ended_or_gone)
 
@@ -214,13 +221,15 @@ class Observer:
         return None
 
     async def _previous(self, key: Key, job: FineTuneJob, run: RunStatus) -> JobView | None:
-        """The Job of the attempt before, unless it stops by itself."""
+        """Return the Job of the previous attempt, unless its pods end by themselves."""
         previous = await self._job(job, run.number, run.attempt - 1)
         return None if previous and stops_by_itself(self.memories.told(previous.uid, key)) else previous
 
     async def _with_own_spec(self, job: FineTuneJob, run: RunStatus) -> FineTuneJob | None:
-        """With the spec that the run goes on with, from the ConfigMap of its newest attempt that has one. None if all
-        were deleted: then its attempt may end, but no other may follow."""
+        """Return the job with the spec of its run, from the newest ConfigMap of the run that has it.
+
+        Return None if all these ConfigMaps were deleted: then the attempt may end, but no other attempt may follow.
+        """
         for attempt in range(run.attempt, run.spec_attempt - 1, -1):
             name = child_name(job.metadata.name, job.metadata.uid, run.number, attempt)
             with suppress(NotFoundError, KeyError, ValueError):
@@ -233,10 +242,11 @@ class Observer:
     async def _answers(
         self, key: Key, job: FineTuneJob, run: RunStatus, pods: tuple[PodView, ...]
     ) -> dict[str, PodStatus]:
-        """Of rank 0's pod, as long as it does not know the world: nobody does before it. Then of all; later of rank 0's
-        once in an interval, and of the others less often.
+        """Return the agents' answers by pod UID.
 
-        What wakes the reconciler in between, such as its own writing of progress, asks nobody.
+        Until WorldReady is true, rank 0's pod is asked first, and the others only once it has attested, because no rank
+        attests before it. Afterwards rank 0's pod is asked once in an interval, and the others less often. A reconcile
+        in between, for example after the operator has written progress, asks no agent.
         """
         now = self.now()
         running = [pod for pod in pods if pod.present and pod.running and pod.ip]
@@ -254,7 +264,7 @@ class Observer:
         return answers
 
     async def _claims(self, job: FineTuneJob, storage: str) -> Claims | None:
-        """The claims that an attempt mounts. Local runs have folders in their place, so none is looked up."""
+        """Return the claims that an attempt mounts; None for local runs, which have folders in their place."""
         if self.settings.local:
             return None
         names = dict.fromkeys((storage, *claims_of(job.spec)))
@@ -266,7 +276,10 @@ class Observer:
         return None
 
     async def _refusal(self, namespace: str, child: JobView, pods: tuple[PodView, ...]) -> str | None:
-        """Quota, LimitRange and Pod Security refuse the Job controller, not us: its events tell."""
+        """Return why the Job controller cannot create pods, from its events.
+
+        A quota, a LimitRange or Pod Security refuses the Job controller's requests, not the operator's.
+        """
         alive = [pod for pod in pods if not pod.failed]
         if len(alive) >= child.parallelism or child.failure or child.succeeded:
             return None
@@ -279,5 +292,5 @@ class Observer:
 
 
 def is_of(child: Object, uid: str) -> bool:
-    """Whether an object's controller has that UID."""
+    """Return whether an object's controller has that UID."""
     return controller_uid(child.get("metadata")) == uid

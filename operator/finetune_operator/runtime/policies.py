@@ -1,7 +1,7 @@
 """The NetworkPolicies of a job: one for each configuration of the operator under which pods of it were started.
 
-A policy is never changed, so after the operator's configuration has changed the next attempt gets another one. The
-older ones go as soon as no pod is left that they protect.
+A policy is never changed, so after the operator's configuration has changed, the next attempt gets another one. The
+older ones are deleted once they protect no pod any more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from finetune_operator.protocol import NETWORKPOLICIES, PODS, Cluster, NotFoundE
 
 
 async def policies_of(cluster: Cluster, job: FineTuneJob) -> frozenset[str]:
-    """Names of the NetworkPolicies that the operator has made for a job."""
+    """Return the names of the NetworkPolicies that the operator has created for a job."""
     labels = {constants.LABEL_MANAGED_BY: constants.MANAGER, constants.LABEL_JOB: job.metadata.name}
     listed = await cluster.list(NETWORKPOLICIES, job.metadata.namespace, labels)
     ours = (found["metadata"] for found in listed if controller_uid(found["metadata"]) == job.metadata.uid)
@@ -25,15 +25,17 @@ async def policies_of(cluster: Cluster, job: FineTuneJob) -> frozenset[str]:
 
 
 async def delete_policies(cluster: Cluster, job: FineTuneJob, names: Iterable[str]) -> None:
-    """Delete NetworkPolicies of the job, in the order of their names; one that is gone already is left out."""
+    """Delete NetworkPolicies of the job in the order of their names; those that no longer exist are skipped."""
     for name in sorted(names):
         with suppress(NotFoundError):
             await cluster.delete(NETWORKPOLICIES, job.metadata.namespace, name)
 
 
 async def delete_unused_policies(cluster: Cluster, job: FineTuneJob, names: Iterable[str], needed: str) -> None:
-    """Delete those of the named NetworkPolicies that protect no pod any more, but never the one that is `needed` by
-    pods that are about to be made."""
+    """Delete those of the named NetworkPolicies that protect no pod any more.
+
+    The one that is `needed` by pods that are about to be created is kept.
+    """
     if not (old := {*names} - {needed}):
         return
     pods = await cluster.list(PODS, job.metadata.namespace, {constants.LABEL_JOB: job.metadata.name})

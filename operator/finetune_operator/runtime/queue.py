@@ -1,8 +1,8 @@
-"""A queue of keys: what waits is there once, and no key is worked on twice at a time.
+"""A queue of keys: a key waits in it only once, and is never worked on twice at a time.
 
-A key that is added while it is worked on is worked on once more afterwards, so the last word is always seen. Some go
-before the others. A key that fails comes again after a delay that doubles, with jitter. While the queue is paused keys
-wait, each once. It knows nothing of Kubernetes.
+A key that is added while it is worked on is worked on once more afterwards, so no change is missed. Some keys take
+precedence over the others. A key whose work fails is tried again after a delay that doubles, with jitter. While the
+queue is paused, keys wait in it. The queue does not depend on Kubernetes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Work = Callable[[Key], Awaitable[float | None]]
-"""Works on a key; returns after how many seconds it wants to be called again, or None."""
+"""A function that works on a key; it returns after how many seconds it wants to be called again, or None."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ LAST_DELAY = 60.0
 
 
 class Queue(Generic[Key]):
-    """Runs `work` for the keys that are added, at most `workers` at once, on the running event loop."""
+    """A queue that runs `work` for the added keys, at most `workers` at once, on the running event loop."""
 
     def __init__(
         self,
@@ -36,8 +36,11 @@ class Queue(Generic[Key]):
         told: type[Exception] | tuple[type[Exception], ...] = (),
         paused: bool = False,
     ) -> None:
-        """`waited` is told, for each key whose turn comes, how many seconds it waited. Errors of the types `told` say
-        in a sentence what is wrong; the others are logged with their traceback, once."""
+        """Create a queue whose workers start with `run`.
+
+        `waited` is called for each key whose turn comes, with the seconds that it waited. Errors of the types `told`
+        are logged as a sentence; the others are logged once with their traceback.
+        """
         self._work = work
         self._workers = workers
         self._jitter = jitter
@@ -45,21 +48,24 @@ class Queue(Generic[Key]):
         self._told = told
         self._waiting: dict[Key, float] = {}
         self._first: dict[Key, None] = {}
-        """Of those that wait, in their order."""
+        """The waiting keys that take precedence, in their order."""
         self._running: dict[Key, float] = {}
         self._again: dict[Key, bool] = {}
-        """Added while they are worked on, and whether as one of the first."""
+        """The keys that were added while they are worked on, and whether they take precedence."""
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._paused = paused
         self._limits: dict[Key, asyncio.Timeout] = {}
-        """By which the work on a key is cancelled, and not the worker: it is an old task, which kopf leaves alone."""
+        """The timeouts that cancel the work on a key, but not the worker.
+
+        The worker is an old task, which kopf does not cancel.
+        """
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def add(self, key: Key, first: bool = False) -> None:
-        """Work on a key as soon as possible; `first`: before all that were added otherwise."""
+        """Work on a key as soon as possible; if `first`, before all keys that were added otherwise."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._running:
@@ -88,20 +94,20 @@ class Queue(Generic[Key]):
             timer.cancel()
 
     def pause(self) -> None:
-        """Begin nothing. What is under way is cancelled, and its keys wait again."""
+        """Begin no work; the work in progress is cancelled, and its keys wait again."""
         self._paused = True
         for limit in self._limits.values():
             if not limit.expired():
                 limit.reschedule(asyncio.get_running_loop().time())
 
     def resume(self) -> None:
-        """Work again, on what came in the meantime, too: from now on it waits for us."""
+        """Begin work again, also on keys that were added in the meantime; their waiting time starts now."""
         self._paused = False
         self._waiting = dict.fromkeys(self._waiting, asyncio.get_running_loop().time())
         self._filled.set()
 
     async def drain(self, seconds: float) -> None:
-        """Begin nothing, and return when what is under way has ended; what takes longer is cancelled."""
+        """Begin no work, and return when the work in progress has ended; after `seconds` it is cancelled."""
         self._paused = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -111,24 +117,24 @@ class Queue(Generic[Key]):
 
     @property
     def known(self) -> frozenset[Key]:
-        """Keys that wait, for their turn or for their time."""
+        """The keys that wait for their turn or for their time."""
         return frozenset(self._waiting) | frozenset(self._timers)
 
     @property
     def depth(self) -> int:
-        """How many keys wait."""
+        """The number of keys that wait for their turn."""
         return len(self._waiting)
 
     @property
     def longest(self) -> tuple[Key, float] | None:
-        """The key that has been worked on for the longest time, and for how many seconds."""
+        """The key that has been worked on for the longest time, and the seconds since then."""
         if not self._running:
             return None
         key, started = next(iter(self._running.items()))
         return key, asyncio.get_running_loop().time() - started
 
     async def run(self) -> None:
-        """Work until cancelled; what is being worked on then is cancelled too."""
+        """Work until cancelled; the work in progress is then cancelled too."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._workers):

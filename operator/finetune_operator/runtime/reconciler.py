@@ -1,4 +1,7 @@
-"""reconcile(key): observe, decide, execute. The only writer of a job's status and the only maker of its children."""
+"""Reconciles a job: observe, decide, execute.
+
+The reconciler is the only writer of a job's status and the only creator of its children.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Reconciler:
-    """Brings one job a step further; called again when something changes or the returned seconds have passed."""
+    """Advances one job; called again when something changes or the returned seconds have passed."""
 
     cluster: Cluster
     settings: Settings
@@ -67,16 +70,19 @@ class Reconciler:
         self._observer = Observer(self.cluster, self.settings, self.memories, self.now, self.nonce, self.jitter)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Observe, decide, execute. Raises ApiError when the API server cannot be reached or stumbles."""
+        """Observe, decide, execute; return the seconds until the next reconcile, or None.
+
+        Raises ApiError if the API server cannot be reached or fails.
+        """
         try:
             with self.metrics.reconcile():
                 return await self._step(key)
         except ConflictError:
             self.memories.forget(key, Because.CHANGED)
-            return 0  # somebody wrote in between: look and decide again
+            return 0  # somebody else wrote in between: observe and decide again
         except NotFoundError:
             self.memories.forget(key, Because.DELETED)
-            return None  # the job, or its namespace, went in between: nothing is left to do
+            return None  # the job, or its namespace, was deleted in between: nothing is left to do
         except ApiError:
             self.memories.forget(key, Because.CHANGED)
             raise
@@ -140,16 +146,17 @@ class Reconciler:
         return await self._create(key, look, decision) if decision.create_children else decision.look_again
 
     async def _tell(self, manifest: Object, decision: Decision) -> float | None:
-        """Of a job that nothing more can be done for."""
+        """Write the status of a job for which nothing more can be done."""
         assert decision.status is not None
         _, wait = await self._write(manifest, decision.status)
         return _sooner(wait, decision.look_again)
 
     async def _write(self, manifest: Object, status: FineTuneJobStatus) -> tuple[Object, float]:
-        """Nothing, if nothing has changed; ConflictError if somebody was faster: then it is decided again.
+        """Write the status if it has changed; a change that is no transition may have to wait.
 
-        Returns the object as it is now, and after how many seconds it is written, if it is not yet: what is no
-        transition waits its turn."""
+        Return the object as it is now, and the seconds until the status can be written, or 0. Raises ConflictError if
+        somebody else wrote first; then the job is decided again.
+        """
         old, faults = read_status(manifest.get("status"))
         fields = status.model_dump(mode="json", by_alias=True, exclude_none=True)
         if fields == old.model_dump(mode="json", by_alias=True, exclude_none=True):
@@ -158,7 +165,7 @@ class Reconciler:
         interval, last = self.settings.progress_interval, self.memories.find(key).written
         if last and within(since := self.now() - last, interval) and not is_transition(old, status):
             return manifest, interval - since.total_seconds()
-        # What cannot be read stays, for a person to look at, unless it is written anew.
+        # Fields that cannot be read stay, so that users can inspect them, unless they are overwritten.
         unread = {name: manifest["status"][name] for name, _ in faults if name in manifest["status"]}
         written = await self.cluster.put_status(FINETUNEJOBS, {**manifest, "status": {**unread, **fields}})
         memory = self.memories.of(key)
@@ -168,9 +175,12 @@ class Reconciler:
         return written, 0
 
     async def _create(self, key: Key, look: Look, decision: Decision) -> float | None:
-        """Children are made, never changed; one that exists is right if it is ours. What is left of the attempt before
-        the last goes: first its Job, which a quota may count; last its ConfigMap, which may have the only copy of the
-        spec."""
+        """Create the children of the attempt, and delete what is left of the attempt before the previous one.
+
+        Children are created and never changed; an existing one is right if it is ours. Of the old attempt the Job is
+        deleted first, because a quota may count it, and the ConfigMap last, because it may have the only copy of the
+        spec.
+        """
         job = look.observed.job
         run = job.status.run
         assert run is not None
@@ -209,7 +219,7 @@ class Reconciler:
         assert run is not None
         made = look_job(job, run, self.settings)
         try:
-            with suppress(AlreadyExistsError):  # the next look at the job sees whose it is
+            with suppress(AlreadyExistsError):  # the next reconcile checks its owner
                 await self.cluster.create(JOBS, made)
         except (ForbiddenError, InvalidError) as error:
             return await self._refused(look.manifest, f"create Job {made['metadata']['name']}", error)
@@ -222,8 +232,10 @@ class Reconciler:
             await self._delete(JOBS, job, self._name(job, run, attempt))
 
     async def _make_again(self, key: Key, look: Look, decision: Decision) -> None:
-        """Make the children that the attempt has lost. One that cannot be made does not keep the attempt from going on:
-        an event says why, and it is tried again with the next look."""
+        """Create the children that the attempt has lost.
+
+        If one cannot be created, the attempt goes on: an event reports why, and the next reconcile tries again.
+        """
         job, run = look.observed.job, look.observed.job.status.run
         assert run is not None
         told = list(decision.notes)
@@ -236,7 +248,7 @@ class Reconciler:
                 await self.cluster.create(resource, child)
                 told.append(note(constants.MADE_AGAIN, attempt=run.attempt, run=run.number, **words))
             except AlreadyExistsError:
-                with suppress(NotFoundError):  # it has gone since; the next look misses it
+                with suppress(NotFoundError):  # it was deleted since; the next reconcile finds it missing
                     if not await self._ours(resource, child, job.metadata.uid):
                         told.append(note(constants.NAME_CONFLICT, **words))
             except (ForbiddenError, InvalidError) as error:
@@ -245,7 +257,7 @@ class Reconciler:
         await self._publish(key, look.manifest, told)
 
     async def _publish(self, key: Key, manifest: Object, told: Iterable[Note]) -> None:
-        """Events about the job; one that cannot be made is left out."""
+        """Create events about the job; one that cannot be created is left out."""
         for one in told:
             logger.info("%s: %s: %s", key, one.reason, one.message)
             with suppress(ApiError):
@@ -257,7 +269,9 @@ class Reconciler:
 
     async def _free(self, manifest: Object) -> None:
         """Delete the Jobs of a job whose own deletion waits for a finalizer, so that its pods free their nodes now.
-        With `orphan` among the finalizers somebody wants them to stay."""
+
+        With `orphan` among the finalizers, somebody wants the Jobs to stay.
+        """
         metadata, run = manifest["metadata"], read_status(manifest.get("status"))[0].run
         if run is None or "orphan" in metadata.get("finalizers", ()):
             return
@@ -269,7 +283,10 @@ class Reconciler:
                     await self.cluster.delete(JOBS, metadata["namespace"], name)
 
     async def _delete_children(self, job: FineTuneJob, with_policies: bool) -> None:
-        """Of the newest run. Those of the last attempt go last: as long as one is there, the rest may be."""
+        """Delete the children of the newest run.
+
+        Those of the last attempt are deleted last: as long as one of them exists, others may exist too.
+        """
         run = job.status.run
         assert run is not None
         for attempt in range(1, run.attempt):
@@ -294,7 +311,10 @@ class Reconciler:
         return is_of(existing, uid)
 
     async def _refused(self, manifest: Object, action: str, error: ApiError) -> float | None:
-        """Quota, a missing right or an admission rule: it is told, and tried again."""
+        """Report that the API server refuses a request, which is tried again.
+
+        The cause is a quota, a missing permission or an admission rule.
+        """
         return await self._stall(manifest, constants.REFUSED, action=action, detail=error.message)
 
     async def _stall(self, manifest: Object, reason: constants.Reason, **words: str) -> float | None:
@@ -304,7 +324,7 @@ class Reconciler:
 
 
 def _sooner(wait: float, look_again: float | None) -> float | None:
-    """`wait` is 0 if nobody waits."""
+    """Return the sooner of two times in seconds; `wait` is 0 if no write waits."""
     return min(wait, look_again or wait) if wait else look_again
 
 

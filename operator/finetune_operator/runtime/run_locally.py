@@ -1,4 +1,4 @@
-"""An operator at work on this machine, over an in-memory cluster of its own."""
+"""Runs an operator on this machine, over an in-memory cluster of its own."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ async def run_locally(
     options: Options | None = None,
     admission: Admit | None = admit,
 ) -> AsyncIterator[tuple[LocalCluster, asyncio.Task[None]]]:
-    """A cluster with one namespace, whose pods are the driver's, and the operator's task. Both end with the block.
+    """Yield a cluster with one namespace, whose pods `driver` runs, and the operator's task. Both end with the block.
 
-    `admission` checks FineTuneJobs; None lets any of them in."""
+    `admission` checks FineTuneJobs; None admits all of them.
+    """
     cluster = LocalCluster(driver, admit=admission)
     cluster.add_namespace(namespace)
     await cluster.start()

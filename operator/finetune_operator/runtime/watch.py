@@ -1,4 +1,4 @@
-"""The informer of the in-memory cluster: what kopf is for a real one."""
+"""The informer of the in-memory cluster, which takes the place of kopf there."""
 
 from __future__ import annotations
 

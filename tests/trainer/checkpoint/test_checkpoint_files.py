@@ -1,4 +1,4 @@
-"""What makes a folder a checkpoint, which of them may go, and what is never trusted."""
+"""Which folders are checkpoints, which of them may be deleted, and which are never trusted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def manifest_of(written: dict[str, File]) -> Manifest:
 
 
 def make(folder: Path, step: int, attempt: int) -> Found:
-    """A whole checkpoint with two files."""
+    """Write a complete checkpoint with two files."""
     unfinished = folder / files.unfinished_name(step, attempt)
     unfinished.mkdir(parents=True)
     written = {name: files.write_synced(unfinished / name, name.encode() * 50) for name in NAMES}
@@ -117,7 +117,7 @@ def test_the_newest_and_the_best_stay() -> None:
 
 
 def test_what_could_not_be_trusted_goes_first() -> None:
-    """Attempt 2 resumed at step 2, since steps 3 and 4 of attempt 1 did not verify."""
+    """Attempt 2 resumed at step 2, because the checkpoints of steps 3 and 4 of attempt 1 could not be verified."""
     there = of((1, 1), (2, 1), (3, 1), (4, 1), (3, 2))
     assert names(files.outdated(there, there[-1], keep=3, best_step=None)) == {"step-3-a1", "step-4-a1"}
 
@@ -147,7 +147,7 @@ def test_attempts_of_one_run_share_a_recipe_and_other_runs_do_not() -> None:
 
 
 def test_a_file_that_this_node_does_not_see_is_no_checkpoint(tmp_path: Path) -> None:
-    """As when the volume is not shared after all."""
+    """The nodes do not share the volume."""
     written = files.write_synced(tmp_path / "state", b"12345")
     files.check_sizes(tmp_path, {"state": written})
     with pytest.raises(OSError, match="other"):

@@ -1,4 +1,4 @@
-"""Damaged checkpoints, full disks and folders that vanish cost time, never the training, and never a wrong result."""
+"""Damaged checkpoints, full disks and deleted folders cost time, but never the training or a correct result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def whole(worlds: Worlds, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Part:
-    """The undisturbed training."""
+    """Return rank 0's part of the undisturbed training."""
     paths = tiny.paths_in(tmp_path_factory.mktemp("whole"))
     answer: Part = worlds(2).run(programs.part, Stage(config), paths)[0]
     return answer
@@ -39,7 +39,7 @@ def whole(worlds: Worlds, config: RunConfig, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def stopped(worlds: Worlds, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a training that was stopped after its sixth step."""
+    """Return a folder with a training that was stopped after its sixth step."""
     folder = tmp_path_factory.mktemp("stopped")
     answer = worlds(2).run(programs.part, Stage(config, stop_after=5), tiny.paths_in(folder))[0]
     assert answer.exit_code == ExitCode.PREEMPTED
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_other_data_is_not_resumed(
 def test_a_model_that_does_not_answer_as_it_did_is_refused(
     worlds: Worlds, config: RunConfig, stopped: Path, tmp_path: Path
 ) -> None:
-    """All files verify, but the start model was changed, whose frozen weights an adapter's checkpoint does not hold."""
+    """All files pass verification, but the start model, which holds the adapter's frozen weights, was changed."""
     lora = contract.Lora(rank=4, alpha=8, dropout=0.0)
     config = config.model_copy(update={"lora": lora})
     paths = tiny.paths_in(tmp_path)

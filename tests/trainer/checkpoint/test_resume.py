@@ -1,4 +1,4 @@
-"""A training that was stopped goes on as if it had not been, in any world and at any stage."""
+"""A training that was stopped resumes with the same results, in any world and at any stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LORA = contract.Lora(rank=4, alpha=8, dropout=0.1)
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model with dropout, and rows of which an epoch takes four steps."""
+    """Return a model with dropout, and rows of which an epoch takes four steps."""
     folder = tmp_path_factory.mktemp("sources")
     return tiny.save_model(folder / "model", tiny.SEQUENCE, tiny.bert(dropout=0.1)), tiny.make_rows(
         folder / "rows", tiny.SEQUENCE, 36
@@ -37,7 +37,7 @@ def config_of(sources: tuple[Path, Path], stage: int, lora: contract.Lora | None
 
 
 def attempt(config: RunConfig, number: int, world: int, **changes: Any) -> RunConfig:
-    """The same run in another world."""
+    """Return another attempt of the same run, in a world of that size."""
     size = contract.World(nodes=1, processes_per_node=world, device="cpu")
     return config.model_copy(update={"attempt": number, "nonce": f"n{number}", "world": size, **changes})
 
@@ -45,7 +45,10 @@ def attempt(config: RunConfig, number: int, world: int, **changes: Any) -> RunCo
 def trained(
     worlds: Worlds, paths: Paths, config: RunConfig, parts: list[tuple[int, int | None]], **changes: Any
 ) -> Any:
-    """One attempt after the other: (ranks, step after which it is asked to stop)."""
+    """Run the parts as successive attempts of one run.
+
+    Each part is a pair: the number of ranks, and the step after which the attempt is asked to stop.
+    """
     done: list[Part] = []
     for number, (world, stop_after) in enumerate(parts, 1):
         stage = Stage(attempt(config, number, world), stop_after)
@@ -115,7 +118,7 @@ def test_bf16_goes_on_bit_by_bit(
 def test_a_smaller_plan_after_memory_ran_out_trains_the_same(
     worlds: Worlds, tmp_path: Path, lora: contract.Lora | None
 ) -> None:
-    """Without dropout; with it, another micro-batch is another draw of the same objective."""
+    """Dropout is off, because another size of micro-batch would draw other dropout masks for the same objective."""
     model = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
     rows = tiny.make_rows(tmp_path / "rows", tiny.SEQUENCE, 36)
     lora = lora and lora.model_copy(update={"dropout": 0.0})

@@ -1,4 +1,4 @@
-"""Each wrong input is one sentence that names the field, the value and the remedy."""
+"""The message about wrong input is one sentence that names the field, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USER = {"role": "user", "content": "Hello"}
 
 @dataclass(frozen=True)
 class Case:
-    """`make` puts files into the workspace; loading `uri` must then raise exactly `sentence`."""
+    """A case in which `make` writes files into the workspace, and loading `uri` must raise exactly `sentence`."""
 
     name: str
     make: Callable[[Path], object]
@@ -46,13 +46,13 @@ def text(name: str, content: str) -> Callable[[Path], object]:
 
 
 def line(number: int, content: str, name: str = "t.jsonl") -> Callable[[Path], object]:
-    """A file with good rows, but `content` at that line."""
+    """Return a function that writes a file of good rows with `content` inserted as that line."""
     rows = [json.dumps(row) for row in CLAUSES]
     return text(name, "\n".join([*rows[: number - 1], content, *rows[number - 1 :]]))
 
 
 def row(number: int, **changes: object) -> Callable[[Path], object]:
-    """t.jsonl with good rows, but the one at that line has `changes`."""
+    """Return a function that writes t.jsonl with good rows and, at that line, a row with `changes`."""
     return line(number, json.dumps({**CLAUSES[0], **changes}))
 
 
@@ -305,7 +305,7 @@ CASES = [
         "dataset.columns.label: t.jsonl:2: column 'type' holds half a surrogate pair, which is no character; "
         "mend or remove the row",
     ),
-    # somebody's text in the wrong place
+    # text of a row where a name is expected
     Case(
         "a table without header",
         text("t.csv", f"{NOTE},rent\n{NOTE},term\n"),

@@ -1,4 +1,4 @@
-"""One message names all kinds of mistakes in the rows, however many there are, and is never long."""
+"""One message names all kinds of mistakes in the rows, and its length is limited however many there are."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_one_column_for_two_is_refused(paths: Paths) -> None:
     )
 
 
-# ---- the collector --------------------------------------------------------------------------------------------------
+# ---- collecting bad rows --------------------------------------------------------------------------------------------
 
 
 def test_a_message_has_an_end_however_long_the_names_are() -> None:

@@ -1,4 +1,4 @@
-"""The header of a CSV file says what separates its cells."""
+"""The separator of a CSV file's cells is found from its header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data is read from every format, gets canonical columns, and is split by content."""
+"""Data is read from every format, renamed to the standard columns and split by content."""
 
 from __future__ import annotations
 

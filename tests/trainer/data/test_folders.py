@@ -1,4 +1,4 @@
-"""Folders: which of their files are data, which splits they hold, and how files of one folder are named together."""
+"""Folders: which of their files are data, which splits they have, and how a pattern names several files."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def write_csv_part(path: Path) -> None:
     write_csv(path, CLAUSES)
 
 
-# ---- links and other things of file systems -------------------------------------------------------------------------
+# ---- links and other special files ----------------------------------------------------------------------------------
 
 
 def test_links_to_files_and_folders_are_followed_once(paths: Paths) -> None:

@@ -1,4 +1,4 @@
-"""Labels that are no classes are refused, fair ones never, and those that look the same are noted."""
+"""Labels that cannot be classes are refused, acceptable ones never are, and labels that look alike are reported."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_labels_that_are_the_texts_are_refused_whatever_their_number(tmp_path: P
     )
 
 
-# ---- labels that look the same --------------------------------------------------------------------------------------
+# ---- labels that look alike -----------------------------------------------------------------------------------------
 
 ALIKE = {
     "case": (["Ham"] * 12 + ["ham"] * 30 + ["HAM"], "'ham' (30 rows), 'Ham' (12 rows) and 1 more"),
@@ -120,7 +120,7 @@ def test_labels_that_look_the_same_stay_classes_and_are_noted(tmp_path: Path) ->
     )
 
 
-# ---- what a sentence says of a label --------------------------------------------------------------------------------
+# ---- how a message quotes a label -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Evaluation rows that are also training rows are counted, and refused when they are too many."""
+"""Evaluation rows that are also training rows are counted, and refused if there are too many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRESH = [{"clause": f"Fresh {i}", "type": "rent"} for i in range(100)]
 
 
 def leaked(folder: Path, evaluation: list[dict[str, str]], allowed: float | None = None) -> int:
-    """The leaks that are found in these evaluation rows."""
+    """Return the number of leaks found in these evaluation rows."""
     paths = workspace(folder)
     write_jsonl(paths.workspace / "train.jsonl", TRAIN)
     write_jsonl(paths.workspace / "evaluation.jsonl", evaluation)

@@ -1,4 +1,4 @@
-"""What is kept of a conversation, and by what it is put on its side."""
+"""Which parts of a conversation are kept, and which parts decide between training and evaluation."""
 
 from __future__ import annotations
 

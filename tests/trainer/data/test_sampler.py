@@ -1,4 +1,4 @@
-"""The order of rows, and how a step is shared out."""
+"""The order of rows, and how the rows of a step are divided among ranks and micro-batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ samplers = st.builds(
 
 
 def counted(sampler: Sampler, step: int) -> list[int]:
-    """Rows of weight 1, over all ranks, in the order of the micro-batches."""
+    """Return the rows with weight 1 on all ranks, in the order of the micro-batches."""
     micro_batches = [mb for rank in range(sampler.world) for mb in sampler.micro_batches(step, rank)]
     ordered = sorted(micro_batches, key=lambda mb: mb.index)
     return [row for mb in ordered for row, weight in zip(mb.rows, mb.weights, strict=True) if weight]
@@ -79,7 +79,7 @@ ORDER = [1, 5, 4, 3, 0, 7, 9, 8, 6, 2]
 
 
 def test_the_order_never_changes_between_versions() -> None:
-    # A resumed run must meet the order that the run began with.
+    # A resumed run must use the order with which the run began.
     assert Sampler(rows=10, global_batch=10, micro_batch=1, world=1, seed=17, digest="d").items(0).tolist() == ORDER
 
 

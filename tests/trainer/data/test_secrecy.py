@@ -1,4 +1,4 @@
-"""No sentence holds what somebody wrote into a row, wherever it stands and whatever is wrong with it."""
+"""No message contains a row's text, wherever it occurs and whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASSISTANT = {"role": "assistant", "content": SECRET}
 
 
 def lines(*rows: Any, name: str = "t.jsonl") -> Callable[[Path], object]:
-    """A file of good rows and of these, which are JSON already or become it."""
+    """Return a function that writes a file of good rows followed by `rows`, given as JSON text or as objects."""
     written = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     return lambda folder: (folder / name).write_text("\n".join([GOOD, GOOD, GOOD, *written]))
 
@@ -45,7 +45,7 @@ def parquet(*rows: dict[str, Any]) -> Callable[[Path], object]:
 
 
 def evaluated(*rows: dict[str, Any]) -> Callable[[Path], object]:
-    """Good rows to learn from, and these to measure on."""
+    """Return a function that writes good training rows and these evaluation rows."""
     return lambda folder: [write_jsonl(folder / "t.jsonl", CLAUSES), write_jsonl(folder / "e.jsonl", rows)]
 
 

@@ -1,4 +1,4 @@
-"""Splits are found in the layouts in which data sets come, and not in names that only look like theirs."""
+"""Splits are found in the usual layouts of data sets, but not in names that only resemble a split's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers an adapter has by default, by which names PEFT finds them, and what is refused."""
+"""Which layers have an adapter by default, which names PEFT gets for them, and what is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def adapted(
 
 
 def layers(model: PeftModel) -> set[str]:
-    """Full names of the layers with an adapter."""
+    """Return the full names of the layers with an adapter."""
     names = (name for name, _ in model.named_parameters() if "lora_A" in name)
     return {name.removeprefix("base_model.model.").partition(".lora_A")[0] for name in names}
 
@@ -68,7 +68,7 @@ def test_a_last_name_that_only_linear_layers_have_is_enough_for_peft() -> None:
 
 
 def test_a_layer_that_shares_its_last_name_with_another_kind_of_module_has_its_full_name() -> None:
-    """Swinv2's stages and blocks are called 0 and 1, as the layers of its small networks for positions are."""
+    """Swinv2's stages and blocks are called 0 and 1, and so are the layers of its small networks for positions."""
     model = adapted(tiny.IMAGE, SWIN)
     linear = {
         name.removeprefix("base_model.model.").removesuffix(".base_layer")
@@ -99,14 +99,14 @@ def test_layers_that_choose_experts_have_no_adapter(config: Any, expected: set[s
 
 
 def test_names_that_peft_takes_for_those_of_experts_are_left_out() -> None:
-    """PEFT would adapt the fused weights of all experts, and not the layers of shared experts that have the names."""
+    """PEFT would adapt the fused weights of all experts instead of the layers of shared experts with these names."""
     model = adapted(tiny.CAUSAL_LM, DEEPSEEK)
     assert {name.split(".")[3] for name in layers(model)} == {"self_attn"}
     assert not model.peft_config["default"].target_parameters
 
 
 def test_the_output_layer_of_torchs_attention_has_no_adapter() -> None:
-    """It gives its weights to a function, past the adapter."""
+    """The attention module passes this layer's weights to a function, which bypasses the adapter."""
     model = adapted(tiny.IMAGE, SIGLIP)
     assert "vision_model.encoder.layers.0.self_attn.out_proj" in layers(model)
     assert "vision_model.head.attention.out_proj" not in layers(model)
@@ -126,7 +126,7 @@ def test_a_class_derived_from_a_linear_layer_has_an_adapter_if_it_computes_the_s
 
 @pytest.mark.parametrize("targets", [None, ("up_proj",)], ids=["by default", "by name"])
 def test_a_layer_whose_adapter_peft_does_not_find_again_has_none(targets: tuple[str, ...] | None) -> None:
-    """PEFT loads what it has saved for Laguna's shared experts under names that no layer has, without a word."""
+    """PEFT would load the saved adapter of Laguna's shared experts under names that no layer has, without an error."""
     model = adapted(tiny.CAUSAL_LM, small_config("laguna", tiny.VOCABULARY), targets=targets)
     assert "model.layers.0.mlp.up_proj" in layers(model)
     assert not [name for name in layers(model) if "shared_experts" in name]

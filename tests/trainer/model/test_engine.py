@@ -1,4 +1,4 @@
-"""A model is trained at the ZeRO stage that the user asked for, or refused in one sentence."""
+"""A model is trained at the ZeRO stage that the user requested, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def funnel() -> PreTrainedConfig:
 
 
 def reformer() -> PreTrainedConfig:
-    """It reads texts of any length when it answers, and of one length alone when it learns."""
+    """Return a Reformer, which evaluates texts of any length but trains on texts of one length."""
     return small_config("reformer", tiny.VOCABULARY)
 
 

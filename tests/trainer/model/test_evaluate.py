@@ -19,7 +19,7 @@ from finetune_trainer.ranks.distributed import Ranks
 
 
 class Fixed(torch.nn.Module):
-    """Gives logits of `value` for the first row that it sees, and zeros for all others."""
+    """A model that returns `value` as a logit for the first row that it gets, and zeros for all others."""
 
     def __init__(self, value: float, vocabulary: int) -> None:
         super().__init__()

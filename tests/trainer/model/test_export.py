@@ -1,4 +1,4 @@
-"""Each saved result, reloaded in a new process under another seed, answers as the trained model did."""
+"""Each saved result, reloaded in a new process with another seed, computes what the trained model computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune_trainer.contract import Columns, Lora, RunConfig, Source, World
 from finetune_trainer.pod.paths import Paths
 
 pytestmark = pytest.mark.timeout(300)
-"""The first test of a stage waits until all its cases are trained and reloaded."""
+"""The timeout of a test. The first test of a stage waits until all cases of the stage are trained and reloaded."""
 
 TESTS = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -56,18 +56,21 @@ def case_config(case: str, stage: int) -> RunConfig:
 
 @dataclass(frozen=True)
 class Results:
-    """Of all cases at one stage."""
+    """The results of all cases at one stage."""
 
     paths: Paths
     parameters: dict[str, tuple[int, int]]
-    """Trained and all."""
+    """The numbers of trained parameters and of all parameters."""
     differences: dict[str, dict[str, float]]
-    """Of logits, as reload_results.py says."""
+    """The differences of the logits that reload_results.py prints."""
 
 
 @pytest.fixture(scope="module", params=[0, 3], ids=["stage 0", "stage 3"])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worlds: Worlds) -> Results:
-    """All cases are trained in one world and reloaded in one process: starting Python takes longer than both."""
+    """Train all cases in one world and reload them in one process.
+
+    Starting Python takes longer than training and reloading.
+    """
     folder = tmp_path_factory.mktemp("results")
     paths = workspace(folder)
     write_jsonl(

@@ -1,4 +1,4 @@
-"""Rows that are cut, and rows with nothing left to learn, are counted, told and, when they are many, refused."""
+"""Rows that are cut or supervise nothing are counted and reported, and refused if there are many."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from finetune_trainer.model.prepare import Prepared, prepare
 LENGTH = 8
 ENOUGH = {"prompt": "w1 w2", "completion": " w3 w4"}
 CUT = {"prompt": "w1 w2 w3 w4 w5 w6", "completion": " w7 w8 w9"}
-"""Ten tokens with the end of the text; two of the answer's are left."""
+"""A row of ten tokens, including the end of text; the cut keeps two tokens of the answer."""
 LOST = {"prompt": "w1 w2 w3 w4 w5 w6 w7 w8 w9", "completion": " w10"}
-"""The cut leaves nothing of the answer."""
+"""A row of which the cut keeps nothing of the answer."""
 
 
 def rows_of(*parts: tuple[dict[str, str], int]) -> list[dict[str, str]]:
-    """Rows that differ: each has another word in front of its prompt."""
+    """Return rows that differ: each but the first has another word in front of its prompt."""
     rows = [row for row, count in parts for _ in range(count)]
     return [{**row, "prompt": f"w{n % 60} {row['prompt']} "} if n else row for n, row in enumerate(rows)]
 
@@ -30,7 +30,7 @@ def prepared(
     folder: Path, rows: list[dict[str, str]], evaluation: list[dict[str, str]] | None = None, bad: float | None = None,
     length: int = LENGTH, tokenizer_limit: int | None = None,
 ) -> Prepared:  # fmt: skip
-    """What preparation leaves of these rows."""
+    """Prepare these rows and return what preparation wrote."""
     model = tiny.save_model(folder / "model", tiny.CAUSAL_LM, tiny.llama())
     if tokenizer_limit:
         tokenizer = tiny.tokenizer(pad=True)
@@ -138,7 +138,7 @@ def test_pictures_have_no_length(tmp_path: Path) -> None:
 
 
 def test_rows_are_checked_before_weights_are_read(tmp_path: Path) -> None:
-    """The weights are spoilt, and still the sentence is about the rows."""
+    """The weights are unreadable, but the message is about the rows."""
     model = tiny.save_model(tmp_path / "model", tiny.CAUSAL_LM, tiny.llama())
     (model / "model.safetensors").write_bytes(b"spoilt")
     rows = tiny.write_rows(tmp_path / "rows.jsonl", [{"prompt": "", "completion": "w1"}])

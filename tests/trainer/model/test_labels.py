@@ -1,4 +1,4 @@
-"""A base classifier keeps what it knows of the data's labels, whatever their order and number."""
+"""A base classifier keeps its head's weights for the labels in the data, whatever their order and number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASKS = pytest.mark.parametrize(
 def start(
     folder: Path, task: str, make: Any, base_labels: tuple[str, ...], body_only: bool = False
 ) -> tuple[Any, Any, Prepared]:
-    """The base model whose labels these are, the start model made from it for `tiny.LABELS`, and what was prepared."""
+    """Return the base model with these labels, the start model for `tiny.LABELS`, and what was prepared."""
     config = make()
     config.id2label = dict(enumerate(base_labels))
     config.label2id = {label: row for row, label in enumerate(base_labels)}
@@ -36,7 +36,7 @@ def start(
 
 
 def head(model: Any) -> dict[str, torch.Tensor]:
-    """The weights of the head, row by row, by the label's name."""
+    """Return the rows of the head's weights, by the label's name."""
     names = model.config.id2label
     return {names[row]: model.classifier.weight[row] for row in names}
 

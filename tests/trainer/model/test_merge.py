@@ -1,4 +1,4 @@
-"""A merged copy is added to a result, or it is left out with its reason: the adapter stays in any case."""
+"""A merged copy is added to a result or left out with a reason; the adapter is kept in either case."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TARGETS = {"CausalLM": ["q_proj", "v_proj", "o_proj"], "SequenceClassification":
 
 
 def alone() -> Ranks:
-    """A world of one rank."""
+    """Return the ranks of a world with one rank."""
     return Ranks(dist.HashStore(), rank=0, world=1, scratch=Path(), device=torch.device("cpu"))
 
 
@@ -43,8 +43,10 @@ def in_bf16() -> RunConfig:
 
 
 def published(paths: Paths, config: RunConfig = CONFIG, base: Any = None, spread: float = 0.2) -> Prepared:
-    """An adapter is the run's result, and evaluation rows are prepared. The loss depends on the adapter the more, the
-    greater the spread of its weights is."""
+    """Export an adapter as the run's result and return prepared evaluation rows.
+
+    The greater the spread of the adapter's weights, the more the loss depends on the adapter.
+    """
     torch.manual_seed(1)
     base = base or MODELS["llama"]()
     for parameter in base.parameters():
@@ -71,7 +73,7 @@ def published(paths: Paths, config: RunConfig = CONFIG, base: Any = None, spread
 
 
 def evaluation_rows(task: str) -> datasets.Dataset:
-    """Twenty encoded rows."""
+    """Return twenty encoded rows."""
     tokens = torch.randint(5, 60, (20, 12), generator=torch.Generator().manual_seed(3)).tolist()
     labels = {"labels": tokens} if task == "CausalLM" else {"label": [number % 3 for number in range(20)]}
     return datasets.Dataset.from_dict({"input_ids": tokens, **labels})

@@ -26,7 +26,7 @@ TIED, UNTIED = tiny.gpt2, tiny.llama
 
 
 def base_with_added_tokens(folder: Path, model: Any) -> Path:
-    """A model whose tokenizer has more tokens than the model has rows."""
+    """Save a model whose tokenizer has more tokens than the model has embedding rows."""
     base = tiny.save_model(folder, tiny.CAUSAL_LM, model)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(list(ADDED), special_tokens=True)
@@ -35,7 +35,7 @@ def base_with_added_tokens(folder: Path, model: Any) -> Path:
 
 
 def config_of(folder: Path, model: Any, stage: int, **changes: Any) -> RunConfig:
-    """Every row has all new tokens."""
+    """Return the configuration of a run in which every row has all new tokens."""
     base = base_with_added_tokens(folder / "model", model)
     texts = [{"text": f"{ADDED[0]} w{i} w{i + 1} {ADDED[1]} w{2 * i} {ADDED[2]}"} for i in range(16)]
     others = [{"text": f"w59 {row['text']}"} for row in texts]

@@ -1,4 +1,4 @@
-"""At the result's path there is a whole result or none."""
+"""The result's path holds either a complete result or no files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = run_config(task="CausalLM", lora=Lora(rank=4, alpha=8, dropout=0.0))
 
 
 def alone() -> Ranks:
-    """A world of one rank."""
+    """Return the ranks of a world with one rank."""
     return Ranks(dist.HashStore(), rank=0, world=1, scratch=Path(), device=torch.device("cpu"))
 
 
@@ -33,7 +33,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def trained_adapter(paths: Paths, dtype: torch.dtype = torch.float32) -> Any:
-    """An engine whose model is an adapter with weights that matter."""
+    """Return an engine whose model is an adapter with weights large enough to affect the outputs."""
     torch.manual_seed(1)
     base = MODELS["llama"]().to(dtype)
     base.save_pretrained(paths.run(CONFIG) / "start")

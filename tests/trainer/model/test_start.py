@@ -1,4 +1,4 @@
-"""The start checkpoint, and what is trained of it: heads, new parameters, adapters."""
+"""The start checkpoint, and which of its parameters are trained: heads, new parameters and adapters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LORA = contract.Lora(rank=2, alpha=4.0, dropout=0.0)
 def prepared(
     folder: Path, task: str, model: Any, body_only: bool = False, **changes: Any
 ) -> tuple[RunConfig, Prepared, Paths]:
-    """What ranks find when they load."""
+    """Prepare a run and return what its ranks load."""
     base = tiny.save_model(folder / "model", task, model, body_only)
     rows = tiny.make_rows(folder / "train", task, 12)
     paths = tiny.paths_in(folder)
@@ -36,7 +36,7 @@ def prepared(
 
 
 def another_run(config: RunConfig, **changes: Any) -> RunConfig:
-    """Of the same job: attempts of one run share what the first has prepared."""
+    """Return another run of the same job, because the attempts of one run share what the first has prepared."""
     return config.model_copy(update={"folder": "runs/2-abcdef12", **changes})
 
 
@@ -45,7 +45,7 @@ def trained(model: torch.nn.Module) -> set[str]:
 
 
 def adapted(model: torch.nn.Module) -> set[str]:
-    """Last names of the layers with an adapter."""
+    """Return the last names of the layers with an adapter."""
     return {name.split(".lora_A")[0].rpartition(".")[2] for name in trained(model) if "lora_A" in name}
 
 
@@ -78,7 +78,7 @@ def test_what_the_base_lacks_is_trained_in_full_beside_an_adapter(tmp_path: Path
     bert = tiny.bert()
     base = tiny.AUTO_CLASSES[tiny.CAUSAL_LM].from_config(tiny.bert(is_decoder=True))
     config, start, paths = prepared(tmp_path, tiny.SEQUENCE, bert, lora=LORA)
-    # A language model's checkpoint has no pooler.
+    # The checkpoint of a language model has no pooler.
     base.save_pretrained(tmp_path / "model")
     bert.save_pretrained(tmp_path / "model")
     config = another_run(config)
@@ -209,7 +209,7 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_larger_model_that_cannot_be_loaded_alone_is_refused(tmp_path: Path) -> None:
-    """transformers loads the text part of a Mllama model as a language model, but not what it has saved of it."""
+    """The text part of a Mllama model loads as a language model, but not any more once it is saved alone."""
     whole = small_config("mllama", tiny.VOCABULARY)
     base = tiny.save_model(tmp_path / "model", tiny.CAUSAL_LM, whole)
     whole.save_pretrained(base)

@@ -1,4 +1,4 @@
-"""A few rows go through the start model on the CPU before anything is distributed."""
+"""A few rows are run through the start model on the CPU before the ranks begin to train."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_longest_the_shortest_and_some_between_are_tried() -> None:
 
 
 def refused_pictures(folder: Path, processor: ViTImageProcessor, **model: Any) -> str:
-    """The sentence about these pictures of unequal sizes."""
+    """Return the message with which a run on pictures of unequal sizes is refused."""
     base = tiny.save_model(folder / "model", tiny.IMAGE, tiny.vit(**model))
     processor.save_pretrained(base)
     rows = tiny.pictures(folder / "rows", 30)

@@ -1,4 +1,4 @@
-"""A model's own code and pickled weights: refused unless allowed, and then used without more harm than that."""
+"""A model's own code and pickled weights are refused unless allowed, and an allowed pickle still runs no code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 
 @pytest.fixture(autouse=True)
 def modules_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a model's code is copied before it runs."""
+    """Redirect the folder to which transformers copies a model's code before it runs."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -67,7 +67,7 @@ def edit_json(path: Path, **keys: Any) -> None:
 
 
 def with_code(folder: Path, mark: Path) -> Path:
-    """A model of a kind of its own, whose code leaves a file."""
+    """Save a model of its own type, whose code writes a file when it runs."""
     base = tiny.save_model(folder, tiny.SEQUENCE, tiny.bert())
     (base / "modeling_own.py").write_text(MODELING.format(mark=str(mark)))
     (base / "configuration_own.py").write_text(CONFIGURATION)
@@ -80,7 +80,7 @@ def with_code(folder: Path, mark: Path) -> Path:
 
 
 def with_pickle(folder: Path, state: Any = None) -> Path:
-    """A model whose only weights are a pickle: its own, or anything else."""
+    """Save a model whose only weights are a pickle: its state or, if given, `state`."""
     base = tiny.save_model(folder, tiny.SEQUENCE, tiny.bert())
     model = tiny.AUTO_CLASSES[tiny.SEQUENCE].from_pretrained(base)
     (base / "model.safetensors").unlink()
@@ -118,7 +118,7 @@ def test_a_models_own_code_is_not_executed_and_refused_with_a_sentence(tmp_path:
     ],
 )
 def test_code_is_found_in_every_configuration(tmp_path: Path, file: str, content: dict[str, Any]) -> None:
-    """Also where transformers has a class of its own for the model, and would pass over it in silence."""
+    """The rule includes models for which transformers has its own class and would ignore the code without an error."""
     base = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
     path = base / file
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | content))
@@ -138,7 +138,7 @@ def test_a_tokenizers_own_code_is_not_executed(tmp_path: Path) -> None:
 
 
 def test_code_that_appears_after_the_check_is_not_executed_either(tmp_path: Path) -> None:
-    """Each call of a library says for itself what may run."""
+    """The trust settings are passed in each call of a library."""
     base = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
     config, paths = run_of(base, tmp_path)
     prepare(config, paths)
@@ -204,7 +204,7 @@ def test_a_pickle_that_is_allowed_gives_its_weights(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Unpickling it leaves a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -225,7 +225,7 @@ def test_a_malicious_pickle_leaves_no_file_even_when_pickles_are_allowed(tmp_pat
 
 
 def test_an_adapter_does_not_lead_to_another_model(tmp_path: Path) -> None:
-    """transformers would load the model that it names in the folder's place, whatever is in that."""
+    """transformers would load the model that the adapter names, whatever else is in the folder."""
     elsewhere = with_code(tmp_path / "elsewhere", tmp_path / "mark")
     base = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
     (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(elsewhere)}))
@@ -257,7 +257,7 @@ def test_a_data_sets_loading_script_is_never_executed(tmp_path: Path, allowed: b
 def test_a_hub_data_set_with_a_loading_script_is_refused_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
 ) -> None:
-    """The installed library finds the script in a folder as it does on the hub."""
+    """The installed library finds the script in a local folder as it would on the hub."""
     base = tiny.save_model(tmp_path / "model", tiny.SEQUENCE, tiny.bert())
     folder = tmp_path / "here" / "owner" / "scripted"
     folder.mkdir(parents=True)
@@ -325,7 +325,7 @@ def test_a_model_trained_with_its_own_code_loads_in_another_process(tmp_path: Pa
 
 
 def test_every_call_that_loads_says_what_may_run() -> None:
-    """A library's default may change, and some ask whoever sits at the terminal."""
+    """The default of a library may change, and some libraries ask at the terminal."""
     silent, loading = [], 0
     for path in Path(finetune_trainer.__file__).parent.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""How the ranks come together and take leave of each other."""
+"""How the ranks wait for each other when they begin and when they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a training from outside."""
+"""Requests to stop, to save and to end for a newer attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rank is called slow."""
+"""Which rank counts as slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a rank is ended, and for whom it waited."""
+"""When the watch ends a rank, and which rank the others waited for."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_stop_request_without_steps_means_that_the_others_are_gone() -> None:
 
 
 class Ranks:
-    """Watches over a store that they share, in one process."""
+    """The watches of several ranks over a shared store, in one process."""
 
     def __init__(self, folder: Path, world: int, stop: Callable[[], bool] = lambda: False) -> None:
         self.activities = [Activity() for _ in range(world)]

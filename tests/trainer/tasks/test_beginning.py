@@ -1,4 +1,4 @@
-"""The beginning of a long text has the tokens that the whole text begins with, for every kind of tokenizer."""
+"""The beginning of a long text gives the same first tokens as the whole text, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG_MARK = "<|" + "tool" * 20 + "|>"
 
 
 def word_piece() -> Tokenizer:
-    """As BERT's and MiniLM's."""
+    """Return a tokenizer like those of BERT and MiniLM."""
     made = Tokenizer(models.WordPiece(unk_token="<unk>"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -40,7 +40,7 @@ def word_piece() -> Tokenizer:
 
 
 def byte_level(split: pre_tokenizers.PreTokenizer | None = None) -> Tokenizer:
-    """As GPT-2's, or with another way to split."""
+    """Return a tokenizer like GPT-2's, or one that splits the text differently."""
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
     own = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
@@ -53,12 +53,12 @@ def byte_level(split: pre_tokenizers.PreTokenizer | None = None) -> Tokenizer:
 
 
 def digits_from_the_right() -> Tokenizer:
-    """Digits in groups of three that are counted from the end of the number."""
+    """Return a tokenizer with digits in groups of three, counted from the end of the number."""
     return byte_level(pre_tokenizers.Split(Regex(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+?(?=\s|\d|$)"), "isolated"))
 
 
 def unigram() -> Tokenizer:
-    """As SentencePiece makes them for XLM-RoBERTa and T5."""
+    """Return a tokenizer like those of SentencePiece for XLM-RoBERTa and T5."""
     made = Tokenizer(models.Unigram())
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     made.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -68,7 +68,7 @@ def unigram() -> Tokenizer:
 
 
 def without_pre_tokens() -> Tokenizer:
-    """As Llama 2's, which merges over the whole text."""
+    """Return a tokenizer like Llama 2's, which merges over the whole text."""
     made = Tokenizer(models.BPE(unk_token="<unk>"))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=200, special_tokens=SPECIAL))
@@ -118,7 +118,7 @@ TEXTS = st.builds(
 @settings(max_examples=60, deadline=None)
 def test_the_first_tokens_are_those_of_the_whole_text(kind: str, text: str, tokens: int) -> None:
     tokenizer = TOKENIZERS[kind]
-    # With so short a first piece its end is often near to the tokens that are kept.
+    # When the first piece of the text is so short, its end is often close to the tokens that are kept.
     with mock.patch.object(beginning_module, "CHARACTERS_PER_TOKEN", 1):
         read = beginning(tokenizer, text, tokens)
     assert text.startswith(read)
@@ -127,7 +127,7 @@ def test_the_first_tokens_are_those_of_the_whole_text(kind: str, text: str, toke
 
 
 class Spy:
-    """A tokenizer that counts the characters which it is given."""
+    """A tokenizer that counts the characters passed to it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
@@ -155,7 +155,7 @@ COLUMNS: list[tuple[str, dict[str, str]]] = [
 
 
 def encoded(tokenizer: Any, task: Any, columns: dict[str, str]) -> dict[str, Any]:
-    """What a task makes of one row."""
+    """Return one row as the task encodes it."""
     rows = datasets.Dataset.from_dict({"id": ["rows.jsonl:1"], **{name: [text] for name, text in columns.items()}})
     model = tiny.bert() if task == tiny.SEQUENCE else tiny.gpt2()
     return dict(task_of(task).encode(rows, Settings(tokenizer, model, LENGTH))[0])

@@ -1,4 +1,4 @@
-"""Which models may learn the next token: it is measured on the model and not read from a flag."""
+"""Which models may learn the next token. This is measured on the model, not read from its configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model_of(config: Any, dtype: torch.dtype) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0, 0.2)  # as trained ones, large enough to matter
+                parameter.normal_(0, 0.2)  # as large as trained weights, so that they affect the outputs
     return model
 
 
@@ -55,7 +55,7 @@ def test_a_model_that_cannot_be_tried_is_judged_by_its_configuration() -> None:
 
 
 def test_a_weight_that_is_not_finite_does_not_hide_how_a_model_reads() -> None:
-    """Rows with values that are not finite are named when they are trained, and the model is not refused for them."""
+    """A model is not refused for values that are not finite; the rows with them are named during training."""
     model = model_of(tiny.llama(), torch.float32)
     with torch.no_grad():
         model.get_input_embeddings().weight[3:40] = float("nan")

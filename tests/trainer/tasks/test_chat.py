@@ -1,4 +1,4 @@
-"""Which tokens of a chat are learned, by kind of template and tokenizer; what a template is given; what is refused."""
+"""Which tokens of a chat are supervised, which values a template gets, and what is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LEARNED = {
     "IN_PARTS": ["good day<|im_end|>", "it is sunny<|im_end|>"],
     "MARKED": ["good day<|im_end|>", "it is sunny<|im_end|>"],
 }
-"""Of CHAT, by template: the answers and what ends each, and nothing after that."""
+"""The texts of CHAT that are supervised, by template: the answers and the ends of their turns."""
 
 
 def template(name: str) -> str:
@@ -69,7 +69,7 @@ def test_a_tokenizer_that_adds_or_drops_blanks_learns_the_same(name: str, kind: 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_later_rows_learn_what_the_first_one_did(name: str) -> None:
-    """They may be found in a quicker way."""
+    """Later rows may be encoded in a faster way."""
     made = tokenizer(template(name))
     chat = Chat(made)
     longer = [{"role": m["role"], "content": f"{m['content']} {n}"} for n, m in enumerate(CHAT * 2)]
@@ -134,7 +134,7 @@ def test_a_message_of_weight_0_is_read_but_not_learned(name: str) -> None:
     assert chat.notes == []
 
 
-# ---- marks of the template ------------------------------------------------------------------------------------------
+# ---- generation marks in the template -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", chat_templates.KINDS)
@@ -180,11 +180,11 @@ def test_marks_that_leave_nothing_to_learn_are_refused() -> None:
         answers(tokenizer(unmarked), CHAT)
 
 
-# ---- what the template is given -------------------------------------------------------------------------------------
+# ---- values that the template gets ----------------------------------------------------------------------------------
 
 
 def shown(made: Any, conversation: Any) -> str:
-    """The conversation as the model reads it."""
+    """Return the conversation as the model reads it."""
     text: str = made.decode(Chat(made).supervised(conversation, "rows.jsonl:1").ids)
     return text
 

@@ -1,4 +1,4 @@
-"""Accuracy and macro F1 have the values of torchmetrics, in memory that grows with the classes and not their square."""
+"""Accuracy and macro F1 equal those of torchmetrics, and their memory is linear in the number of classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.worlds import Worlds
 from finetune_trainer.tasks.metrics import Accuracy, MacroF1, Metric
 
 SECONDS_FOR_A_BATCH = 0.5
-"""Of 8 rows and 100,000 classes."""
+"""The CPU time limit for 8 rows and 100,000 classes."""
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -28,7 +28,7 @@ def test_random_rows_have_the_value_of_torchmetrics(classes: int, occurring: int
 
 
 def test_only_classes_that_occur_count_in_the_mean() -> None:
-    """Right for class 0; class 1 is predicted for class 2; class 3 never occurs."""
+    """Class 0 is predicted correctly, class 1 is predicted instead of class 2, and class 3 never occurs."""
     logits = torch.nn.functional.one_hot(torch.tensor([0, 1]), 4).float()
     assert measured(MacroF1(4), [(logits, torch.tensor([0, 2]))]) == pytest.approx(1 / 3)
 

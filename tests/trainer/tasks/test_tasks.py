@@ -1,4 +1,4 @@
-"""What each task makes of rows: token ids, what is learned, padding, loss and metrics."""
+"""How each task encodes and batches rows, and computes loss and metrics."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_accuracy_and_macro_f1_are_those_of_their_definitions() -> None:
             metric.update(torch.nn.functional.one_hot(predicted[part], 3).float(), labels[part])
         values[name] = float(metric.compute())
     assert values["accuracy"] == pytest.approx(4 / 6)
-    # Precision and recall by class: 1/2 1/2, 1 1/2, 2/3 1.
+    # Precision and recall of the classes are 1/2 and 1/2, 1 and 1/2, 2/3 and 1.
     assert values["f1"] == pytest.approx((1 / 2 + 2 / 3 + 4 / 5) / 3)
 
 
@@ -179,7 +179,7 @@ def picture_batch(picture: Image.Image, processor: Any) -> Any:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_a_transparent_picture_is_learned_as_it_looks_on_white(mode: str, tmp_path: Path) -> None:
-    """The colour below a transparent pixel is whatever the program that wrote it left there."""
+    """The colour below a transparent pixel is arbitrary; it depends on the program that wrote the picture."""
     processor = tiny.save_model(tmp_path, tiny.IMAGE, tiny.vit()) and task_of(tiny.IMAGE).load_processor(
         tmp_path, False
     )

@@ -1,4 +1,4 @@
-"""The length at which texts are cut, the padding that a model is told of, and texts that a tokenizer does not know."""
+"""The length at which texts are cut, the padding token of a model, and texts with unknown tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_trainer.tasks.text import max_tokens, set_padding, unknown_rows
 
 POSITIONS, ASKED = 64, 300
 ENDLESS = int(1e30)
-"""What a tokenizer says that knows no limit."""
+"""The maximum length that transformers reports for a tokenizer without a limit."""
 ROPE = {**tiny.SHAPE, "vocab_size": tiny.VOCABULARY, "max_position_embeddings": POSITIONS, "pad_token_id": 1}
 BERT = {**ROPE, "num_labels": 3}
 GPT = {"vocab_size": tiny.VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS}
@@ -44,7 +44,7 @@ MPT = {"vocab_size": tiny.VOCABULARY, "d_model": 16, "n_layers": 1, "n_heads": 2
 LONGFORMER = {**BERT, "attention_window": 8}
 
 CASES = [
-    # The first two of RoBERTa's rows are for padding.
+    # RoBERTa reserves the first two rows of its position embeddings for padding.
     (tiny.SEQUENCE, "Roberta", BERT, POSITIONS - 2),
     (tiny.SEQUENCE, "XLMRoberta", BERT, POSITIONS - 2),
     (tiny.SEQUENCE, "Camembert", BERT, POSITIONS - 2),

@@ -1,4 +1,4 @@
-"""Which rows of the embeddings new tokens get, and with what these rows begin."""
+"""Which rows of the embeddings new tokens get, and the initial values of these rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_trainer.errors import InvalidError
 from finetune_trainer.tasks.vocabulary import make_room
 
 PADDED = tiny.VOCABULARY + 7
-"""Rows of a vocabulary that the model's authors have padded."""
+"""The number of embedding rows of a vocabulary that the model's authors have padded."""
 OLD = slice(0, tiny.VOCABULARY)
 
 
@@ -79,7 +79,7 @@ def test_the_mean_is_taken_in_fp32() -> None:
         model.get_input_embeddings().weight[0] = 1000.0
     model = model.bfloat16()
     (new,) = make_room(model, tokenizer_with("<|ask|>"))
-    # bf16 has no number between 1000 and 1004: a sum of its rows would stay there.
+    # bf16 has no number between 1000 and 1004, so a sum in bf16 would stay at 1000.
     expected = torch.tensor((1000 + tiny.VOCABULARY - 1) / tiny.VOCABULARY, dtype=torch.bfloat16)
     assert torch.equal(model.get_input_embeddings().weight[new], expected.expand(16))
 

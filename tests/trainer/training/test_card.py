@@ -1,4 +1,4 @@
-"""The model card tells what was trained, how well it does and how to load it, and holds nobody's data."""
+"""The model card describes the training, the results and the use of a model, and contains no text of the data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def card(paths: Paths, result: Result = RESULT, **changes: Any) -> tuple[dict[str, Any], str]:
-    """The YAML header and the text of the card of a run that was prepared and reported, if not trained."""
+    """Return the YAML header and the text of the card of a run that was prepared and reported, but not trained."""
     config = run_config(model=Source(uri="workspace://models/bert"), **changes)
     clauses = [{**row, "clause": f"{row['clause']} CONFIDENTIAL"} for row in CLAUSES]
     write_jsonl(paths.workspace / "contracts/train.jsonl", clauses)
@@ -148,7 +148,7 @@ def test_a_missing_merged_copy_is_explained_and_nothing_says_how_to_load_it(path
 
 
 def save_untrained(config: RunConfig, paths: Paths) -> None:
-    """What export writes for the start model as it is."""
+    """Export the start model without training it."""
     prepared = Prepared.load(config, paths)
     engine = SimpleNamespace(module=load_model(config, prepared, {}))
     ranks = Ranks(dist.HashStore(), rank=0, world=1, scratch=paths.scratch, device=torch.device("cpu"))

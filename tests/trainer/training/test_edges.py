@@ -1,4 +1,4 @@
-"""Where distributed training goes wrong without a word: uneven rows, bad numbers, stopping, failing, no compiler."""
+"""Edge cases in which distributed training could go wrong silently: uneven rows, bad numbers, stops and failures."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_dropped_step_changes_no_weight(worlds: Worlds, tmp_path: Path) -> Non
     trainings = Trainings(worlds, tmp_path, CASES["gpt2"])
     for stage in STAGES:
         short = trainings.curve(TWO_ACCUMULATED, stage, max_steps=2, warmup_fraction=1.0)
-        # The same two steps (with the same learning rates), then nothing but bad ones.
+        # The longer training has the same first two steps, with the same learning rates, and then only bad steps.
         poisons = tuple(Poison(rank=1, step=step, where="logits") for step in (3, 4))
         longer = trainings.curve(
             TWO_ACCUMULATED, stage, max_steps=4, warmup_fraction=1.0, learning_rate=2e-3, poisons=poisons
@@ -153,7 +153,7 @@ def test_what_one_rank_finds_wrong_while_loading_is_told_by_all_ranks(worlds: Wo
 
 
 def refused(worlds: Worlds, trainings: Trainings, config: RunConfig) -> str:
-    """The sentence with which rank 0 refuses a run."""
+    """Return the message with which rank 0 refuses a run."""
     (end,) = worlds(1).run(programs.end_of_training, config, trainings.paths)
     assert end.exit_code == ExitCode.INVALID, end.error
     return end.error

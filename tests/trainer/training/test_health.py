@@ -1,4 +1,4 @@
-"""What counts as a step that went wrong."""
+"""Which steps count as skipped or as loss spikes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Loss and gradient norm of every step equal those of Hugging Face's Trainer; a step in bf16 has an exact gradient.
 
-The Trainer is right for Llama and ViT. For BERT its loss is inflated by accumulation unless it is told that the model
-takes no loss arguments; for GPT-2 it counts a token too many in each row, so there is no comparison.
+The Trainer is right for Llama and ViT. With gradient accumulation, it reports too high a loss for BERT unless its
+option for models without loss arguments is set. For GPT-2, it counts one token too many in each row, so GPT-2 is not
+compared.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from finetune_trainer.training.steps import sampler_of, total_steps
 
 MICRO_BATCH = 6
 ROUNDING_OF_BF16 = 2**-8
-"""Greatest relative error of one number that is rounded to bf16."""
+"""The greatest relative error of one number that is rounded to bf16."""
 
 
 class OrderedRows(Dataset[dict[str, Any]]):
-    """The rows of all steps in our order; the steps of an epoch's end are as long as the others here."""
+    """The rows of all steps in this project's order. Here, the last step of an epoch is as long as the others."""
 
     def __init__(self, prepared: Prepared, config: RunConfig) -> None:
         sampler = sampler_of(config, prepared)
@@ -48,7 +49,7 @@ class OrderedRows(Dataset[dict[str, Any]]):
 
 
 class Oracle(Trainer):
-    """Hugging Face's Trainer with our order and our learning rates, keeping what it computes."""
+    """Hugging Face's Trainer with this project's order and learning rates. It records losses and gradient norms."""
 
     def __init__(self, config: RunConfig, prepared: Prepared, folder: Path) -> None:
         self._config = config
@@ -137,7 +138,7 @@ def test_sixty_four_micro_batches_in_bf16_are_added_up_in_fp32(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Stages 0 and 1 also reduce in fp32, once in a step; stages 2 and 3 reduce each micro-batch in bf16."""
+    """Stages 0 and 1 also reduce in fp32, once in each step; stages 2 and 3 reduce each micro-batch in bf16."""
     trainings = Trainings(worlds, tmp_path, CASES["llama"], rows=128)
     recipe = {"global_batch_size": 128, "max_steps": 1, "warmup_fraction": 0.0, "max_grad_norm": 0.0}
     config = trainings.prepared(Layout(2, 1), stage, precision="bf16", lora=lora, **recipe)

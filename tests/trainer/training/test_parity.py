@@ -1,4 +1,4 @@
-"""The same training, whatever the number of ranks, the accumulation and the ZeRO stage."""
+"""The training is the same for any number of ranks, any accumulation and any ZeRO stage."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from finetune_trainer import contract
 from finetune_trainer.contract import RunConfig
 
 ROWS = 34
-"""With 12 rows in a step, every third step is short."""
+"""The number of training rows. With 12 rows in a step, every third step is short."""
 GLOBAL_BATCH = 12
 CLIPPED = 5
-"""In so many of the 20 steps, at least, clipping must change the gradients."""
-# Tiny parameters would otherwise be whole on every rank.
+"""The least number of the 20 steps in which clipping must change the gradients."""
+# Without this setting, every rank would hold tiny parameters whole.
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step is shared out."""
+    """How the rows of a step are divided."""
 
     ranks: int
     micro_batch: int
@@ -42,7 +42,7 @@ STAGES = (0, 1, 2, 3)
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and the gradient norm that clips some of its steps and not others."""
+    """A model, and the greatest gradient norm, which clips some of its steps and not others."""
 
     task: str
     model: Callable[..., Any]
@@ -59,7 +59,7 @@ LORA = contract.Lora(rank=4, alpha=8.0, dropout=0.0)
 
 
 class Trainings:
-    """Of one base model and dataset."""
+    """The trainings of one base model and one data set."""
 
     def __init__(
         self, worlds: Worlds, folder: Path, case: Case, rows: int = ROWS, evaluation_rows: int = 8, **model: Any
@@ -72,7 +72,7 @@ class Trainings:
         self._prepared: set[str] = set()
 
     def config(self, layout: Layout, stage: int, **changes: Any) -> RunConfig:
-        """Equal recipes, differently shared out."""
+        """Return a configuration with the same recipe for all layouts and stages."""
         precision, seed = changes.get("precision", "fp32"), changes.get("seed", 17)
         recipe = {
             "deepspeed": SHARD_ALL if stage == 3 else None,
@@ -92,7 +92,7 @@ class Trainings:
         )
 
     def prepared(self, layout: Layout, stage: int, **changes: Any) -> RunConfig:
-        """Encoded rows and the start checkpoint are there."""
+        """Prepare the encoded rows and the start checkpoint, unless an equal run has them."""
         config = self.config(layout, stage, **changes)
         if config.folder not in self._prepared:
             self.worlds(1).run(programs.prepare_run, config, self.paths)
@@ -100,7 +100,7 @@ class Trainings:
         return config
 
     def curve(self, layout: Layout, stage: int, poisons: tuple[Poison, ...] = (), **changes: Any) -> Curve:
-        """What all ranks saw, after a check that it was the same."""
+        """Train and return the curve of rank 0, after asserting that all ranks have the same."""
         config = self.prepared(layout, stage, **changes)
         curves: list[Curve] = self.worlds(layout.ranks).run(programs.curve, config, self.paths, poisons)
         assert len({curve.digest for curve in curves}) == 1, "ranks end with different weights"
@@ -117,37 +117,37 @@ class Trainings:
         stop_after: int | None = None,
         **changes: Any,
     ) -> list[End]:
-        """How each rank ended."""
+        """Train and return how each rank ended."""
         config = self.prepared(layout, stage, **changes)
         return self.worlds(layout.ranks).run(programs.end_of_steps, config, self.paths, poisons, stop_after)
 
     def train(self, layout: Layout, stage: int, **changes: Any) -> list[Any]:
-        """Rank 0's result and the others' None."""
+        """Train and return rank 0's result, and None for the other ranks."""
         config = self.config(layout, stage, folder=f"runs/whole-{stage}", **changes)
         return self.worlds(layout.ranks).run(programs.train, config, self.paths)
 
 
 def fast(*names: str) -> list[Any]:
-    """All cases; those not named are slow, because the named ones show the same."""
+    """Return all cases; those not named are marked slow, because the named ones are representative."""
     return [
         pytest.param(case, id=name, marks=() if name in names else pytest.mark.slow) for name, case in CASES.items()
     ]
 
 
 def loss_difference(one: Curve, other: Curve) -> float:
-    """The greatest, over steps."""
+    """Return the greatest difference of the losses over all steps."""
     return max(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True))
 
 
 def norm_difference(one: Curve, other: Curve) -> float:
-    """The greatest relative one, over steps."""
+    """Return the greatest relative difference of the gradient norms over all steps."""
     return max(abs(a - b) / b for a, b in zip(one.grad_norms, other.grad_norms, strict=True))
 
 
 def assert_equal_curves(
     curves: dict[str, Curve], loss: float, norm: float, record: Callable[[str, object], None]
 ) -> None:
-    """All curves agree with the first."""
+    """Assert that all curves agree with the first within the tolerances."""
     (_, first), *others = curves.items()
     losses = {name: loss_difference(curve, first) for name, curve in others}
     norms = {name: norm_difference(curve, first) for name, curve in others}
@@ -192,8 +192,10 @@ def test_dropout_depends_on_neither_ranks_nor_stage(
 
 @pytest.fixture(scope="module")
 def new_worlds(worlds: Worlds) -> Worlds:
-    """Processes that have trained nothing yet, as those of a pod: in bf16 the last bits depend on where in memory a
-    tensor lies, and twenty steps make a percent of them."""
+    """Replace the processes by new ones, which have trained nothing yet, as in a pod.
+
+    In bf16, the last bits depend on the addresses of tensors. After twenty steps, they make a difference of a percent.
+    """
     worlds.close()
     return worlds
 

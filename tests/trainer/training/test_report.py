@@ -1,4 +1,4 @@
-"""What a rank tells: whole files for the agent, written seldom, and every step in metrics.jsonl."""
+"""What a rank reports: complete files for the agent, written seldom, and every step in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def progress(paths: Paths) -> Progress:
 
 
 def begun(paths: Paths) -> Report:
-    """Rank 0's."""
+    """Return the report of rank 0, begun."""
     told = Report(CONFIG, paths, 0, "gloo", Activity())
     told.begin()
     return told
@@ -236,7 +236,7 @@ def test_metrics_that_someone_deleted_begin_with_the_base(paths: Paths) -> None:
 
 
 def test_a_full_disk_costs_no_record(paths: Paths, tmp_path: Path) -> None:
-    """/dev/full answers as a full disk does."""
+    """/dev/full fails as a full disk does."""
     with begun(paths) as told:
         files = told._metrics
         assert files is not None

@@ -1,4 +1,4 @@
-"""The best model is the result, and a training that does not improve any more ends early."""
+"""The best model becomes the result, and a training that no longer improves ends early."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def config_of(metric: contract.Metric = "accuracy", **changes: Any) -> RunConfig
 
 
 def evaluated(config: RunConfig, values: Sequence[float], losses: Sequence[float] | None = None) -> Position:
-    """The position after evaluations with these values of the metric, one after each step."""
+    """Return the position after evaluations with these values of the metric, one after each step."""
     position = Position(step=0, epoch=0.0, evaluated=True)
     for step, value in enumerate(values, 1):
         loss = losses[step - 1] if losses else 1.0
@@ -34,7 +34,7 @@ def evaluated(config: RunConfig, values: Sequence[float], losses: Sequence[float
     return position
 
 
-# ---- which model is the best ----------------------------------------------------------------------------------------
+# ---- the choice of the best model -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_of_equal_values_the_lower_loss_is_better() -> None:
     assert best.step == 2
 
 
-# ---- when it is evaluated -------------------------------------------------------------------------------------------
+# ---- when an evaluation is due --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_evaluations_come_after_epochs_or_steps_and_at_the_end_if_the_best_is_wa
 def test_it_ends_after_evaluations_without_an_improvement(
     metric: contract.Metric, values: list[float], patience: int, min_delta: float, ends_at: int | None
 ) -> None:
-    """A slow but steady improvement counts: each value is compared with the last one that was an improvement."""
+    """A slow but steady improvement counts: each value is compared with the last one that improved."""
     config = config_of(metric, early_stopping=EarlyStopping(patience=patience, min_delta=min_delta))
     ends = [count for count in range(1, len(values) + 1) if ends_early(config, evaluated(config, values[:count]))]
     assert (ends[0] if ends else None) == ends_at
@@ -114,8 +114,10 @@ Sources = tuple[Path, Path, Path]
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """A model, and evaluation rows whose labels are the opposite of what the training rows teach: the more the model
-    learns, the worse it measures."""
+    """Return a model, training rows, and evaluation rows with the opposite labels.
+
+    The more the model learns, the worse its evaluation becomes.
+    """
     folder = tmp_path_factory.mktemp("sources")
     rows = [
         tiny.write_rows(
@@ -133,7 +135,7 @@ def run_of(sources: Sources, **changes: Any) -> RunConfig:
 
 
 def evaluations(config: RunConfig, paths: Any) -> dict[int, float]:
-    """Loss by step, of the evaluations during the training."""
+    """Return the loss by step of the evaluations during the training."""
     records = read_metrics(paths.run(config))
     return {record["step"]: record["metrics"]["loss"] for record in records if record.get("split") == "step"}
 
@@ -163,7 +165,7 @@ def test_the_last_model_is_the_result_if_it_is_wanted(worlds: Worlds, sources: S
 
 
 def parts(worlds: Worlds, config: RunConfig, paths: Any, stops: Sequence[int | None]) -> list[Part]:
-    """One attempt after the other, each asked to stop after a step."""
+    """Run one attempt after the other, each asked to stop after a step."""
     done = []
     for number, stop_after in enumerate(stops, 1):
         attempt = config.model_copy(update={"attempt": number, "nonce": f"n{number}"})
@@ -195,7 +197,7 @@ def test_a_training_that_has_ended_early_trains_no_further_when_it_starts_again(
 
 
 def test_a_best_model_that_could_not_be_saved_is_not_the_best(worlds: Worlds, sources: Sources, tmp_path: Path) -> None:
-    """The disk is full when the first evaluation's model is saved."""
+    """The disk is full when the model of the first evaluation is saved."""
     config = run_of(sources)
     paths = tiny.paths_in(tmp_path)
     part = worlds(1).run(programs.part, Stage(config, None, disk_fault=(2, "full")), paths)[0]

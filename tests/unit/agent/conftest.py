@@ -19,7 +19,7 @@ def config() -> RunConfig:
 
 @pytest.fixture
 def make_pod(tmp_path: Path) -> Iterator[MakePod]:
-    """A pod of a job with so many nodes and processes per node; ended with the test."""
+    """Return a function that makes pods of a job with this many nodes and processes, and end them after the test."""
     pods: list[Pod] = []
 
     def make(rank_source: str, nodes: int = 1, processes_per_node: int = 1, **arguments: Any) -> Pod:

@@ -1,4 +1,4 @@
-"""What the ranks of these tests say: the same files as a real rank's."""
+"""What the ranks of these tests can do. They write the same files as a real rank."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def done() -> NoReturn:
 
 
 def wait_for(name: str) -> None:
-    """Until a file of that name is in the scratch folder."""
+    """Wait until a file of that name exists in the scratch folder."""
     while not (SCRATCH / name).exists():
         time.sleep(0.01)
 

@@ -1,4 +1,7 @@
-"""Stands in for `finetune_trainer.ranks.rendezvous`, which imports torch: it is there until it is told to end."""
+"""A stand-in for `finetune_trainer.ranks.rendezvous`, which imports torch.
+
+It ends when a test writes the file `end-store`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trainer pod as a process: the agent with a pod's environment and folders, and ranks whose source the test gives."""
+"""A trainer pod as a process: the agent with a pod's environment and folders, and ranks that run the test's source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Found = TypeVar("Found")
 
 
 def wait_until(condition: Callable[[], Found], seconds: float = DEADLINE_SECONDS) -> Found:
-    """The first true value of the condition. Fails after so many seconds."""
+    """Return the first true value of the condition. Raises AssertionError after so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], Found], seconds: float = DEADLINE_SECONDS
 
 
 def run_config(nodes: int = 1, processes_per_node: int = 1) -> RunConfig:
-    """The third attempt of a run on CPUs."""
+    """Return the run.json of the third attempt of a run on CPUs."""
     world = World(nodes=nodes, processes_per_node=processes_per_node, device="cpu")
     return run_configs.run_config(attempt=3, nonce="n0", zero_stage=2, world=world)
 
@@ -70,8 +70,11 @@ class Pod:
         environment: dict[str, str] | None = None,
         start_seconds: float = 120.0,
     ) -> None:
-        """`ports` are those of the agent and of the rendezvous; drawn when absent. `start_seconds` is how long a rank
-        may take to start."""
+        """Prepare the pod's folders.
+
+        `ports` are those of the agent and of the rendezvous; free ones are chosen by default. `start_seconds` is how
+        long a rank may take to start.
+        """
         self.config = config
         self.index = index
         self.folder = folder / f"pod-{index}"
@@ -115,7 +118,7 @@ class Pod:
         return self
 
     def end(self) -> tuple[int, TerminationMessage]:
-        """Wait for the agent's own end: exit code and last message."""
+        """Wait until the agent ends, and return its exit code and termination message."""
         assert self.process
         code = self.process.wait(DEADLINE_SECONDS)
         return code, TerminationMessage.model_validate_json(self.termination_log.read_bytes())
@@ -124,7 +127,7 @@ class Pod:
         return self.start().end()
 
     def kill(self) -> None:
-        """Clean up after a test that failed."""
+        """End the agent if a failed test has left it running."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -141,7 +144,7 @@ class Pod:
         return self.process is not None and self.process.poll() is None
 
     def get(self, path: str) -> tuple[int, str]:
-        """HTTP status and body; (0, "") while nobody listens."""
+        """Return the HTTP status and the body, or (0, "") if nothing listens."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
@@ -159,6 +162,6 @@ class Pod:
         return (self.folder / stream).read_text()
 
     def record(self) -> dict[str, Any]:
-        """The message with the full log, in the workspace."""
+        """Return the message with the full log, which the agent writes into the workspace."""
         path = self.workspace / self.config.folder / "attempts" / "3" / f"pod-{self.index}.json"
         return dict(json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""What the pod answers over HTTP, and to whom."""
+"""The pod's HTTP server: what it answers and which requests it refuses."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def status_of(ranks: int, progress: Progress | None = None) -> PodStatus:
 
 
 REQUESTS: list[str] = []
-"""For checkpoints, of all servers."""
+"""The requests for checkpoints that all servers have received."""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[BoundedServer]:
-    """Without the rate, which a test of its own is about."""
+    """Start a server without a rate limit, which has its own test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent_server, "BURST", 1_000_000)
         server = agent_server.serve("127.0.0.1", 0, lambda: status_of(2), REQUESTS.append)
@@ -68,7 +68,7 @@ def ask(server: BoundedServer, method: str, path: str, **request: Any) -> tuple[
 
 
 def told(server: BoundedServer, request: bytes) -> bytes:
-    """All that comes back on a connection on which these bytes were sent; nothing if it was cut."""
+    """Return all that the server sends on a connection after these bytes, or nothing if it closes the connection."""
     answer = b""
     with (
         socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client,

@@ -59,7 +59,7 @@ def test_anything_else_is_a_value_error(text: bytes) -> None:
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[tuple[Scratch, dict[str, str]]]:
-    """Where the progress goes, and the variables that lead there."""
+    """Start the receiver of progress; yield its scratch folder and the variables that make a script report to it."""
     scratch = Scratch(tmp_path)
     scratch.prepare()
     server = kubeflow_callback.receive(scratch)

@@ -51,7 +51,7 @@ def test_what_the_user_has_set_stays() -> None:
 
 
 def test_no_library_is_left_to_tell_others(make_pod: MakePod) -> None:
-    """The switches are where the rank's libraries look for them."""
+    """The telemetry switches are set where the rank's libraries read them."""
     pod = make_pod("import os, json; print(json.dumps(dict(os.environ))); done()")
     code, _ = pod.run()
     assert code == 0
@@ -78,7 +78,7 @@ assert _telemetry._TELEMETRY_QUEUE.empty()
 
 
 def test_every_switch_is_known_to_an_installed_library() -> None:
-    """A switch that no library reads any more protects nobody."""
+    """A switch that no library reads any longer has no effect."""
     transformers = pytest.importorskip("transformers", reason="needs the extra `trainer`: make setup")
     packages = Path(transformers.__file__).parents[1]
     sources = [

@@ -1,4 +1,4 @@
-"""The agent as a process, with ranks of the test: what it starts, what it answers, and how it ends."""
+"""The agent as a process with the test's ranks: what it starts, what it answers and how it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_trainer.contract import CONTRACT_VERSION, MAX_TERMINATION_MESSAGE_
 
 
 def is_gone(pid: int) -> bool:
-    """Not even a zombie."""
+    """Return whether no process with this id exists, not even a zombie."""
     return not Path(f"/proc/{pid}").exists()
 
 
@@ -173,7 +173,7 @@ def test_a_stop_request_reaches_the_ranks_as_a_file_and_not_as_a_signal(make_pod
     wait_until(lambda: (status := pod.status()) and len(status.ranks) == 2)
     pod.signal(number)
     wait_until((pod.scratch / "stop").exists)
-    pod.signal(number)  # changes nothing
+    pod.signal(number)  # has no effect
     wait_until(pod.status)
     assert not (pod.scratch / "terminated").exists()
     (pod.scratch / "go").touch()

@@ -1,4 +1,4 @@
-"""The program that reads the last message of rank 0's pod from the workspace."""
+"""The program that reads the termination message of rank 0's pod from the workspace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process is doing, seen from outside."""
+"""The state of a process, observed from outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READS_LINES = "import sys\nfor line in sys.stdin: print(sum(range(10_000_000)), 
 
 @pytest.fixture
 def process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that runs the program given."""
+    """Start a Python process that runs the given program."""
     command = [sys.executable, "-c", request.param]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

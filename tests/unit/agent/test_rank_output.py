@@ -1,4 +1,4 @@
-"""Lines, tails and secrets."""
+"""The ranks' output: its lines, the tail that is kept, and the secrets that are removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_tail_keeps_the_last_lines_within_its_size() -> None:
 
 
 def printed(*words: tuple[str, bytes], local_ranks: int = 1, first_rank: int = 0) -> RankOutput:
-    """What is kept after these words came through these pipes."""
+    """Return the output that is kept after these bytes came through these pipes."""
     output = RankOutput(range(first_rank, first_rank + local_ranks), redactor({"HF_TOKEN": "hf_01234567"}))
     for pipe, data in words:
         place, _, kind = pipe.partition(".")

@@ -22,7 +22,7 @@ def processes() -> RankProcesses:
 
 
 def start(processes: RankProcesses, **programs: str) -> None:
-    """A process for each program: `store`, or `rank_0` and so on."""
+    """Start a process for each program: `store`, or `rank_0` and so on."""
     for name, program in programs.items():
         rank = STORE if name == "store" else int(name.removeprefix("rank_"))
         processes.start(rank, [sys.executable, "-c", program], os.environ, (1, 2))
@@ -44,7 +44,7 @@ def test_the_end_of_all_ranks_is_waited_for_and_the_store_lives_on(processes: Ra
 def test_a_signal_that_comes_just_before_the_wait_is_handled_while_the_ranks_run(
     processes: RankProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal comes after Python has looked for signals and before the system call, which it does not interrupt."""
+    """The signal arrives after Python's check for signals and before the system call, which it does not interrupt."""
     waitpid, handled = os.waitpid, []
 
     def waitpid_after_a_signal(pid: int, options: int) -> tuple[int, int]:
@@ -90,7 +90,7 @@ def test_a_frozen_sibling_is_killed(processes: RankProcesses, monkeypatch: pytes
 def test_a_rank_that_cannot_be_killed_is_waited_for_only_so_long(
     processes: RankProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one that waits in the kernel for a lost volume: here the signal does not even reach it."""
+    """Such a rank waits in the kernel, for example for a lost volume. Here, the signal does not reach it at all."""
     monkeypatch.setattr(rank_processes, "KILLED_SECONDS", 0.2)
     start(processes, rank_0=SLEEP, rank_1="")
     with monkeypatch.context() as unkillable:

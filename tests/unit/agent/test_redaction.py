@@ -1,4 +1,4 @@
-"""No planted credential survives; ordinary text is unchanged."""
+"""Redaction removes every planted credential and leaves ordinary text unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NAMES = st.one_of(
 )
 SCHEMES = ["Authorization: Bearer", "Authorization: Basic", '"authorization": "Bearer']
 VALUES = chars(PRINTABLE.translate({ord(quote): None for quote in "\"'*"}), 0).map("Zq7{}".format)
-"""They begin as no other word of a test does."""
+"""Secret values. They begin like no other text of the tests."""
 GENERATED = chars(ALPHANUMERIC, 14).map("Zq7{}".format)
 
 

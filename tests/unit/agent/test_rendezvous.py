@@ -1,4 +1,4 @@
-"""Where the ranks meet: the real store, and the wait for it."""
+"""The rendezvous of the ranks, with the real store, and the wait for it."""
 
 from __future__ import annotations
 

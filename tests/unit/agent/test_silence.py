@@ -1,4 +1,4 @@
-"""When the agent ends a rank that trains alone and shows no sign of life."""
+"""The agent ends a rank that is its world's only one and shows no activity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the agent ends ranks that hang while they start."""
+"""The agent ends ranks that hang while they start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Start:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.done = {100: 0.0, 101: 0.0}
-        """CPU seconds of each process."""
+        """The CPU seconds of each process, by process id."""
         processes = RankProcesses()
         self.living = {0: 100, 1: 101}
         monkeypatch.setattr(processes, "living", lambda: self.living)
@@ -87,7 +87,7 @@ def test_all_ranks_that_hang_are_named(start: Start) -> None:
 
 
 def at_the_rank_s_start(pod: Pod, statement: str) -> None:
-    """Have the rank's process do this before it runs the trainer's code."""
+    """Make the rank's process run this statement before the trainer's code."""
     condition = "if sys.orig_argv[-1] == 'rank_of_test':"
     (pod.folder / "sitecustomize.py").write_text(f"import os, signal, sys, time\n{condition}\n    {statement}\n")
 

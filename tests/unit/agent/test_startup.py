@@ -1,4 +1,4 @@
-"""What a pod must find before it may train."""
+"""What a pod checks before it may train."""
 
 from __future__ import annotations
 

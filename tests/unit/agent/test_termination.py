@@ -1,4 +1,4 @@
-"""The cause, from what the ranks left and how their processes ended."""
+"""The cause of a pod's end, derived from the files of its ranks and how their processes ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no schema refuses, and a status that somebody else has written."""
+"""Wrong values that no schema refuses are reported, and a status that somebody else has written is handled."""
 
 from __future__ import annotations
 

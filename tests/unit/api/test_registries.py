@@ -1,4 +1,4 @@
-"""Each task and each method has one entry, and everything that reads it finds what it needs."""
+"""Each task and each method has one entry, which has everything that its readers need."""
 
 from __future__ import annotations
 

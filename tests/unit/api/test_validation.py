@@ -1,4 +1,4 @@
-"""The table of specs, with pydantic's verdict. `tests/cluster/test_validation.py` asks a real API server the same."""
+"""The table of specs, validated by pydantic. `tests/cluster/test_validation.py` validates it with a real API server."""
 
 import pytest
 from support.spec_table import CASES, Case

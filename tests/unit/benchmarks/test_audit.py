@@ -1,4 +1,4 @@
-"""Requests counted from an audit log."""
+"""The requests that are counted from an audit log."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a lent GPU machine lacks is found by what packages require, and a requirement that it cannot meet is told."""
+"""The wheels that a lent GPU machine lacks are derived from the requirements, and conflicts are reported."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ INDEX = {
     "pydantic-core": ("2.50.4", ["typing-extensions; python_version >= '3.12'", "tomli; python_version < '3.12'"]),
     **{name: ("1.0", []) for name in ("aiohttp", "email-validator", "typing-extensions", "websocket-client")},
 }
-"""Versions and METADATA of a small package index."""
+"""The versions and requirements of a small package index."""
 
 
 class Index:
-    """It gives the packages of INDEX, or of another table, and remembers who was asked for."""
+    """A function that returns the packages of INDEX, or of another table, and records the requirements."""
 
     def __init__(self, **changes: tuple[str, list[str]]) -> None:
         self.packages = {**INDEX, **changes}
@@ -70,7 +70,7 @@ def carried_names(lines: Iterable[str], machine: Machine, index: Index | None = 
 
 
 def make_wheel(folder: Path, name: str, *lines: str) -> Path:
-    """A wheel with nothing but METADATA."""
+    """Make a wheel that contains little more than METADATA."""
     path = folder / name
     distribution = "-".join(name.split("-")[:2])
     with zipfile.ZipFile(path, "w") as archive:

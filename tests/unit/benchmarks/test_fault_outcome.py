@@ -1,4 +1,4 @@
-"""Which end of a job with a fault is right."""
+"""Whether a job with a fault ended as it should."""
 
 import math
 from dataclasses import replace

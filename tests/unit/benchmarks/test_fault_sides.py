@@ -1,4 +1,4 @@
-"""What each side does after an attempt, where its checkpoints are, and what it says; pods that end together."""
+"""What each side does after an attempt, its checkpoints and its error reports; and pods that end together."""
 
 import signal
 import sys
@@ -97,7 +97,7 @@ PodOf = Callable[..., Pod]
 
 @pytest.fixture
 def pod_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodOf]:
-    """A pod that runs Python code; it has begun when it has written its first line."""
+    """Return a function that starts a pod with Python code and waits until it has written its first line."""
     monkeypatch.setattr(pods_module, "GRACE_SECONDS", 0.3)
     made: list[Pod] = []
 

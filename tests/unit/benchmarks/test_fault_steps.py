@@ -1,4 +1,4 @@
-"""Steps lost, and seconds until all ranks train again, from the times of the ranks' steps."""
+"""The lost steps, and the seconds until all ranks train again, from the times of the ranks' steps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The GPU day without a GPU: what it refuses, its tables, its arithmetic, and that a step which hangs is ended."""
+"""The GPU day without a GPU: the errors it reports, its tables, its arithmetic, and the time limit of a step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def day(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(DAY), *arguments], capture_output=True, text=True)
 
 
-# ---- what it refuses ------------------------------------------------------------------------------------------------
+# ---- errors that it reports -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

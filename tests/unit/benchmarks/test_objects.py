@@ -1,4 +1,4 @@
-"""The load: what the floor has in common with a FineTuneJob, and what a finished job asks for."""
+"""The benchmark's load: what the floor has in common with a FineTuneJob, and what a finished job needs."""
 
 import uuid
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def made() -> dict[str, Any]:
-    """A FineTuneJob as the API server returns it."""
+    """Return a FineTuneJob as the API server returns it."""
     manifest = objects.finetunejob("a", "n")
     manifest["metadata"].update({"uid": str(uuid.uuid4()), "generation": 1, "resourceVersion": "1"})
     return manifest
@@ -30,7 +30,7 @@ def template(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def without_names(spec: Any) -> Any:
-    """Values that have the UID of the job in them are all of its name."""
+    """Replace values that begin with the job's name, because they contain the UID."""
     if isinstance(spec, dict):
         return {key: without_names(value) for key, value in spec.items()}
     if isinstance(spec, list):

@@ -1,4 +1,4 @@
-"""From many numbers to few."""
+"""The summary of many numbers by percentiles and spread."""
 
 import pytest
 from operator_benchmark.percentiles import of_jobs, percentile, spread

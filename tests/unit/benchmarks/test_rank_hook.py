@@ -1,4 +1,4 @@
-"""The disturber inside a rank, without anything that trains."""
+"""The hook that disturbs a rank from inside, without a real training."""
 
 import importlib.util
 import os
@@ -68,7 +68,7 @@ def test_memory_runs_out_from_the_fault_on_for_large_micro_batches(rank_of: Call
 
 
 def in_a_rank(folder: Path, act: Act, code: str, rank: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs code in a Python that has loaded the hook by itself."""
+    """Run code in a Python process that has loaded the hook at its start."""
     environment = {**os.environ, **variables(folder, act.value, rank), "PYTHONPATH": str(HOOK)}
     command = [sys.executable, "-c", f"import sitecustomize\n{code}"]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)

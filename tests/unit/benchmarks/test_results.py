@@ -1,4 +1,4 @@
-"""The file of raw figures, and the tables made from it."""
+"""The file of raw figures, and the tables that are made from it."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_a_ratio_is_of_the_floor_measured_beside_it(results: Results) -> None:
     for floor, ours in ((1.0, 2.0), (10.0, 11.0)):
         results.add(Case(FLOOR, 500), started(floor))
         results.add(Case(START, 500), started(ours))
-    results.add(Case(FLOOR, 500), started(3.0))  # interrupted before its pair
+    results.add(Case(FLOOR, 500), started(3.0))  # the run was interrupted before the matching measurement
     assert ratios(results, 500, "running", "last") == [2.0, 1.1]
 
 

@@ -1,4 +1,4 @@
-"""When all pods of a gang were seen created and running, and a status that says so."""
+"""When a gang's pods were all created, when they all ran, and when the status reported it."""
 
 from itertools import count
 from typing import Any
@@ -22,7 +22,7 @@ def job(reason: str, attempt: int = 1) -> dict[str, Any]:
 
 @pytest.fixture
 def seen() -> Sightings:
-    """The n-th moment that it notes is second n."""
+    """Return sightings whose clock shows second n at its n-th reading."""
     ticks = count(1)
     return Sightings(2, clock=lambda: float(next(ticks)))
 

@@ -1,7 +1,7 @@
-"""What a user gets wrong, and the sentence that says so: field, value, remedy; exit code 2, no traceback.
+"""Mistakes of users and the messages for them: field, value, remedy; exit code 2, no traceback.
 
-Each case takes the shortest way on which `finetune` says it: the manifest alone, the checks of `finetune run` before
-anything starts, rank 0's preparation (in this process), or the whole of `finetune run`.
+Each case takes the shortest way to its message: the manifest alone, the checks of `finetune run` before anything
+starts, rank 0's preparation (in this process), or a whole `finetune run`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LOCAL = Settings(image="local", local=True)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the user saw."""
+    """The exit code and the output that the user sees."""
 
     code: int
     stdout: str
@@ -49,14 +49,14 @@ class Outcome:
 
 
 def in_this_process(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -> Outcome:
-    """The command, without a process of its own."""
+    """Run the command in this process."""
     code = main(case.command)
     said = capsys.readouterr()
     return Outcome(code, said.out, said.err)
 
 
 def by_rank_zero(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -> Outcome:
-    """What `finetune run` shows of an error that rank 0 finds in data and model."""
+    """Return what `finetune run` shows of an error that rank 0 finds in data or model."""
     from finetune_trainer.model.prepare import prepare
 
     job = parse(json.loads(Path("job.yaml").read_text()))
@@ -73,7 +73,7 @@ def by_rank_zero(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -
 
 
 def in_a_process(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -> Outcome:
-    """The command, as a user types it. Its progress, which is on stdout, is no part of the sentence."""
+    """Run the command as a user does, in a process. Its stdout shows progress and is not compared with the message."""
     command = [sys.executable, "-m", "finetune_operator.cli.main", *case.command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
@@ -91,7 +91,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with which every case but for its own mistake would train."""
+    """Make a workspace with which every case would train if it had no mistake."""
     folder = tmp_path_factory.mktemp("right")
     tiny.save_model(folder / "models" / "bert", tiny.SEQUENCE, tiny.bert())
     tiny.save_model(folder / "models" / "gpt2", tiny.CAUSAL_LM, tiny.gpt2())
@@ -129,5 +129,5 @@ def test_what_is_wrong_is_said_in_one_sentence_with_exit_code_2(
 
 
 def copied(folder: Path, to: Path) -> None:
-    """Hard links would be changed with their originals by the cases."""
+    """Copy a folder. Hard links would not do, because the cases change files."""
     subprocess.run(["cp", "-r", folder, to], check=True)

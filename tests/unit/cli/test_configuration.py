@@ -1,4 +1,4 @@
-"""The operator's configuration file: what it says holds, and what is wrong in it is told by its key."""
+"""The operator's configuration file: its values are applied, and an error names its key."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What `finetune run` finds of the files that a job names, before anything starts."""
+"""How `finetune run` checks the files that a job names, before anything starts."""
 
 from __future__ import annotations
 

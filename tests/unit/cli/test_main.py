@@ -1,4 +1,4 @@
-"""The commands from outside: how fast they answer, what they print, what they end with."""
+"""The commands as processes: how fast they answer, what they print and their exit codes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_reader_that_goes_away_is_no_error(command: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")
 
 
-# ---- clusters that cannot be talked to ------------------------------------------------------------------------------
+# ---- clusters that cannot be reached --------------------------------------------------------------------------------
 
 KUBECONFIG = """
 apiVersion: v1
@@ -157,7 +157,7 @@ def outside_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def outcome_of(end: Callable[[World], object], trains: bool = True, **changes: object) -> tuple[int, str]:
-    """Exit code and display of a job on two nodes, whose pods `end` ends when they train."""
+    """Return the exit code and the display for a job on two nodes whose training pods are ended by `end`."""
     shown = io.StringIO()
     async with operated() as world:
         await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources.nodes": 2, **changes}))
@@ -248,7 +248,7 @@ async def test_following_a_job_that_the_cluster_cannot_read_ends_with_2() -> Non
     assert code == INVALID
 
 
-# ---- what is shown --------------------------------------------------------------------------------------------------
+# ---- what is displayed ----------------------------------------------------------------------------------------------
 
 
 def status(phase: Phase, message: str = "", **fields: object) -> FineTuneJobStatus:

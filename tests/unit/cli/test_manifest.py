@@ -1,4 +1,4 @@
-"""YAML as kubectl reads it; the expected values are the output of `kubectl annotate --local -o json`, v1.32."""
+"""YAML is read as by kubectl. The expected values are the output of `kubectl annotate --local -o json`, v1.32."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AS_KUBECTL = [
 @pytest.mark.parametrize(("text", "value"), AS_KUBECTL, ids=[text for text, _ in AS_KUBECTL])
 def test_a_value_is_what_kubectl_makes_of_it(text: str, value: Any) -> None:
     (manifest,) = load_manifests(f"kind: A\nvalue: {text}", "a.yaml")
-    # As JSON text: 1, 1.0 and True are equal in Python, and different to the API server.
+    # The values are compared as JSON text: 1, 1.0 and True are equal in Python, but different for the API server.
     assert json.dumps(manifest["value"]) == json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""One decision at a time: what a status says, and what it must not say."""
+"""Single decisions: what a status must and must not contain."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_run_that_ends_after_an_edit_does_not_speak_for_the_edited_spec() -> N
 
 
 def test_an_edit_that_waits_does_not_take_back_that_an_earlier_one_was_observed() -> None:
-    seen = started().model_copy(update={"observed_generation": 2})  # suspend, say, which held at once
+    seen = started().model_copy(update={"observed_generation": 2})  # for example an edit of spec.suspend
     edited = job(seen, **{"metadata.generation": 3, "spec.training.seed": 3})
     training = decided(Observed(edited, NOW, "n", child(), answers={"u": answer(seen)}, edited=True))
     assert training.observed_generation == 2
@@ -186,7 +186,7 @@ def test_a_merge_that_failed_is_told_and_the_adapter_is_the_result() -> None:
 
 
 def test_metrics_that_are_not_finite_are_left_out() -> None:
-    """An API server refuses Infinity, and the run would never end."""
+    """The API server refuses Infinity, so the run would never end."""
     status = started()
     wild = RESULT.model_copy(update={"base_metrics": {"perplexity": math.inf, "f1": 0.5}, "metrics": {"f1": math.nan}})
     success = Observed(job(status), NOW, "n", child(succeeded=frozenset({0})), (ended_well(status, wild),))
@@ -206,7 +206,7 @@ def test_an_answer_with_numbers_that_no_status_holds_is_no_answer(nonsense: dict
 
 
 def running_then(suspended: bool, *pods: PodView, failure: bool = False) -> Observed:
-    """An attempt whose Job is there, and spec.suspend as it is now."""
+    """Return an attempt whose Job exists, with the current value of spec.suspend."""
     status = started()
     run = run_of(status).model_copy(update={"job_uid": "j"})
     now = job(status.model_copy(update={"run": run}), **{"spec.suspend": suspended})
@@ -229,7 +229,7 @@ def test_an_attempt_that_fails_while_it_is_to_be_suspended_says_both() -> None:
 
 
 def ended_attempt(nodes: int, *pods: PodView, deleted: bool = False, claims: Claims | None = SHARED) -> Decision:
-    """What is decided when the Job of a first attempt has failed, or was deleted."""
+    """Return the decision after the Job of a first attempt failed or was deleted."""
     status = started(**{"spec.resources": {"nodes": nodes, "gpusPerNode": 0}})
     assert run_of(status).nodes == nodes
     run = run_of(status).model_copy(update={"job_uid": "j"})
@@ -329,7 +329,7 @@ def test_the_configuration_that_the_reading_job_mounts_is_made_again_first() -> 
 
 
 def test_ended_pods_let_go_of_a_claim_that_is_being_deleted() -> None:
-    """The claim goes only when no pod uses it, and a pod that has ended still does."""
+    """The claim is deleted only when no pod uses it, and a pod that has ended still counts."""
     going = {"finetune": ClaimView(("ReadWriteMany",), deleted=True)}
     crashed = PodView(uid="u", name="p", index=0, owner_uid="j", phase="Failed", exit_code=1, ended=NOW)
     status = decided(Observed(job(started()), NOW, "n", child(), (crashed,)))
@@ -372,7 +372,7 @@ def test_a_failed_pod_that_a_sidecar_keeps_running_holds_nothing() -> None:
 
 @pytest.mark.parametrize("letter", ["x", "漢"])
 def test_a_status_stays_below_32_kib(letter: str) -> None:
-    """Everything is there, and as long as it can be."""
+    """Every field of the status is set and as long as possible."""
     status = started()
     for number in range(1, 30):
         status = failed(status, error=letter * 1200, log=tuple(letter * 60 for _ in range(20)))

@@ -1,4 +1,4 @@
-"""Who leads: decided on a lease and our own clock."""
+"""Leadership, which is decided from the lease and the operator's own clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An API server that answers as a test says, over HTTP."""
+"""An API server over HTTP whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FakeServer:
-    """Gives its answers in turn; the last one for ever."""
+    """A server that gives its answers in turn, and the last one for all further requests."""
 
     def __init__(self) -> None:
         self.answers: list[Handler] = []
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
-        """Method, path, query and body of each request."""
+        """The method, path, query and body of each request."""
         self.cluster: KubeCluster
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -49,7 +49,7 @@ async def server() -> AsyncIterator[FakeServer]:
 
 
 def status(code: int, reason: str = "", message: str = "", **headers: str) -> Handler:
-    """An error as the API server gives it."""
+    """Return an error in the format of the API server."""
 
     async def answer(request: web.Request) -> web.Response:
         body = {"kind": "Status", "code": code, "reason": reason, "message": message}
@@ -59,7 +59,7 @@ def status(code: int, reason: str = "", message: str = "", **headers: str) -> Ha
 
 
 def text(code: int, body: str) -> Handler:
-    """An answer that is not JSON."""
+    """Return an answer that is not JSON."""
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(status=code, text=body)
@@ -68,7 +68,7 @@ def text(code: int, body: str) -> Handler:
 
 
 def ok(body: Any) -> Handler:
-    """A plain answer."""
+    """Return a successful answer."""
 
     async def answer(request: web.Request) -> web.Response:
         return web.json_response(body)
@@ -77,12 +77,12 @@ def ok(body: Any) -> Handler:
 
 
 def listed(version: str, *objects: dict[str, Any], following: str = "") -> Handler:
-    """A list, or a page of it."""
+    """Return a list, or one page of it."""
     return ok({"metadata": {"resourceVersion": version, "continue": following}, "items": list(objects)})
 
 
 def streamed(*events: tuple[str, dict[str, Any]]) -> Handler:
-    """A watch that ends after these events."""
+    """Return a watch that ends after these events."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -95,6 +95,6 @@ def streamed(*events: tuple[str, dict[str, Any]]) -> Handler:
 
 
 def config(name: str, version: str, uid: str | None = None) -> dict[str, Any]:
-    """A ConfigMap as a server stores it."""
+    """Return a ConfigMap as the API server stores it."""
     metadata = {"name": name, "namespace": "lab", "uid": uid or f"uid-{name}", "resourceVersion": version}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}

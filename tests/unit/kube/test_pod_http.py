@@ -1,4 +1,4 @@
-"""Asking a pod that is hostile: at which addresses one asks at all, and what an answer may be."""
+"""Requests to a pod that is hostile: the addresses that are asked, and the answers that are accepted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def pod(speak: Speak) -> AsyncIterator[str]:
-    """A pod that answers whoever connects with `speak`; its URL."""
+    """Run a pod that answers each connection with `speak`, and yield its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -59,7 +59,7 @@ def for_ever(data: bytes, pause: float = 0.0, begin: bytes = b"") -> Speak:
 
 
 async def asked(speak: Speak, timeout: float = 0.5) -> bytes | None:
-    """What is heard of it; it never takes longer than the time-out."""
+    """Return the answer that is accepted, and assert that waiting for it ended soon after the timeout."""
     http = PodHttp()
     async with pod(speak) as url:
         begun = time.monotonic()
@@ -180,7 +180,7 @@ def at(ip: str | None, host_ip: str = "192.0.2.1", **spec: Any) -> dict[str, Any
     [
         ("10.1.2.3", "http://10.1.2.3:8471/status"),
         ("100.64.0.7", "http://100.64.0.7:8471/status"),
-        ("240.0.0.9", "http://240.0.0.9:8471/status"),  # some clusters have pods there
+        ("240.0.0.9", "http://240.0.0.9:8471/status"),  # some clusters use such addresses for pods
         ("fd00::7", "http://[fd00::7]:8471/status"),
         ("2001:db8::7", "http://[2001:db8::7]:8471/status"),
     ],

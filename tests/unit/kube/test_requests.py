@@ -1,4 +1,4 @@
-"""Requests: what is sent, what is tried again, and which error an answer becomes."""
+"""Requests to the API server: what is sent, what is retried, and which error an answer becomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watch over connections that end, break, and come too late."""
+"""A watch whose connections end, break or are too old."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def first(server: FakeServer, count: int) -> list[tuple[str, str, str]]:
-    """(type, name, resourceVersion) of the first events."""
+    """Return (type, name, resourceVersion) of the first events."""
     events: list[Event] = []
     async with asyncio.timeout(10):
         async for event in server.cluster.watch(CONFIGMAPS, "lab"):
@@ -30,7 +30,7 @@ async def first(server: FakeServer, count: int) -> list[tuple[str, str, str]]:
 
 
 def versions(server: FakeServer) -> list[str]:
-    """From which each stream was asked for; "list" for a list."""
+    """Return the resourceVersion with which each stream was requested, or "list" for a list."""
     return [query.get("resourceVersion", "list") for _, _, query, _ in server.requests]
 
 

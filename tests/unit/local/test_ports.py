@@ -1,4 +1,4 @@
-"""Ports that nobody takes away before they are used."""
+"""Free ports that no other process takes before they are used."""
 
 from __future__ import annotations
 

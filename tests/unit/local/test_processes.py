@@ -1,4 +1,4 @@
-"""Pods as processes: what a container may rely on, and that nothing of it is left."""
+"""Pods as processes: what a container may rely on, and that nothing of a pod is left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: se
 
 
 class Laptop:
-    """A cluster over processes, and what the tests ask of it."""
+    """A cluster whose pods are processes, with helpers for the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.workspace = folder / "workspace"
@@ -38,7 +38,7 @@ class Laptop:
         await self.cluster.create(JOBS, job("task", "lab", *command, pods=pods, **pod_spec))
 
     async def until(self, what: Callable[[list[Object]], Any]) -> list[Object]:
-        """The pods, as soon as something is true of them."""
+        """Return the pods as soon as the condition is true of them. Fails after 20 seconds."""
         pods: list[Object] = []
         try:
             async with asyncio.timeout(20):
@@ -112,7 +112,7 @@ async def test_a_pod_that_ends_well_is_succeeded_and_its_log_is_kept(laptop: Lap
 async def test_a_pod_that_takes_more_memory_than_its_limit_is_ended(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch, megabytes: int, reason: str, exit_code: int
 ) -> None:
-    """The memory is that of a process below the first one, and it is held for longer than between two looks."""
+    """A child of the first process holds the memory, for longer than the interval between two checks."""
     monkeypatch.setattr(memory, "SECONDS_BETWEEN_LOOKS", 0.05)
     await laptop.run(
         f"""

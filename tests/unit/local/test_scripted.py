@@ -1,4 +1,4 @@
-"""The in-memory cluster with pods that a test moves: nodes that are lost, time that stands still."""
+"""The in-memory cluster with pods that the test controls, lost nodes and virtual time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_operator.protocol import CONFIGMAPS, JOBS, PODS, Event, Object
 
 
 class VirtualClock:
-    """Time stands still until it is moved."""
+    """A clock that stands still until the test advances it."""
 
     def __init__(self) -> None:
         self._now = 1_800_000_000.0
@@ -32,7 +32,7 @@ class VirtualClock:
         await woken.wait()
 
     async def pass_(self, seconds: float) -> None:
-        """Move the time, and let everybody act."""
+        """Advance the time and let all tasks run."""
         self._now += seconds
         for until, woken in self._sleepers:
             if until <= self._now:
@@ -41,7 +41,7 @@ class VirtualClock:
 
 
 async def settle() -> None:
-    """Let the controllers act."""
+    """Let the controllers run."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -21,7 +21,7 @@ subprocess.Popen.__init__ = started_and_ended
 sys.argv = ["supervise.py", sys.executable, "-c", "raise SystemExit(7)"]
 runpy.run_path({supervise.__file__!r}, run_name="__main__")
 """
-"""The command has ended before its parent looks at it for the first time."""
+"""A program in which the command ends before its parent first checks for it."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="waits for a child without reaping it, as Linux can")

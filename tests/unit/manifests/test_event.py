@@ -1,4 +1,4 @@
-"""An event's content, and the name that makes one of those that say the same."""
+"""An event's content, and its name, which is the same for repetitions of the event."""
 
 from __future__ import annotations
 

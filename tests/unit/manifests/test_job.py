@@ -1,4 +1,4 @@
-"""The pods of an attempt: restricted, complete, and the user's fields where they belong."""
+"""The pods of an attempt are restricted and complete, and the user's fields are where they belong."""
 
 import re
 from typing import Any

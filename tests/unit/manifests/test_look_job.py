@@ -25,7 +25,7 @@ TEMPLATE = {
 
 
 def made(network: Network | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The Job of the attempt and the Job that reads its result."""
+    """Return the Job of the attempt and the Job that reads its result."""
     settings = Settings(image="trainer:1", network=network)
     job = parse(manifest(**{"metadata.uid": "0b5e7d2a", "spec.resources": GPUS, "spec.podTemplate": TEMPLATE}))
     run = next_run(job, 1, settings, "nonce", NOW)

@@ -1,4 +1,4 @@
-"""What the pods of a job may reach: everything is denied but what is listed."""
+"""The NetworkPolicy of a job's pods denies all connections except the listed ones."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whose answers count: of this attempt's pods, each about itself, in figures that a status can hold."""
+"""The answers that are accepted: each pod of the attempt may report only itself, in numbers that a status can hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUN = RunStatus(
 
 
 def pod(index: Any) -> Object:
-    """As the API has it."""
+    """Return a pod as the API returns it."""
     labels = {constants.LABEL_INDEX: str(index)}
     metadata = {"name": f"pod-{index}", "uid": f"uid-{index}", "labels": labels}
     return {"metadata": metadata, "spec": {}, "status": {"podIP": f"10.0.0.{index}"}}
@@ -39,7 +39,7 @@ def rank(number: Any, **changes: Any) -> dict[str, Any]:
 
 
 def answer(of: int, **changes: Any) -> dict[str, Any]:
-    """What an honest agent answers, but for the changes."""
+    """Return an honest agent's answer with these changes."""
     own = range(of * PROCESSES, (of + 1) * PROCESSES)
     told = {
         "podUid": f"uid-{of}", "attempt": RUN.attempt, "nonce": RUN.nonce, "index": of,
@@ -53,7 +53,7 @@ def figures(**changes: Any) -> dict[str, Any]:
 
 
 class Pods:
-    """A cluster whose pods answer as a test says."""
+    """A cluster whose pods give the test's answers."""
 
     def __init__(self, *answers: dict[str, Any] | bytes | None) -> None:
         self.bodies = [json.dumps(told).encode() if isinstance(told, dict) else told for told in answers]
@@ -64,7 +64,7 @@ class Pods:
 
 
 async def heard(*answers: dict[str, Any] | bytes | None) -> dict[str, PodStatus]:
-    """What is left of these answers of pods 0, 1, …"""
+    """Return what is accepted of these answers of pods 0, 1 and so on."""
     cluster = cast(Cluster, Pods(*answers))
     return await ask(cluster, RUN, "default", [PodView.of(pod(index)) for index in range(len(answers))], 8471)
 
@@ -76,7 +76,7 @@ async def test_honest_answers_complete_the_world() -> None:
 
 
 async def test_an_answer_with_another_pods_uid_is_dropped() -> None:
-    """So it is when a pod's address leads to another pod."""
+    """A pod's address may lead to another pod."""
     assert sorted(await heard(answer(0), answer(0))) == ["uid-0"]
     assert sorted(await heard(answer(1), answer(1))) == ["uid-1"]
 
@@ -155,7 +155,7 @@ async def test_a_loss_that_no_status_can_hold_makes_the_answer_worthless(loss: s
 
 
 async def test_a_loss_below_zero_is_a_loss() -> None:
-    """Of objectives that other trainers have."""
+    """Objectives of other trainers can have such a loss."""
     (told,) = (await heard(answer(0, progress=figures(loss=-3.5)))).values()
     shown = progress.progress_of(RUN, [told], (), None)
     assert shown is not None

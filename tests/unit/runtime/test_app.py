@@ -1,4 +1,4 @@
-"""The operator's start and its periodic look at everything."""
+"""The operator's start, its periodic list of all jobs, and its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from finetune_operator.runtime.leader import RELEASE_FOR
 
 
 class Stumbling(LocalCluster):
-    """Fails in the lists of FineTuneJobs that `fails` names, counted from 1."""
+    """A cluster in which those lists of FineTuneJobs fail that `fails` selects. They are counted from 1."""
 
     def __init__(self, fails: Callable[[int], ApiError | None]) -> None:
         super().__init__(ScriptedDriver(), admit=admit)
@@ -127,7 +127,7 @@ async def test_an_informer_whose_watches_end_is_started_again() -> None:
 
 
 async def test_the_workers_are_there_before_the_informer_starts() -> None:
-    """kopf takes every task that comes after its own start for one of its own, and cancels it when it ends."""
+    """kopf considers every task that starts after itself as its own, and cancels it when kopf ends."""
     before = len(asyncio.all_tasks())
     there = 0
 
@@ -145,7 +145,7 @@ async def test_the_workers_are_there_before_the_informer_starts() -> None:
 
 
 class Slow:
-    """A reconciler that takes its time, and makes a note when it has not been disturbed."""
+    """A reconciler that takes some seconds and records when it was not interrupted."""
 
     def __init__(self, seconds: float, done: list[float], cluster: Cluster, *_: Any, **named: Any) -> None:
         self._seconds = seconds
@@ -159,7 +159,7 @@ class Slow:
         return 0
 
     def forget(self, key: Key) -> None:
-        """Nothing is kept."""
+        """Do nothing, because nothing is remembered."""
 
 
 @pytest.mark.parametrize(("seconds", "takes"), [(3.0, (0, 3)), (60.0, (DRAIN, DRAIN))])
@@ -191,7 +191,7 @@ def test_the_lease_is_given_back_though_the_last_renewal_was_not_answered() -> N
         await scene.until(lambda: operator.leads)
 
         async def unanswered(resource: Resource) -> None:
-            """The write takes effect, and nobody is told."""
+            """Write the Lease but do not answer."""
             if resource == LEASES:
                 operator.connection.fault = None
                 lease = await scene.lease()
@@ -231,7 +231,7 @@ def test_who_waits_to_lead_ends_without_touching_the_lease() -> None:
 
 
 async def test_the_informer_ends_last() -> None:
-    """kopf cancels what it finds when it ends, and that may be a part of what is under way."""
+    """kopf cancels the tasks that it finds when it ends, and these may belong to running reconciles."""
     ended: list[str] = []
     begun, stop = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Somebody deletes a child of an attempt that goes on, over the in-memory cluster."""
+"""Somebody deletes a child of a running attempt. The tests use the in-memory cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GUARDED: Settings = replace(FAST, network=Network())
 
 
 async def again(world: World, resource: Resource, name: str) -> Object:
-    """The child, as soon as it is there."""
+    """Return the child as soon as it exists."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -123,7 +123,7 @@ async def test_an_object_of_the_same_name_that_is_not_ours_is_left_alone_and_an_
 
 @asynccontextmanager
 async def with_attempt() -> AsyncIterator[Bench]:
-    """An attempt that goes on, of an operator that nobody informs."""
+    """Yield a running attempt and an operator that receives no events."""
     async with bench() as made:
         await made.cluster.create(FINETUNEJOBS, manifest())
         await made.reconcile_until(lambda s: s.run and s.run.job_uid)
@@ -155,7 +155,7 @@ async def test_a_deletion_of_which_no_event_came_is_noticed_after_ten_minutes() 
         made.now += timedelta(seconds=LASTS - 1)
         await made.reconciler.reconcile(KEY)
         assert await gone(made, SERVICES)
-        made.now += timedelta(seconds=31)  # a look is recalled for half a minute
+        made.now += timedelta(seconds=31)  # an observation is kept for half a minute
         await made.reconciler.reconcile(KEY)
         assert not await gone(made, SERVICES)
 
@@ -201,7 +201,7 @@ async def test_a_child_that_is_refused_is_tried_again_and_the_attempt_goes_on() 
 async def test_a_child_that_could_not_be_made_at_once_is_made_with_the_next_look(
     resource: Resource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An API server that stumbles in between, and no further event."""
+    """The API server fails in between, and no further event follows."""
     async with with_attempt() as made:
         (child,) = await made.cluster.list(resource, "default")
         await made.cluster.delete(resource, "default", child["metadata"]["name"])

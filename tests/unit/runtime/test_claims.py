@@ -1,4 +1,4 @@
-"""No pod is started before its claims are there, over the in-memory cluster."""
+"""No pod is started before its claims exist. The tests use the in-memory cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that cannot start is mended by an edit, whatever it waits for: the whole operator, pods scripted."""
+"""An edit repairs a job that cannot start, whatever it waits for. The whole operator runs; the pods are scripted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NODES = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/sel
 
 
 async def trains_and_completes(world: World, attempt: int, count: int = 1) -> list[Object]:
-    """The pods of the attempt, which run and then end well."""
+    """Return the pods of the attempt, after they have run and completed."""
     pods = await world.pods_of_attempt(attempt, count)
     for pod in pods:
         world.driver.schedule(pod)
@@ -96,7 +96,7 @@ async def test_a_claim_that_pods_of_an_earlier_run_hold_is_exchanged_for_another
 async def test_an_edit_during_the_back_off_starts_its_attempt_at_once() -> None:
     async with operated(automatic=False) as world:
         await world.cluster.create(FINETUNEJOBS, manifest(**{"spec.image": "localhost/trainer:0"}))
-        for attempt in (1, 2):  # the second counted failure is followed by a delay
+        for attempt in (1, 2):  # a delay follows the second counted failure
             (pod,) = await world.pods_of_attempt(attempt, 1)
             world.driver.schedule(pod)
             world.driver.finish(pod, 1)

@@ -1,4 +1,4 @@
-"""The events of a job's life, as `kubectl describe` lists them: each transition once."""
+"""The events of a job as `kubectl describe` lists them: one for each transition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_trainer.contract import Phase as RankPhase
 
 
 async def told(world: World, at_least: int) -> list[str]:
-    """Type and reason of each event, in the order of their time."""
+    """Return the type and the reason of each event, in the order of their times."""
     async with asyncio.timeout(10):
         while len(events := await world.cluster.list(EVENTS, "default")) < at_least:
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""No write begins when the time of a leader is over, though it could not notice; and reads go on."""
+"""No write starts after a leader's time is over, even if the leader could not notice it. Reads continue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_leader_whose_loop_stood_still_writes_nothing_more(write: Write)
     assert await fence.get(CONFIGMAPS, "lab", "settings") == read
 
     now = RENEW_EVERY
-    with suppress(NotFoundError):  # a ConfigMap has no status to put, says the cluster itself
+    with suppress(NotFoundError):  # the in-memory cluster refuses it, because a ConfigMap has no status
         await write(fence, read)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

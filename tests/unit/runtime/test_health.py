@@ -1,4 +1,4 @@
-"""The operator's endpoints: what the probes are told, and from when on."""
+"""The operator's HTTP endpoints: what they report to probes, and from when on."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_another_path_is_not_found(path: str) -> None:
 
 
 async def test_no_connection_is_kept() -> None:
-    """Its task would hold up the operator's end."""
+    """The task of a kept connection would delay the operator's end."""
     async with asking(Health()) as client, client.get("/healthz") as response:
         assert response.headers["Connection"] == "close"
 
@@ -157,7 +157,7 @@ def test_a_port_in_use_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def silent_api_server(tmp_path: Path) -> Iterator[Path]:
-    """A kubeconfig for a server that takes connections and never answers."""
+    """Yield a kubeconfig for a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         config = {
             "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""Which events wake a job's key, and when."""
+"""Which events queue a job's key for a reconcile, and with which delay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = Key("default", "clauses")
 
 
 class Woken:
-    """A queue that only remembers."""
+    """A queue that only records what is added."""
 
     def __init__(self) -> None:
         self.calls: list[float] = []
@@ -32,7 +32,7 @@ class Woken:
 
 
 def woken(resource: Any, *bodies: Object, gone: bool = False, job: Object | None = None) -> list[float]:
-    """What the last of several events did; the Job was seen before."""
+    """Return the delays with which the last of these events queued the key. `job` was observed before."""
     queue = Woken()
     intake = Intake(queue, JobMemories())  # type: ignore[arg-type]
     if job:

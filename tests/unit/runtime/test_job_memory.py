@@ -1,4 +1,4 @@
-"""What is remembered of a job, and on which occasion which part of it is forgotten."""
+"""What is remembered of a job, and which part of it is forgotten when."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def look(memories: JobMemories) -> Look:
 
 
 def full() -> JobMemories:
-    """Everything is remembered of two jobs."""
+    """Return memories in which everything is remembered of two jobs."""
     memories = JobMemories()
     for key, uid in ((KEY, "p0"), (OTHER, "q0")):
         memories.record(view(uid), key)
@@ -155,7 +155,7 @@ def test_jobs_that_another_attempt_has_followed_are_kept_in_mind_until_the_finet
     assert memories.find(KEY).followed == set()
 
 
-# ---- looks ----------------------------------------------------------------------------------------------------------
+# ---- observations ---------------------------------------------------------------------------------------------------
 
 
 def test_a_look_is_recalled_for_a_while() -> None:

@@ -1,4 +1,7 @@
-"""Two operators, one lease: who acts, for how long, and who comes next. In virtual time, over the in-memory cluster."""
+"""Several operators with one lease: who acts, for how long, and who is next.
+
+Time is virtual and the cluster is in memory.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from finetune_operator.core.leadership import ACT_FOR, LEASE_SECONDS, LOOK_EVERY
 from finetune_operator.protocol import FINETUNEJOBS, LEASES, PODS, Object, Resource
 
 BEAT = 0.6
-"""Seconds in which the operator that leads looks at the job."""
+"""Seconds within which the leader reconciles the job."""
 TAKEN_OVER = LEASE_SECONDS + LOOK_EVERY + BEAT
-"""Seconds after its last renewal in which a lease has a new holder that works."""
+"""Seconds after a lease's last renewal within which a new holder acts."""
 Fault = Callable[[Resource], Awaitable[None]]
 
 
@@ -137,7 +140,7 @@ def test_an_api_server_that_is_away_for_all_leaves_none_at_work_and_then_one() -
 
 
 def overlap(scene: Scene, leader: Operator, standby: Operator) -> float:
-    """For how many seconds both have acted."""
+    """Return for how many seconds both operators have acted."""
     return scene.times(leader)[-1] - scene.times(standby)[0]
 
 
@@ -162,7 +165,8 @@ def test_two_act_at_once_only_when_a_clock_is_wrong_by_half_and_then_not_for_lon
             assert 0 < overlap(scene, leader, standby) <= most
         else:
             assert overlap(scene, leader, standby) <= 0
-        # Overlap is harmless: each write is of what was read, and what exists is not made again.
+        # Overlap is harmless: a write is refused unless it is based on the newest version, and nothing is created
+        # twice.
         run = scene.status().run
         assert run is not None
         assert (run.number, run.attempt, scene.status().ledger) == (1, 1, [])
@@ -291,7 +295,7 @@ def test_nothing_but_the_lease_is_written_while_nothing_happens() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_to_three_operators_each_acts_only_in_its_own_turns(seed: int) -> None:
-    """Turns are counted by the lease itself: were two at work at once, there would be more changes than turns."""
+    """The lease counts its holders. If two operators acted at once, the actor would change more often."""
 
     async def scene(scene: Scene) -> None:
         chance = random.Random(seed)

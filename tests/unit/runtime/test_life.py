@@ -1,4 +1,4 @@
-"""The life of a job as its user sees it in the status: the whole operator over the in-memory cluster, pods scripted."""
+"""The life of a job as its status shows it. The whole operator runs on the in-memory cluster; the pods are scripted."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ async def test_a_settled_job_is_written_no_more() -> None:
         world.driver.finish(pod, 0, last_words(pod, run))
         await world.until(lambda s: s.phase == Phase.COMPLETE)
         settled = (await world.job())["metadata"]["resourceVersion"]
-        # A marker that the operator works on after all that was queued before it.
+        # The operator reconciles this job after all that was queued before it.
         await world.cluster.create(FINETUNEJOBS, manifest("other"))
         await world.until(lambda s: s.phase == Phase.STARTING, "other")
         assert (await world.job())["metadata"]["resourceVersion"] == settled

@@ -1,4 +1,4 @@
-"""Nothing grows with the jobs that have been: whatever an operator keeps of a job goes with it."""
+"""An operator's memory does not grow with past jobs: whatever it keeps of a job is removed with the job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDS = 5
 
 
 def kept(operator: Operator) -> dict[str, int]:
-    """How much is in each container that lives as long as the operator, by its place; empty ones are left out."""
+    """Return the sizes of all containers that live as long as the operator, by place. Empty ones are left out."""
     sizes: dict[str, int] = {}
     for part in operator.parts:
         for name, value in containers(part, type(part).__name__):

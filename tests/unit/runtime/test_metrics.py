@@ -1,4 +1,4 @@
-"""What the operator's metrics say of reconciles, jobs and attempts, and that their page names all of them."""
+"""The operator's metrics of reconciles, jobs and attempts, and the page that names all of them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_a_job_whose_deletion_nobody_saw_is_forgotten_when_everything_is_l
 
 
 class Refusing(LocalCluster):
-    """Answers to the read of a job, or to the writing of its status, with an error; or hangs."""
+    """A cluster that answers the read of a job or the write of its status with an error, or hangs."""
 
     def __init__(self, reading: Exception | None = None, writing: Exception | None = None, hangs: bool = False) -> None:
         super().__init__(ScriptedDriver(), admit=admit)
@@ -226,7 +226,10 @@ async def test_a_key_waits_from_when_it_was_first_added() -> None:
 def status(
     attempt: int = 1, ended: bool = False, ledger: tuple[int, ...] = (), ready: str | None = None
 ) -> FineTuneJobStatus:
-    """Of run 1, with the numbers of the attempts in its ledger (negative: a success), and the time of WorldReady."""
+    """Return a status of run 1.
+
+    `ledger` has the numbers of its attempts (negative: a success); `ready` is the time of WorldReady.
+    """
     run = {
         "number": 1,
         "attempt": attempt,
@@ -289,7 +292,10 @@ def test_a_world_becomes_ready_once_and_its_time_counts_from_the_run_s_start() -
 
 
 def lost(seconds: str, *ledger: str) -> FineTuneJobStatus:
-    """Of run 1, whose world was lost at that time of the first hour, with the classes of what has ended then."""
+    """Return a status of run 1 whose world was lost at that time of the first hour.
+
+    `ledger` has the classes of the attempts that had ended by then.
+    """
     made = status(attempt=2)
     made.conditions = set_condition(
         [], ConditionType.WORLD_READY, "False", "R", "", 1, from_text(f"2026-01-01T{seconds}Z")
@@ -314,7 +320,7 @@ def ready_after(before: FineTuneJobStatus, time: str) -> FineTuneJobStatus:
 
 
 def test_a_recovery_counts_from_the_loss_of_the_world_to_the_world_of_a_later_attempt() -> None:
-    """By the times in the status alone: whichever operator wrote the loss, the one that writes the return counts it."""
+    """The times come from the status: one operator may write the loss and another one the recovery."""
     before = lost("00:10:00", "Infrastructure")
     after = ready_after(before, "2026-01-01T00:11:30Z")
     assert seconds_to_recovery(before, after) == 90
@@ -361,7 +367,9 @@ async def test_a_job_that_recovers_is_counted_once() -> None:
         world.say(pod, run)
         ready = await world.until(lambda s: s.phase == Phase.TRAINING)
         since = next(c.last_transition_time for c in ready.conditions if c.type == ConditionType.WORLD_READY)
-        await until(lambda: datetime.now(UTC) >= from_text(since) + timedelta(seconds=1))  # statuses have whole seconds
+        await until(
+            lambda: datetime.now(UTC) >= from_text(since) + timedelta(seconds=1)
+        )  # status times are whole seconds
         world.driver.finish(pod, 1, last_words(pod, run, 1, error="a link broke"))
         run = run_of(await world.until(lambda s: s.run and s.run.attempt == 2 and s.phase == Phase.STARTING))
         (pod,) = [p for p in await world.pods(1) if p["metadata"]["uid"] != pod["metadata"]["uid"]]
@@ -409,7 +417,7 @@ def test_the_page_names_every_metric_with_its_type_and_labels() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.M)
     documented = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert len(documented) == len(rows)
-    # What there is to tell of a process depends on the platform.
+    # The available metrics of a process depend on the platform.
     missing = {name for name in documented.keys() - exposed.keys() if not name.startswith("process_")}
     assert missing == set()
     assert {name: documented.get(name) for name in exposed} == exposed

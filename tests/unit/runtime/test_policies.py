@@ -1,4 +1,4 @@
-"""NetworkPolicies of older configurations of the operator go when no pod needs them any more."""
+"""NetworkPolicies of older configurations of the operator are deleted when no pod needs them any longer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WIDE = replace(SETTINGS, network=Network(egress=({"ports": [{"protocol": "TCP", 
 
 
 def configured_anew(made: Bench) -> None:
-    """The operator was upgraded: it remembers nothing, and its jobs may reach more."""
+    """Replace the operator by one that remembers nothing and whose jobs may reach more."""
     made.reconciler = Reconciler(made.cluster, WIDE, JobMemories(), now=lambda: made.now)
 
 
 async def of_pod(made: Bench, attempt: int) -> tuple[Object, str]:
-    """The attempt's first pod, and the policy that it bears."""
+    """Return the attempt's first pod and the name of the policy that applies to it."""
     await made.reconcile_until(lambda s: s.run and s.run.attempt == attempt and s.run.job_uid)
     pod, *_ = await made.world.pods_of_attempt(attempt, 1)
     return pod, pod["metadata"]["labels"]["finetune.dev/network-policy"]
@@ -61,7 +61,7 @@ async def test_an_older_policy_of_pods_that_were_still_ending_goes_ten_minutes_l
         configured_anew(made)
         first, second = await made.world.pods_of_attempt(1, 2)
         made.world.driver.finish(first, 1)
-        made.now = datetime.now(UTC) + timedelta(seconds=10)  # the pods' times are real ones
+        made.now = datetime.now(UTC) + timedelta(seconds=10)  # the pods have real times
         await made.reconcile_until(lambda s: s.run and s.run.attempt == 2 and s.run.job_uid)
         new = (await policies(made)) - {old}
         assert await policies(made) == {old, *new}, "a pod of the first attempt still saves"

@@ -1,4 +1,4 @@
-"""The queue of keys."""
+"""The queue of keys to reconcile."""
 
 import asyncio
 from collections import Counter
@@ -175,7 +175,7 @@ async def test_a_later_timer_does_not_push_back_an_earlier_one() -> None:
         await until(done)
 
 
-# ---- paused, drained ------------------------------------------------------------------------------------------------
+# ---- paused and drained ---------------------------------------------------------------------------------------------
 
 
 async def test_while_it_is_paused_keys_wait_each_once_and_then_are_worked_on() -> None:
@@ -300,11 +300,11 @@ async def _nothing(key: str) -> None:
     return None
 
 
-# ---- a storm --------------------------------------------------------------------------------------------------------
+# ---- many errors at once --------------------------------------------------------------------------------------------
 
 
 def test_a_storm_of_errors_for_all_keys_does_not_hammer() -> None:
-    """As when the API server answers 500 at once for minutes: each key asks less and less often."""
+    """The API server answers 500 immediately for minutes: each key is retried less and less often."""
     keys, times = [str(number) for number in range(500)], []
 
     async def storm() -> None:

@@ -1,4 +1,4 @@
-"""What one reconcile costs the API server and the agents."""
+"""The requests of one reconcile to the API server and the agents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = Settings(image="trainer:test", progress_interval=10, peers_interval=6
 
 
 class CountingCluster(LocalCluster):
-    """Counts what is asked of pods; refuses some creations."""
+    """A cluster that counts requests to pods and creations, and refuses some creations."""
 
     def __init__(self, driver: ScriptedDriver) -> None:
         super().__init__(driver, admit=admit)
@@ -48,7 +48,7 @@ class CountingCluster(LocalCluster):
 
 
 class Bench:
-    """A reconciler that is called by hand, with a clock that is set by hand."""
+    """A reconciler that the test calls, with a clock that the test sets."""
 
     def __init__(self, world: World, cluster: CountingCluster) -> None:
         self.world = world
@@ -59,7 +59,7 @@ class Bench:
     async def reconcile_until(self, what: Any) -> None:
         async with asyncio.timeout(10):
             while not what(await self.world.status()):
-                self.reconciler.memories.forget(KEY, Because.CHANGED)  # as events do, which nobody brings here
+                self.reconciler.memories.forget(KEY, Because.CHANGED)  # events would do this, but none arrive here
                 await self.reconciler.reconcile(KEY)
                 await asyncio.sleep(0.001)
 
@@ -83,7 +83,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes() -> None:
-    """Each write of progress wakes the reconciler by its own event: it must not look, and write, at once again."""
+    """Each write of progress queues the job again by its own event. That reconcile must not observe and write again."""
     async with bench() as made:
         await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}))
         await made.reconcile_until(lambda s: s.run and s.run.job_uid)
@@ -109,7 +109,7 @@ async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes
 
 
 async def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_and_nothing_is_trained_again() -> None:
-    """The pods end while no operator runs, and rank 0's is deleted before one starts."""
+    """The pods end while no operator runs, and rank 0's pod is deleted before one starts."""
     async with bench() as made:
         await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}))
         await made.reconcile_until(lambda s: s.run and s.run.job_uid)
@@ -154,7 +154,7 @@ async def test_a_look_that_a_queue_never_lets_start_is_given_up() -> None:
         await made.world.succeed(pods)
         await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
         await made.reconcile_until(lambda s: condition(s, "Reconciling") == ("True", "ReadingResult"))
-        made.now += timedelta(days=400)  # the cluster has a clock of its own
+        made.now += timedelta(days=400)  # the cluster has its own clock
         await made.reconcile_until(lambda s: s.phase == "Failed")
         assert (await made.world.status()).ledger[-1].class_ == "Unknown"
 

@@ -1,4 +1,4 @@
-"""What the operator does when things go wrong: other attempts, suspension, edits, ttl; over the in-memory cluster."""
+"""What the operator does after failures: new attempts, suspension, edits and ttl, on the in-memory cluster."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_the_log_of_a_failed_pod_stays_while_the_next_attempt_is_delayed(m
         assert run_of(delayed).not_before
         await world.edit(
             **{"spec.ttlSecondsAfterFinished": 7}
-        )  # is looked at: a live look has passed when it is observed
+        )  # a live observation follows, so it has happened when the generation is observed
         await world.until(lambda s: s.observed_generation == 2)
         jobs = [job["metadata"]["name"][-4:] for job in await world.cluster.list(JOBS, "default")]
         assert "-1-2" in jobs

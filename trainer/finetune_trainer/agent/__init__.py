@@ -1,1 +1,4 @@
-"""The first process of a pod: it starts the ranks, answers for the pod, and says how it ended. Never imports torch."""
+"""The agent, the first process of a pod: it starts the ranks, reports their status and writes the termination message.
+
+It does not train, and never imports torch.
+"""

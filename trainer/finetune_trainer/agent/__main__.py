@@ -1,4 +1,4 @@
-"""`python3 -m finetune_trainer.agent`: the command of a trainer pod's container."""
+"""The command of a trainer pod's container: `python3 -m finetune_trainer.agent`."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""The receiver for Hugging Face's `KubeflowCallback`: a plain HF Trainer script reports its progress with no code.
+"""The receiver for Hugging Face's `KubeflowCallback`: a plain HF Trainer script reports progress without extra code.
 
-Where KUBEFLOW_TRAINER_SERVER_URL and _TOKEN are set, transformers' Trainer posts, at most every 5 s from rank 0,
+If KUBEFLOW_TRAINER_SERVER_URL and _TOKEN are set, transformers' Trainer posts, at most every 5 s from rank 0,
 `{"trainerStatus": {progressPercentage, estimatedRemainingSeconds, metrics: [{name, value}]}}` with a bearer token that
-it reads from a file (transformers/integrations/integration_utils.py). It accepts plain HTTP, which is enough on the
-loopback interface, where this listens; the token keeps out other users of the same host. What arrives becomes the
-pod's progress.
+it reads from a file (transformers/integrations/integration_utils.py). Plain HTTP is enough, because this server listens
+on the loopback interface; the token keeps out other users of the same host. The posted values become the pod's
+progress.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ PATH = "/progress"
 
 
 def progress_of(body: bytes, before: Progress | None) -> Progress:
-    """The callback's words as ours; where a post lacks the step, as the first and the last do, the percentage tells it.
-    Raises ValueError."""
+    """Convert a post of the callback to a `Progress`. Raises ValueError.
+
+    The first and the last post have no step; it is then computed from the percentage.
+    """
     try:
         status = json.loads(body)["trainerStatus"]
         numbers = {str(metric["name"]): _number(metric["value"]) for metric in status.get("metrics") or ()}
@@ -55,7 +57,10 @@ def progress_of(body: bytes, before: Progress | None) -> Progress:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, from a number or its text; None if it is none. Booleans and the like raise TypeError."""
+    """Return a number, or the number in a text, as a finite float, or None if it is not one.
+
+    Raises TypeError for other types.
+    """
     if not isinstance(value, (int, float, str)):
         raise TypeError(f"{value!r} is not a number")
     try:
@@ -66,7 +71,7 @@ def _number(value: Any) -> float | None:
 
 
 def receive(scratch: Scratch) -> BoundedServer:
-    """Listen for the callback until `shutdown`; its progress goes to the scratch folder. Raises OSError."""
+    """Serve the callback until `shutdown` and write its progress to the scratch folder. Raises OSError."""
     token = secrets.token_urlsafe(32)
     descriptor = os.open(scratch.callback_token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -95,7 +100,7 @@ def receive(scratch: Scratch) -> BoundedServer:
 
 
 def environment(base: Mapping[str, str], scratch: Scratch, port: int) -> dict[str, str]:
-    """Variables that lead the callback here. A proxy of the environment must not catch its posts."""
+    """Return the variables that direct the callback to this server, without a proxy in between."""
     excluded = ",".join(filter(None, (base.get("no_proxy") or base.get("NO_PROXY"), LOOPBACK)))
     return {
         "KUBEFLOW_TRAINER_SERVER_URL": f"http://{LOOPBACK}:{port}{PATH}",

@@ -1,4 +1,4 @@
-"""How a rank is started: its command line and its environment."""
+"""The command line and the environment with which a rank is started."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ RANK_MODULE = "finetune_trainer.rank"
 STORE_MODULE = "finetune_trainer.ranks.rendezvous"
 
 NO_TELEMETRY = {
-    "DO_NOT_TRACK": "1",  # what others read whom an image built from ours may add
+    "DO_NOT_TRACK": "1",  # read by libraries that an image built from ours may add
     "DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # versions of libraries, and of what calls them, with every request to the hub
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # versions of the libraries and their callers, in every request to the hub
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets: a request that only counts
-    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers: asks a service to convert a repository's weights
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets: a request that only counts downloads
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers: a request to a service that converts a repository's weights
 }
-"""Switches of all that the libraries would tell somebody else. Nothing else in them is a switch: torch, DeepSpeed and
-PEFT send nothing, and OpenTelemetry in Arrow is off unless asked for."""
+"""The variables that switch off everything which the libraries would send to third parties. Other libraries need none:
+torch, DeepSpeed and PEFT send nothing, and OpenTelemetry in Arrow is off by default."""
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line of a rank or of the store. With faulthandler, which Python enables before it imports anything, a
-    process that hangs in its start answers SIGABRT with its stack."""
+    """Return the command line of a rank or of the store.
+
+    Python enables faulthandler before it imports anything, so that a process that hangs while it starts prints its
+    stack on SIGABRT.
+    """
     return [sys.executable, "-u", "-X", "faulthandler", "-m", module, *arguments]
 
 
 def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict[str, str]:
-    """What all ranks see; where the user's pod template has set a variable of these, it stays."""
+    """Return the environment that all ranks share. Variables that the user's pod template sets are kept.
+
+    DS_ACCELERATOR is the exception: it always matches the run's device when that is the CPU.
+    """
     variables = dict(base)
     threads = max(1, int(cpus // config.world.processes_per_node))
     variables.setdefault("OMP_NUM_THREADS", str(threads))
@@ -43,10 +49,10 @@ def environment(base: Mapping[str, str], config: RunConfig, cpus: float) -> dict
 
 
 def place(config: RunConfig, index: int, local_rank: int, rendezvous: tuple[str, int], modules: Path) -> dict[str, str]:
-    """Which of the ranks it is, and where they meet, by the names that torchrun has made the custom.
+    """Return the variables that tell a rank its number and where the ranks meet, named as torchrun names them.
 
-    Code that a model brings is copied to `modules`, from where it is imported: a folder of each rank's own, for the
-    copy is no atomic one, and none that another run has written to.
+    Code that comes with a model is copied to `modules` and imported from there. The folder belongs to one rank, because
+    the copy is not atomic, and no other run has written to it.
     """
     local = config.world.processes_per_node
     host, port = rendezvous
@@ -58,12 +64,12 @@ def place(config: RunConfig, index: int, local_rank: int, rendezvous: tuple[str,
         "GROUP_RANK": str(index),
         "MASTER_ADDR": host,
         "MASTER_PORT": str(port),
-        # Torch's rank 0 keeps the store itself, unless this says that somebody does.
+        # Unless this is True, torch creates the store in rank 0.
         "TORCHELASTIC_USE_AGENT_STORE": str(needs_store(config)),
         "HF_MODULES_CACHE": str(modules),
     }
 
 
 def needs_store(config: RunConfig) -> bool:
-    """Whether there is anybody to meet."""
+    """Return whether the ranks need a store to meet: a single rank does not."""
     return config.world.size > 1

@@ -1,9 +1,9 @@
-"""First process of a trainer pod: starts the ranks, answers for the pod, and says how it ended.
+"""The first process of a trainer pod: starts the ranks, serves the pod's status, and reports how the pod ended.
 
     python3 -m finetune_trainer.agent
 
-Started by the operator, which sets the environment (`contract.ENV_*`). The exit code is the cause's
-(`termination.py`). Never imports torch.
+The operator starts it and sets its environment (`contract.ENV_*`). The exit code is that of the cause
+(`termination.py`). This module must not import torch.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from finetune_trainer.pod.scratch import Scratch, write_atomically
 logger = logging.getLogger("agent")
 
 SWEEP_SECONDS = 2.0
-"""For what is left of the ranks' processes and output after their end."""
+"""Seconds to wait for the remaining processes and output of ranks that have ended."""
 
 
 class Agent:
-    """One life."""
+    """The agent of one container, from its start to its end."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Agent:
         self._redact: Redact = redactor(os.environ)
 
     def live(self) -> int:
-        """From start to end. Returns the exit code."""
+        """Run the agent from start to end and return the exit code."""
         self.stop.install()
         config: RunConfig | None = None
         try:
@@ -76,7 +76,7 @@ class Agent:
         except TrainingError as error:
             return self._refuse(config, int(error.exit_code), str(error))
         except Exception as error:
-            # No pod may end without a word, whatever went wrong in the agent itself.
+            # Every pod must leave a termination message, even if the agent itself fails.
             logger.exception("the agent failed")
             sentence = f"The agent failed: {type(error).__name__}: {error}"
             return self._refuse(config, termination.INFRASTRUCTURE, sentence)
@@ -97,11 +97,11 @@ class Agent:
         except OSError as error:
             sentence = f"The scratch folder {self.scratch.folder} cannot be written: {error.strerror}."
             raise InvalidError(sentence) from error
-        if self.stop.requested:  # the file of a request that came first was just removed
+        if self.stop.requested:  # `prepare` has just removed the stop file of an earlier request
             self.scratch.stop_file.touch()
 
     def _train(self, config: RunConfig) -> tuple[End, RankOutput]:
-        """Serve (until this process ends), run the ranks, and observe how they end."""
+        """Serve the pod's status until this process ends, run the ranks, and return how they ended."""
         settings = self.settings
         ranks = termination.ranks_of(config, settings.index)
         oom_kills = self._cgroup.oom_kills()
@@ -135,7 +135,7 @@ class Agent:
     def _run_ranks(
         self, config: RunConfig, ranks: range, environment: Mapping[str, str], output: RankOutput
     ) -> dict[int, int]:
-        """Exit codes, as `RankProcesses.wait` says. Nothing that was started is left."""
+        """Run the ranks, leave no process behind, and return the exit codes as `RankProcesses.wait` does."""
         settings = self.settings
         process_tree.become_subreaper()
         processes = RankProcesses()
@@ -182,7 +182,7 @@ class Agent:
 
     @staticmethod
     def _log_of(rank: int | None, output: RankOutput) -> tuple[str, ...]:
-        """The failing rank's last lines; the store's when no rank failed by itself."""
+        """Return the failing rank's last lines, or the store's if no rank failed by itself."""
         return output.last_lines(STORE if rank is None else rank)
 
     def _refuse(self, config: RunConfig | None, exit_code: int, error: str) -> int:
@@ -192,9 +192,9 @@ class Agent:
         return exit_code
 
     def _leave(self, config: RunConfig | None, message: TerminationMessage, tail: tuple[str, ...]) -> None:
-        """Write the last message. A failure to write it changes nothing about how the pod ended."""
+        """Write the termination message and the attempt's record. A failed write does not change how the pod ended."""
         try:
-            # In place: in a pod this is a mounted file, which cannot be replaced.
+            # Not atomically: in a pod this is a mounted file, which cannot be replaced.
             self.settings.termination_log.write_text(message.fit(), encoding="utf-8")
         except (OSError, ValueError) as error:
             logger.warning("the termination message cannot be written: %s", error)
@@ -211,8 +211,10 @@ class Agent:
 
 
 def refusal(settings: Settings, config: RunConfig | None, exit_code: int, error: str) -> TerminationMessage:
-    """The last message of a pod that saw no rank end. Without a configuration it knows neither its attempt (0) nor its
-    nonce ("")."""
+    """Return the termination message of a pod that saw no rank end.
+
+    A pod without a configuration knows neither its attempt (0) nor its nonce ("").
+    """
     return TerminationMessage(
         pod_uid=settings.pod_uid,
         index=settings.index,
@@ -232,7 +234,7 @@ def main(
     deadlines: Deadlines = Deadlines(),  # noqa: B008
     start_seconds: float = START_SECONDS,
 ) -> int:
-    """Live one life in this process. The arguments are for tests. Returns the exit code."""
+    """Run the agent in this process and return the exit code. Only tests pass arguments."""
     os.umask(0o002)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     try:

@@ -1,9 +1,9 @@
-"""Reads the last message of rank 0's pod from the workspace, and leaves it as the last message of this pod.
+"""Copies the termination message of rank 0's pod from the workspace to this pod's termination log.
 
     python3 -m finetune_trainer.agent.look
 
-The operator starts it in a small pod without GPUs when every pod of an attempt has ended well and rank 0's pod is gone
-before anybody has read its message. It needs the attempt's run.json and the workspace, and changes nothing in it.
+The operator starts it in a small pod without GPUs when every pod of an attempt has succeeded and rank 0's pod was
+deleted before its message was read. It needs the attempt's run.json and the workspace, which it does not change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("look")
 
 
 def last_message(folder: Path, config: RunConfig) -> TerminationMessage:
-    """Read the last message of rank 0's pod of that attempt from the run's folder. Raises InvalidError."""
+    """Read the termination message of rank 0's pod in that attempt from the run's folder. Raises InvalidError."""
     path = folder / last_message_file(config.attempt, 0)
     try:
         message = TerminationMessage.model_validate_json(path.read_bytes())
@@ -40,7 +40,7 @@ def last_message(folder: Path, config: RunConfig) -> TerminationMessage:
 
 
 def look(environment: Mapping[str, str]) -> int:
-    """Copy the message to the pod's termination log. Returns the exit code."""
+    """Copy the message to this pod's termination log and return the exit code."""
     try:
         config = read_run_config(Path(environment[contract.ENV_RUN_CONFIG]))
         message = last_message(Paths.from_environment(environment).run(config), config)

@@ -1,4 +1,4 @@
-"""What a process is doing, as the kernel sees it from outside: for a process that says nothing itself."""
+"""Describes what a process does as the kernel sees it, for a process that reports nothing itself."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import psutil
 
 MAX_COMMAND_CHARACTERS = 200
 MAX_PROCESSES = 8
-"""How many of a rank's processes are described: the last lines of a pod's log have room for a few."""
+"""The number of a rank's processes that are described. The last lines of a pod's log have room for only a few."""
 _STATES = {
     psutil.STATUS_DISK_SLEEP: "waiting for a disk or for network storage",
     psutil.STATUS_STOPPED: "stopped by a signal",
     psutil.STATUS_TRACING_STOP: "stopped by a debugger",
 }
-"""The states whose names in psutil would not explain themselves."""
+"""Descriptions of the states whose psutil names are not self-explanatory."""
 _STACK = re.compile(r"(?:Current thread|Thread|Stack)\b.*\(most recent call first\):")
 _FRAME = re.compile(r'  File "(?P<file>.+)", line (?P<line>\d+)(?: in (?P<function>.+))?')
 _INSIDE_PYTHON = "<frozen "
-"""The files of Python's own import system are named so; a user learns more from the line that imports."""
+"""The prefix of file names in Python's own import system. A user learns more from the line that imports."""
 
 
 def activity(pid: int) -> tuple[float, int, int]:
-    """What a process and its descendants have done so far: CPU seconds, bytes read from storage, and their number.
+    """Return the CPU seconds and bytes read from storage of a process and its descendants, and how many processes live.
 
-    Equal values at two looks mean that nothing happened between them. Only Linux counts the bytes; elsewhere they
-    are 0.
+    Equal values in two calls mean that nothing happened in between. Only Linux counts the bytes; elsewhere they are 0.
     """
     seconds, read, living = 0.0, 0, 0
     for process in _with_descendants(pid):
@@ -43,7 +42,7 @@ def activity(pid: int) -> tuple[float, int, int]:
 
 
 def describe(pid: int) -> str:
-    """The state of a process and, where the kernel says it, the kernel's function in which it waits."""
+    """Return the state of a process and, if the kernel reports it, the kernel function in which it waits."""
     try:
         status = psutil.Process(pid).status()
     except psutil.Error:
@@ -54,7 +53,7 @@ def describe(pid: int) -> str:
 
 
 def describe_all(pid: int) -> list[str]:
-    """One line with state and command for the process and each of its descendants, for at most `MAX_PROCESSES`."""
+    """Return one line with state and command for the process and each descendant, at most `MAX_PROCESSES` lines."""
     lines = []
     for process in _with_descendants(pid)[:MAX_PROCESSES]:
         with contextlib.suppress(psutil.Error):
@@ -64,9 +63,9 @@ def describe_all(pid: int) -> list[str]:
 
 
 def innermost_line(stack: Iterable[str]) -> str | None:
-    """File, line and function where a thread was, from what faulthandler wrote of it; None if there is no frame.
+    """Return the file, line and function where a thread was, from faulthandler's output; None if it has no frame.
 
-    The thread that handled the signal counts, which is the main thread, and faulthandler writes it last.
+    The main thread counts: it handled the signal, and faulthandler prints it last.
     """
     frames: list[re.Match[str]] = []
     for line in stack:
@@ -90,7 +89,7 @@ def _with_descendants(pid: int) -> list[psutil.Process]:
 
 
 def _wait_channel(pid: int) -> str | None:
-    """The kernel's function in which a process sleeps; None where the kernel does not say."""
+    """Return the kernel function in which a process sleeps, or None if the kernel does not report it."""
     try:
         name = Path(f"/proc/{pid}/wchan").read_text(encoding="ascii")
     except OSError:

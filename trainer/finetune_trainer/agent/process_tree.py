@@ -1,7 +1,8 @@
-"""All processes below the agent: none is left as a zombie, none outlives it.
+"""Ends all processes below the agent: none stays as a zombie, and none outlives the agent.
 
-What a rank starts may leave its process group, so no group holds them all. As PID 1, or as a subreaper on
-Linux, the agent becomes the parent of every orphan: it reaps them, and finds whatever is left among its descendants.
+A process that a rank starts may leave the rank's process group, so no group contains all of them. As PID 1, or as a
+subreaper on Linux, the agent becomes the parent of every orphan. It reaps the orphans, and finds all remaining
+processes among its descendants.
 """
 
 from __future__ import annotations
@@ -15,26 +16,28 @@ import time
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-"""linux/prctl.h"""
+"""The constant in linux/prctl.h."""
 POLL_SECONDS = 0.02
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants children of this process, as they are of PID 1. Only Linux can."""
+    """Make this process the parent of its orphaned descendants, as PID 1 is. Only Linux supports this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def kill_descendants() -> None:
-    """SIGKILL to everything below this process, once."""
+    """Send SIGKILL once to every process below this one."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
 def end_descendants(seconds: float) -> None:
-    """Kill and reap until nothing is left, at most so long: a process that waits in the kernel for a lost volume cannot
-    be killed."""
+    """Kill and reap all descendants, for at most `seconds`.
+
+    A process that waits in the kernel for a lost volume cannot be killed.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         kill_descendants()

@@ -1,9 +1,8 @@
-"""What the ranks print: passed on line by line to the pod's log, the last lines kept for the pod's last message, all
-of it without credentials.
+"""Passes the ranks' output line by line to the pod's log, and keeps the last lines for the termination message.
 
-Each rank's stdout and stderr is a pipe, so lines of different ranks never mix and nothing is written to a disk that
-could fill up. One thread reads all pipes. The agent itself holds every pipe open for writing until `close`: a pipe ends
-when it and its rank have closed it.
+Credentials are removed from every line. Each rank's stdout and stderr is a pipe, so lines of different ranks never mix
+and nothing is written to a disk that could fill up. One thread reads all pipes. The agent itself holds every pipe open
+for writing until `close`; a pipe ends when both the agent and the rank have closed it.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from finetune_trainer.contract import MAX_LOG_LINES
 
 READ_BYTES = 64 * 1024
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line is passed on in pieces."""
+"""The length above which a line is passed on in pieces."""
 MAX_KEPT_CHARACTERS = 500
-"""Of a line that is kept for the last message."""
+"""The length to which a line is cut for the termination message."""
 MAX_TAIL_BYTES = 1024 * 1024
-"""Of the log that is kept for the workspace."""
+"""The size of the log that is kept for the workspace."""
 
 
 class Tail:
-    """The last lines of a stream, within a number of bytes."""
+    """The last lines of a stream, up to a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._lines: deque[str] = deque()
@@ -49,7 +48,7 @@ class Tail:
 
 
 class Stream:
-    """One pipe: its bytes become lines."""
+    """A pipe whose bytes are split into lines."""
 
     def __init__(self, target: BinaryIO, rank: int, prefix: bytes, redact: Redact) -> None:
         self.reader, self.writer = os.pipe()
@@ -60,7 +59,10 @@ class Stream:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Complete lines, and what is too long to wait for its end; all of it at the end of the stream (no data)."""
+        """Return the lines that `data` completes. Empty data ends the stream.
+
+        A line without an end is returned if it exceeds `MAX_LINE_BYTES` or if the stream ends.
+        """
         *lines, self._rest = (self._rest + data).split(b"\n")
         if self._rest and (not data or len(self._rest) > MAX_LINE_BYTES):
             lines.append(self._rest)
@@ -84,31 +86,37 @@ class RankOutput:
         self._thread.start()
 
     def writers(self, rank: int) -> tuple[int, int]:
-        """File descriptors of its stdout and stderr."""
+        """Return the file descriptors of the rank's stdout and stderr."""
         stdout, stderr = (stream.writer for stream in self._streams if stream.rank == rank)
         return stdout, stderr
 
     def close(self, timeout: float) -> None:
-        """Pass on what is still in the pipes; at most so many seconds, for a process that lives on may hold one."""
+        """Pass on what is still in the pipes.
+
+        This takes at most `timeout` seconds, because a surviving process may hold a pipe open.
+        """
         for stream in self._streams:
             os.close(stream.writer)
         self._thread.join(timeout)
 
     def last_lines(self, rank: int) -> tuple[str, ...]:
-        """Of a rank, or of the store; at most `MAX_LOG_LINES`, without credentials."""
+        """Return the last lines of a rank or of the store, at most `MAX_LOG_LINES`, without credentials."""
         return tuple(self._last[rank].copy())
 
     def tail(self) -> tuple[str, ...]:
-        """Of all, in the order of arrival, with prefixes, without credentials; at most `MAX_TAIL_BYTES`."""
+        """Return the last lines of all ranks in order of arrival, with prefixes and without credentials.
+
+        They have at most `MAX_TAIL_BYTES`.
+        """
         return self._tail.lines()
 
     def lines(self, rank: int) -> tuple[str, ...]:
-        """The rank's lines in the kept log, without its prefix and without credentials."""
+        """Return the rank's lines in the kept log, without its prefix and without credentials."""
         prefix = next(stream.prefix for stream in self._streams if stream.rank == rank).decode()
         return tuple(line.removeprefix(prefix) for line in self._tail.lines() if line.startswith(prefix))
 
     def add(self, rank: int, line: str) -> None:
-        """Add a line of the agent's to what a rank printed; credentials in it are removed as in any other line."""
+        """Add a line of the agent to a rank's output. Credentials in it are removed as in any other line."""
         _, stderr = self.writers(rank)
         os.write(stderr, f"{line}\n".encode(errors="replace"))
 
@@ -126,9 +134,9 @@ class RankOutput:
 
     def _pass_on(self, stream: Stream, lines: Iterable[bytes]) -> None:
         for line in lines:
-            # Bytes that are no UTF-8 survive the way there and back.
+            # surrogateescape preserves bytes that are not UTF-8.
             line = stream.redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-            # The pod's log may be gone (a closed terminal); the ranks must not be blocked by that.
+            # The pod's log may be closed, as with a terminal; this must not block the ranks.
             with contextlib.suppress(OSError, ValueError):
                 stream.target.write(stream.prefix + line + b"\n")
                 stream.target.flush()

@@ -1,7 +1,7 @@
-"""The ranks' processes of a pod, and the store at which they meet: started together, ended together.
+"""The ranks' processes of a pod and the store at which they meet, which start together and end together.
 
-When one fails, the others wait for it in a collective for ever. They are given a moment to notice and to say why they
-end, then SIGTERM, at which a rank ends at once, then SIGKILL, for one that is frozen.
+When one rank fails, the others wait for it in a collective forever. They get a moment to notice and to report why they
+end. Then they get SIGTERM, which ends a rank at once, and then SIGKILL, for a rank that is frozen.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import time
 from collections.abc import Mapping, Sequence
 
 NOTICE_SECONDS = 0.5
-"""Between the first failure and SIGTERM to the others."""
+"""Seconds between the first failure and SIGTERM to the other ranks."""
 SHUTDOWN_SECONDS = 3.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 POLL_SECONDS = 0.02
-"""Between two looks after the first failure."""
+"""Seconds between two polls after the first failure."""
 IDLE_SECONDS = 0.1
-"""Between two looks before it."""
+"""Seconds between two polls before the first failure."""
 KILLED_SECONDS = 5.0
-"""How long processes are waited for after SIGKILL: one that waits in the kernel for a lost volume cannot be killed."""
+"""Seconds to wait for processes after SIGKILL: one that waits in the kernel for a lost volume cannot be killed."""
 STORE = -1
-"""Stands for the store among the ranks."""
+"""The number that stands for the store among the ranks."""
 
 
 class RankProcesses:
-    """Of one pod. Signal handlers may call `signal` while the main thread is in `wait`."""
+    """The processes of one pod. Signal handlers may call `signal` while the main thread is in `wait`."""
 
     def __init__(self) -> None:
         self._living: dict[int, int] = {}
-        """Rank of each process id."""
+        """The rank of each process id."""
         self._ends_them = False
         self._killed_at: float | None = None
 
     def start(self, rank: int, command: Sequence[str], environment: Mapping[str, str], output: tuple[int, int]) -> None:
-        """With stdout and stderr to these file descriptors."""
-        # Not subprocess.Popen: its own wait would race with the reaping of orphans.
+        """Start a rank or the store, with stdout and stderr connected to the file descriptors `output`."""
+        # Not subprocess.Popen: its own wait would compete with the reaping of orphans.
         stdout, stderr = output
         pid = os.posix_spawn(
             command[0],
@@ -49,15 +49,17 @@ class RankProcesses:
         self._living[pid] = rank
 
     def wait(self) -> dict[int, int]:
-        """Reap every child that ends, until all ranks have; the store lives on. Returns the exit codes, in the order in
-        which they were seen, negative for a signal, of those that ended by themselves. Ranks that do not end though
-        they were killed are left out after `KILLED_SECONDS`."""
+        """Reap children until all ranks have ended, and return the exit codes of those that ended by themselves.
+
+        The codes are in the order in which they were noticed, and negative for a signal. The store keeps running; if it
+        ended, its code is included. Ranks that have not ended `KILLED_SECONDS` after SIGKILL are left out.
+        """
         codes: dict[int, int] = {}
         orders = [(NOTICE_SECONDS, signal.SIGTERM), (NOTICE_SECONDS + SHUTDOWN_SECONDS, signal.SIGKILL)]
         failed: float | None = None
         while set(self._living.values()) - {STORE}:
-            # A wait that blocks could miss a signal: one that comes between Python's last look for signals and the
-            # system call does not interrupt it, and its handler would not run before a child ends.
+            # A blocking wait could miss a signal: one that arrives between Python's last check for signals and the
+            # system call does not interrupt the call, and its handler would not run before a child ends.
             child, status = os.waitpid(-1, os.WNOHANG)
             if child in self._living:
                 code = os.waitstatus_to_exitcode(status)
@@ -75,11 +77,11 @@ class RankProcesses:
         return codes
 
     def living(self) -> dict[int, int]:
-        """The process ids of the ranks that live, by rank. Any thread may call this."""
+        """Return the process ids of the living ranks, by rank. Any thread may call this."""
         return {rank: pid for pid, rank in tuple(self._living.items()) if rank != STORE}
 
     def signal(self, number: int) -> None:
-        """To all that live, the store excepted."""
+        """Send a signal to all living ranks, but not to the store."""
         self._ends_them = True
         if number == signal.SIGKILL:
             self._killed_at = time.monotonic()
@@ -89,7 +91,7 @@ class RankProcesses:
                     os.kill(pid, number)
 
     def kill(self) -> None:
-        """SIGKILL to all that live, the store included. Any thread may call this."""
+        """Send SIGKILL to all living ranks and to the store. Any thread may call this."""
         self._killed_at = time.monotonic()
         for pid in tuple(self._living):
             with contextlib.suppress(ProcessLookupError):

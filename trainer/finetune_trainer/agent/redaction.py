@@ -1,13 +1,13 @@
-"""Takes credentials out of text, before it reaches a log, a file or a status.
+"""Removes credentials from text before it reaches a log, a file or a status.
 
-Three kinds are known by their looks: tokens that say what they are (hf_…, ghp_…, AKIA…), values that stand behind a
-word for a secret (`password=…`, `"token": "…"`, `--token …`, `Bearer …`), and credentials in URLs. What is set in the
-environment is known by its value besides (`redactor`), and the lines of a private key by the line that begins it
-(`KeyBlocks`). The operator and the trainer both import this: no libraries.
+Three kinds are recognised by their form: tokens with a known prefix (hf_, ghp_, AKIA), values after a word for a secret
+(`password=VALUE`, `"token": "VALUE"`, `--token VALUE`, `Bearer VALUE`), and credentials in URLs. Values that are set in
+the environment are also recognised (`redactor`), and the lines of a private key by its first line (`KeyBlocks`). The
+operator and the trainer both import this module, so it uses the standard library only.
 
-A finding is replaced as a whole, so the rest of a token never stays; redacting twice changes nothing. Words such as
-`token` and `key` mostly mean something else in the log of a training, so behind them only what looks like a credential
-is taken.
+A match is replaced as a whole, so no part of a token remains. Redacting twice changes nothing. Words such as `token`
+and `key` mostly mean something else in the log of a training, so after them only what looks like a credential is
+removed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping
 
 MASK = "***"
 MIN_SECRET_LENGTH = 8
-"""Of a value in the environment: a shorter one would take ordinary words with it."""
+"""The minimum length of a secret value in the environment: a shorter one would also mask ordinary words."""
 MAX_KEY_LINES = 100
-"""Of a private key in a stream: one of 4096 bits has 52, and a header without a key must not hide a log for good."""
+"""The maximum number of lines of a private key in a stream. A key of 4096 bits has 52, and a header without a key must
+not hide the rest of a log."""
 SECRET_VARIABLE = re.compile(
     "TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|KEY|(?<![A-Z])PASS(?![A-Z])|_PWD$", re.IGNORECASE
 )
@@ -27,22 +28,23 @@ SECRET_VARIABLE = re.compile(
 Redact = Callable[[str], str]
 
 _NO_NAME = r"(?:(?=[\w-]{0,100}\d)(?=[\w-]{0,100}[A-Z])[A-Za-z0-9][\w-]{18,}|[A-Za-z0-9]{24,}[\w-]*)"
-"""As opposed to the names of models and runs, which are lower-case words and numbers with hyphens."""
+"""Matches random text, but not the names of models and runs, which are lower-case words and numbers with hyphens."""
 _TOKENS = (
-    r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}",  # Hugging Face: of a person, of an organisation
+    r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}",  # Hugging Face: users, organisations
     r"gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{20,}",  # GitHub
     r"glpat-[\w-]{16,}",  # GitLab
     r"(?:AKIA|ASIA)[A-Z0-9]{12,}",  # AWS
     r"AIza[\w-]{30,}|ya29\.[\w-]{16,}",  # Google
     r"xox[abeoprs]-[\w-]{10,}",  # Slack
     r"npm_[A-Za-z0-9]{20,}|pypi-AgE[\w-]{12,}|dckr_pat_[\w-]{16,}",  # registries
-    r"eyJ[\w-]{6,600}\.eyJ[\w-]{6,}\.[\w-]*",  # JSON Web Tokens, as service accounts have
+    r"eyJ[\w-]{6,600}\.eyJ[\w-]{6,}\.[\w-]*",  # JSON Web Tokens, for example of service accounts
 )
 _TOKENS_AT_THE_BEGINNING_OF_A_WORD = (
     rf"(?<![A-Za-z0-9-])(?:sk|nvapi)-{_NO_NAME}",  # OpenAI and others, NVIDIA
     r"(?<![A-Za-z0-9])[rs]k_(?:live|test)_[A-Za-z0-9]{10,}",  # Stripe
 )
-"""After the others, as URLs: behind a mask a word begins."""
+"""Patterns for tokens at the beginning of a word. They are applied after the others, because a word begins after a
+mask."""
 _SECRET = r"passwords?|passwd|passphrase|secrets?|credentials?"
 _PASS = r"(?<![A-Za-z])(?:pwd|pass)"
 _KEY = (
@@ -50,40 +52,42 @@ _KEY = (
     r"|(?-i:_KEY)|(?<=[a-z])(?-i:Key)"
 )
 _BARE_KEY = r"(?<![A-Za-z])key"
-"""Of a dictionary, a taint, a state dict, far more often than of a lock."""
+"""Matches `key` alone, which mostly belongs to a dictionary, a taint or a state dict, and seldom to a credential."""
 _TOKEN = "".join(f"(?<!{kind}[_-])" for kind in ("pad", "eos", "bos", "unk", "sep", "cls", "mask", "image")) + "token"
-"""`pad_token=…` is no secret: tokenizers speak so."""
+"""Matches `token`, but not in names such as `pad_token`, which tokenizers print."""
 _QUOTE = r"\\{0,7}[\"']"
-"""JSON within JSON has its quotes behind backslashes."""
+"""Matches a quotation mark. JSON within JSON has backslashes before it."""
 _QUOTED = (
     r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?"
     r"|(?P<escaped>\\{1,7}[\"'])(?:(?!(?<!\\)(?P=escaped))[\s\S])*(?:(?P=escaped))?"
 )
 _VALUE = rf"(?:{_QUOTED}|\S+)"
 _RANDOM = r"(?=[\w~+/=.-]*\d)(?=[\w~+/=.-]*[A-Za-z])[\w~+/=.-]{16,}"
-"""What a generated value looks like, as opposed to a word of a sentence."""
+"""Matches a generated value, as opposed to a word of a sentence."""
 _RANDOM_KEY = (
     r"(?=[\w~+=-]{0,200}\d)(?=[\w~+=-]{0,200}[A-Za-z])"
     r"(?:(?-i:(?=[\w~+=-]{0,200}[a-z])(?=[\w~+=-]{0,200}[A-Z]))[\w~+=-]{16,}+|[A-Za-z0-9]{16,}+[\w~+=-]*+)(?![./]\w)"
 )
-"""Without dots and slashes, and no `snake_case_name_2`."""
+"""Matches a generated value after `key`: without dots and slashes, and not a name such as `snake_case_name_2`."""
 _RANDOM_BEARER = r"(?:(?=[\w~+/=.-]{0,200}(?:\d|(?-i:[a-z][A-Z])))[\w~+/=.-]{8,}|[A-Za-z]{16,}[\w~+/=.-]*)"
 _NO_VALUE = r"(?!(?:\d{1,9}(?:\.\d{1,9})?|none|null|true|false)(?:[\s,;)\]}]|\.?\Z|\.\s))"
-"""`token=5` counts."""
+"""Excludes numbers and constants: `token=5` is a count of tokens."""
 _NO_SENTENCE = (
     r"(?!(?-i:a|an|and|are|argument|as|at|be|but|can|cannot|could|does|expected|field|flag|for|from|has|have|if|in"
     r"|incorrect|invalid|is|it|may|missing|must|needs|no|not|of|on|option|or|required|should|that|the|this|to|too"
     r"|value|was|were|which|will|with|wrong|you|your)(?:[\s,;]|[.:!]?(?:\s|\Z)))"
 )
-"""`password: must be set` tells none. A list, because any other word in lower case may well be somebody's password."""
+"""Excludes sentences such as `password: must be set`. The words are listed, because any other word in lower case may be
+a password."""
 _SCHEMES = "basic|bearer|digest|negotiate|token"
 
 _KEY_BEGINS = re.compile("-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----")
 _KEY_ENDS = re.compile("-----END [A-Z ]{0,40}KEY-----")
 _KEY_LINE = re.compile(r"(?:[\w+/=\\-]*|(?:Proc-Type|DEK-Info): .*)\Z|.*?[A-Za-z0-9+/]{32}")
-"""Base64 and an old key's headers; or a line of base64 behind a logger's prefix."""
+"""Matches a line of base64, a header of an old key, or a line of base64 after a logger's prefix."""
 
-# Every repetition is bounded, or is followed by what it does not match: a hostile line takes no longer than another.
+# Every repetition is bounded or is followed by something that it cannot match, so a hostile line takes no longer than
+# another.
 _BY_LOOKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"{_KEY_BEGINS.pattern}.*?(?:{_KEY_ENDS.pattern}|\Z)", re.DOTALL), MASK),
     (re.compile("|".join(_TOKENS), re.ASCII), MASK),
@@ -95,7 +99,7 @@ _IS = r"\s{0,4}=\s{0,4}"
 _COLON = r"\s{0,4}:\s{0,4}"
 _OPTION = r"(?<![\w-])--(?:[a-z0-9]{1,20}[_-]){0,4}[a-z0-9]{0,20}"
 _NEXT = r"(?:\s{1,4}|[\"'],\s?(?=[\"']))(?!-)"
-"""From an option to its value: in a command, or in a list of arguments."""
+"""Matches the separator between an option and its value, in a command or in a list of arguments."""
 _BEHIND_A_WORD = tuple(
     re.compile(f"(?i){pattern}")
     for pattern in (
@@ -116,11 +120,11 @@ _BEHIND_A_WORD = tuple(
 
 
 def redact(text: str) -> str:
-    """The text with *** in the place of everything that looks like a credential."""
+    """Return the text with *** in place of everything that looks like a credential."""
     for pattern, replacement in _BY_LOOKS:
         text = pattern.sub(replacement, text)
     lowered = text.lower()
-    if any(word in lowered for word in _WORDS):  # ten times faster for a log's ordinary lines
+    if any(word in lowered for word in _WORDS):  # makes ordinary log lines ten times faster
         for pattern in _BEHIND_A_WORD:
             text = pattern.sub(_masked, text)
     return text
@@ -130,15 +134,17 @@ _OPENING = re.compile(_QUOTE)
 
 
 def _masked(match: re.Match[str]) -> str:
-    """In the quotes of the value, if it has some: JSON stays JSON."""
+    """Return the mask, in the quotation marks of the value if it has any, so that JSON stays valid."""
     opening = _OPENING.match(match[2])
     quote = opening[0] if opening else ""
     return f"{match[1]}{quote}{MASK}{quote}"
 
 
 def redactor(environment: Mapping[str, str]) -> Redact:
-    """`redact` that also knows the values of those variables whose names look like secrets; of a value with several
-    lines, each line."""
+    """Return a `redact` that also masks the values of variables whose names look like secrets.
+
+    If a value has several lines, each line is masked.
+    """
     secrets = {
         line.strip()
         for name, value in environment.items()
@@ -153,17 +159,22 @@ def redactor(environment: Mapping[str, str]) -> Redact:
 
 
 class KeyBlocks:
-    """`redact` for one stream, line by line: a private key has many lines, and none but the first and the last look
-    like one."""
+    """Redacts one stream line by line, including private keys.
+
+    A private key has many lines, and only the first and the last are recognisable by themselves.
+    """
 
     def __init__(self, redact: Redact) -> None:
         self._redact = redact
         self._lines_left = 0
-        """Within a key; 0 outside."""
+        """The number of lines that may still belong to the current key; 0 outside a key."""
 
     def __call__(self, line: str) -> str:
-        """The next line, without credentials. Within a key, sentences are passed on: others write in between, and an
-        error message may just quote the first line of a key."""
+        """Return the next line without credentials.
+
+        Sentences within a key are passed on: other writers may interleave, and an error message may only quote the
+        first line of a key.
+        """
         within, self._lines_left = self._lines_left > 0, max(0, self._lines_left - 1)
         if within and (end := _KEY_ENDS.search(line)):
             self._lines_left = 0

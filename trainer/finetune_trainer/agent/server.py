@@ -1,8 +1,8 @@
-"""What the agent answers over HTTP: `GET /status` to the operator, `GET /metrics` to Prometheus, and nothing else.
+"""The agent's HTTP server, which only answers `GET /status` for the operator and `GET /metrics` for Prometheus.
 
-Answers come from the rank files at the moment of asking. Whoever reaches the port may send what he likes: a request has
-a deadline and a size, a connection is for one request, requests of all clients together have a rate, and a client costs
-one of a bounded number of threads for a few seconds, and nothing else.
+Each answer is read from the rank files when it is requested. Any client that reaches the port may send anything.
+Therefore a request has a deadline and a maximum size, a connection serves one request, all clients together have a rate
+limit, and a client can only occupy one of a bounded number of threads for a few seconds.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ from finetune_trainer.contract import (
 METRICS_PATH = "/metrics"
 MAX_CONNECTIONS = 32
 MAX_HEAD_BYTES = 8 * 1024
-"""Of a request's first line and headers together."""
+"""The maximum size of a request's first line and headers together."""
 REQUEST_SECONDS = 5.0
-"""In which a request has to come, and its answer to be taken."""
+"""Seconds within which a request must arrive, and within which its answer must be received."""
 REQUESTS_PER_SECOND = 20.0
-"""Of all clients together, in the long run: the operator asks every other second at most, Prometheus less often."""
+"""The long-term rate of all clients together. The operator sends a request at most every two seconds, Prometheus less
+often."""
 BURST = 40
-"""Requests that may come at once after a pause."""
+"""The number of requests that may arrive at once after a pause."""
 TOO_MANY = b"HTTP/1.0 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
 class Rate:
-    """Lets through so many per second, and a burst after a pause."""
+    """A rate limit that allows a burst after a pause."""
 
     def __init__(self, per_second: float, burst: int, now: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
@@ -53,7 +54,7 @@ class Rate:
         self._at = now()
 
     def allows(self) -> bool:
-        """Whether one more may come now. Not for several threads."""
+        """Return whether one more request may come now. This is not thread-safe."""
         now = self._now()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
         self._at = now
@@ -64,9 +65,11 @@ class Rate:
 
 
 class RequestStream(io.RawIOBase):
-    """What a client sends: at most so many bytes, and until a deadline.
+    """The data that a client sends, limited in bytes and by a deadline.
 
-    Raises http.client.LineTooLong, which http.server answers with 431, and TimeoutError, at which it hangs up."""
+    Raises http.client.LineTooLong, which http.server answers with 431, and TimeoutError, on which http.server closes
+    the connection.
+    """
 
     def __init__(self, connection: socket.socket, max_bytes: int, seconds: float) -> None:
         self._connection = connection
@@ -88,13 +91,15 @@ class RequestStream(io.RawIOBase):
         return read
 
     def allow(self, more_bytes: int) -> None:
-        """A body of that size may follow."""
+        """Allow the client to send that many more bytes."""
         self._left += more_bytes
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """Serves at most `MAX_CONNECTIONS` at a time, more are closed unanswered; and as many as `Rate` allows, more are
-    told so."""
+    """A server with at most `MAX_CONNECTIONS` at a time and a limited rate of requests.
+
+    Further connections are closed without an answer. Requests above the rate get the status 429.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -106,7 +111,7 @@ class BoundedServer(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks the DNS for the name of the address, which may take as long as the DNS likes.
+        # HTTPServer.server_bind queries the DNS for the name of the address, which may take arbitrarily long.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -114,7 +119,7 @@ class BoundedServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._rate.allows():
-            # Here, in the one thread that accepts: it must not wait for anybody.
+            # This is the only thread that accepts connections, so it must not block.
             request.setblocking(False)
             with contextlib.suppress(OSError):
                 request.send(TOO_MANY)
@@ -131,11 +136,11 @@ class BoundedServer(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no event."""
+        """Log nothing: a client may disconnect at any time."""
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """One request of a bounded size. Answers and does not log: the pod's log is the training's."""
+    """Handles one request of a bounded size. It does not log, because the pod's log belongs to the training."""
 
     server_version = "finetune-agent"
     sys_version = ""
@@ -150,8 +155,10 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """http.server's own answers are pages that repeat what the client sent. It calls a method that no handler has
-        not implemented."""
+        """Answer with a status alone, because http.server's own error pages repeat what the client sent.
+
+        http.server reports a method that no handler has as "not implemented"; the answer is then 405.
+        """
         self.close_connection = True
         is_method = code == HTTPStatus.NOT_IMPLEMENTED
         self.answer(HTTPStatus.METHOD_NOT_ALLOWED if is_method else HTTPStatus(code))
@@ -169,9 +176,10 @@ class QuietHandler(BaseHTTPRequestHandler):
 def serve(
     address: str, port: int, status: Callable[[], PodStatus], request_checkpoint: Callable[[str], None]
 ) -> BoundedServer:
-    """Answer at address:port (address "" is all interfaces) from a thread, until `shutdown`. Raises OSError.
+    """Serve at address:port from a thread, until `shutdown`. Raises OSError.
 
-    Whoever knows the attempt's nonce may ask for a checkpoint with the status: `request_checkpoint` is given the words.
+    The address "" means all interfaces. A client that knows the attempt's nonce may request a checkpoint in the status
+    query; `request_checkpoint` is called with the text of the request.
     """
 
     class Handler(QuietHandler):
@@ -194,8 +202,10 @@ def serve(
 
 
 def asked_for(query: str, nonce: str) -> str | None:
-    """The request for a checkpoint that a status path's query makes; None without the attempt's nonce, or when it is
-    too long."""
+    """Return the checkpoint request in the query of a status path, or None if there is no valid one.
+
+    A valid request has the attempt's nonce and at most `MAX_REQUEST_CHARACTERS`.
+    """
     fields = dict(parse_qsl(query))
     request = fields.get(REQUEST_PARAMETER, "")
     ours = secrets.compare_digest(fields.get(NONCE_PARAMETER, "").encode(), nonce.encode())
@@ -203,14 +213,14 @@ def asked_for(query: str, nonce: str) -> str | None:
 
 
 def fit(status: PodStatus, limit: int = MAX_STATUS_BYTES) -> str:
-    """JSON of at most `limit` bytes (about 70 ranks): the last ranks are left out, the first are never wrong."""
+    """Return JSON of at most `limit` bytes, which is enough for about 70 ranks. The last ranks are left out first."""
     while len(text := status.to_json()) > limit and status.ranks:
         status = status.model_copy(update={"ranks": status.ranks[:-1]})
     return text
 
 
 def metrics(status: PodStatus, now: float) -> Iterator[str]:
-    """Prometheus text format 0.0.4, a line at a time."""
+    """Yield the lines of the metrics in Prometheus text format 0.0.4."""
     gauges: list[tuple[str, float | None, str]] = []
     if progress := status.progress:
         gauges += [

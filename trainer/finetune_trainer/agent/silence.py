@@ -1,10 +1,10 @@
-"""Ends a rank that trains alone and whose process is frozen: it has no sibling that could notice.
+"""Ends a rank that trains alone and whose process is frozen, because no other rank could notice it.
 
-The rank's watch touches a file in the scratch folder at every beat. The agent looks at this file and counts the looks
-at which it had not changed. It counts looks and not seconds, because an agent that was frozen itself, as by a
-laptop's sleep, must not blame its rank for that time. Without the file the rank is not watched: it has not begun yet,
-or its training is over. Ranks of a larger world notice each other; their watch may also wait for the store of a pod
-that is gone, which would look like silence here.
+The rank's watch touches a file in the scratch folder at every beat. The agent polls this file and counts the polls in
+which it has not changed. It counts polls and not seconds, because an agent that was itself frozen, for example while a
+laptop slept, must not blame its rank for that time. Without the file the rank is not watched: it has not begun yet, or
+its training is over. Ranks of a larger world notice each other. Their watch may also wait for the store of a pod that
+is gone, which would look like silence here.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from finetune_trainer.pod.scratch import Scratch
 logger = logging.getLogger("agent")
 
 RANK = 0
-"""The only one of its world."""
+"""The only rank of its world."""
 LONGER_THAN_SIBLINGS = 1.5
-"""How many times as long as siblings would the agent waits: nobody else waits for this rank, and a library's call that
-holds Python's lock is no frozen process."""
+"""The factor by which the agent waits longer than another rank would: nobody else waits for this rank, and a library
+call that holds Python's lock does not mean that the process is frozen."""
 LOOKS = 15
-"""How often the agent looks while its patience lasts."""
+"""The number of polls before the agent's patience ends."""
 
 
 class Silence:
-    """The agent's look at its only rank; a context manager. `kill` ends the rank's process at once."""
+    """A context manager in which the agent watches its only rank. `kill` ends the rank's process at once."""
 
     def __init__(self, scratch: Scratch, patience: float, kill: Callable[[], object]) -> None:
-        """`patience`: the seconds after which a sibling would call the rank silent."""
+        """Prepare the watch.
+
+        `patience` is the number of seconds after which another rank would call the rank silent.
+        """
         self._scratch = scratch
         self._kill = kill
         self._patience = LONGER_THAN_SIBLINGS * patience
@@ -50,7 +53,7 @@ class Silence:
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """What is written here is read after the rank's end, so it must not come later."""
+        """End the watch and wait for its thread: the file that it may write is read after the rank's end."""
         self._closing.set()
         self._thread.join()
 
@@ -61,7 +64,7 @@ class Silence:
                 return
 
     def is_silent(self) -> bool:
-        """Looks once. Returns whether the rank has been silent for too long."""
+        """Poll once and return whether the rank has been silent for too long."""
         beat = self._scratch.last_beat(RANK)
         self._unchanged = self._unchanged + 1 if beat is not None and beat == self._beat else 0
         self._beat = beat
@@ -71,7 +74,7 @@ class Silence:
         sentence = f"Rank {RANK} has shown no sign of life for {self._patience:.0f} s: its process is frozen."
         logger.error("%s", sentence)
         left = RankExit(rank=RANK, exit_code=ExitCode.HUNG, error=sentence, error_time=time.time(), slowest_rank=RANK)
-        # A rank that has said why it ends is believed. Without any word, the signal is the cause.
+        # An exit file that the rank has written itself stays. If no file can be written, the signal is the cause.
         with contextlib.suppress(OSError), (self._scratch.folder / rank_exit_file(RANK)).open("x") as file:
             file.write(left.to_json())
         self._kill()

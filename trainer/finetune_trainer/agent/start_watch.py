@@ -1,13 +1,13 @@
-"""Ends ranks that hang while they start, and says what their processes were doing.
+"""Ends ranks that hang while they start, and reports what their processes were doing.
 
 A rank leaves two empty files in the scratch folder: one as soon as the trainer's code runs, before torch is imported,
-and one when all libraries are imported. Before the first file, a rank gets a fixed time. Between the two it is left
-alone as long as its process computes or reads, for imports from a cold disk can take minutes. After the second file it
-is not watched here: how long ranks may wait for each other, for a download or for a large model is limited by the
-operator and by the ranks themselves.
+and one when all libraries are imported. Before the first file, a rank gets a fixed time. Between the two files, it is
+left alone as long as its process computes or reads, because imports from a cold disk can take minutes. After the second
+file it is not watched here: the operator and the ranks themselves limit how long ranks may wait for each other, for a
+download or for a large model.
 
-The watch counts its own looks and not seconds, because an agent that was frozen itself, as by a laptop's sleep, must
-not blame its ranks for that time.
+The watch counts its polls and not seconds, because an agent that was itself frozen, for example while a laptop slept,
+must not blame its ranks for that time.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from finetune_trainer.pod.scratch import Scratch
 logger = logging.getLogger("agent")
 
 START_SECONDS = 120.0
-"""How long a rank may take to run the trainer's code, and how long its process may do nothing while it imports."""
+"""Seconds that a rank may take to run the trainer's code, and that its process may be idle while it imports."""
 LOOKS = 15
-"""How often the watch looks in that time."""
+"""The number of polls in that time."""
 STACK_SECONDS = 2.0
-"""How long the watch waits for the Python stacks of the processes that it ends."""
+"""Seconds that the watch waits for the Python stacks of the processes that it ends."""
 
 _Seen = tuple[float, int, int] | None
-"""What a process had done at the last look; None before the trainer's code runs."""
+"""What a process had done at the last poll; None before the trainer's code runs."""
 
 
 class StartWatch:
-    """Looks at the ranks of a pod until all have imported their libraries; a context manager."""
+    """A context manager that watches the ranks of a pod until all have imported their libraries."""
 
     def __init__(
         self, ranks: Iterable[int], scratch: Scratch, processes: RankProcesses, output: RankOutput, seconds: float
     ) -> None:
-        """`seconds` is the time that a rank gets, `START_SECONDS` but in tests."""
+        """Prepare the watch. `seconds` is the time that a rank gets; it is `START_SECONDS` except in tests."""
         self._scratch = scratch
         self._processes = processes
         self._output = output
@@ -63,7 +63,7 @@ class StartWatch:
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """The files that the watch writes are read after the ranks' end, so they must not come later."""
+        """End the watch and wait for its thread: the files that it may write are read after the ranks' end."""
         self._closing.set()
         self._thread.join()
 
@@ -74,7 +74,7 @@ class StartWatch:
                 return
 
     def look(self) -> dict[int, int]:
-        """Looks once. Returns the process ids, by rank, of the ranks that hang."""
+        """Poll once and return the process ids of the ranks that hang, by rank."""
         living = self._processes.living()
         for rank in tuple(self._seen):
             if rank not in living or self._scratch.has_imported(rank):
@@ -86,10 +86,10 @@ class StartWatch:
         return {rank: living[rank] for rank, looks in self._unchanged.items() if looks >= LOOKS}
 
     def _end(self, hanging: dict[int, int]) -> None:
-        """Write the last message of the hanging ranks for them, and end all processes of the pod."""
+        """Write the exit files of the hanging ranks on their behalf, and end all processes of the pod."""
         states = {rank: process_state.describe(pid) for rank, pid in hanging.items()}
         details = {rank: process_state.describe_all(pid) for rank, pid in hanging.items()}
-        # Python's faulthandler, with which the ranks start, answers this signal with the stacks of all threads.
+        # The ranks start with Python's faulthandler, which prints the stacks of all threads on this signal.
         for pid in hanging.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)
@@ -98,7 +98,7 @@ class StartWatch:
             sentence = f"{self._fault(rank)}: {state}{self._place(rank, details[rank])}."
             logger.error("%s", sentence)
             left = RankExit(rank=rank, exit_code=ExitCode.HUNG, error=sentence, error_time=time.time())
-            # The message of a rank that has said why it ends stays.
+            # The exit file of a rank that has already reported why it ends stays.
             with contextlib.suppress(OSError), (self._scratch.folder / rank_exit_file(rank)).open("x") as file:
                 file.write(left.to_json())
         self._processes.kill()
@@ -109,17 +109,17 @@ class StartWatch:
         return f"Rank {rank} neither computed nor read anything for {self._seconds:.0f} s while it imported libraries"
 
     def _place(self, rank: int, details: list[str]) -> str:
-        """Add the details to the rank's output and return where its Python code was, if its stack has come."""
+        """Add the details to the rank's output and return where its Python code was, if it has printed a stack."""
         for line in details:
             self._output.add(rank, line)
-        # What a rank wrote itself comes through the same pipe before these lines.
+        # The rank's own output comes through the same pipe before these lines.
         _wait_until(lambda: bool(details) and details[-1] in self._output.lines(rank))
         place = process_state.innermost_line(self._output.lines(rank))
         return f"; Python was at {place}" if place else ""
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
-    """Returns as soon as the condition holds, and after `STACK_SECONDS` in any case."""
+    """Return as soon as the condition holds, or after `STACK_SECONDS`."""
     deadline = time.monotonic() + STACK_SECONDS
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,6 +1,6 @@
-"""What a pod must find before it may train: its environment, a valid run.json, a workspace that can be written.
+"""Checks what a pod needs before it may train: its environment, a valid run.json and a writable workspace.
 
-Whatever is missing is one sentence, and exit code 76: another attempt would find the same.
+A missing requirement is reported in one sentence with exit code 76, because another attempt would find the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from finetune_trainer.pod.paths import Paths
 
 DEFAULT_GRACE_SECONDS = 300.0
 _UNKNOWN_HERE = ("extra_forbidden", "literal_error")
-"""Types of validation errors that a newer operator explains."""
+"""Types of validation errors whose cause may be a newer operator."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The agent's environment."""
+    """The agent's settings, which the operator passes in the environment."""
 
     paths: Paths
     run_config: Path
@@ -41,7 +41,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Raises InvalidError, naming the variable."""
+        """Read the settings from the environment. Raises InvalidError that names the variable."""
 
         def number(name: str, default: str | None = None) -> float:
             text = environment.get(name) or default
@@ -74,7 +74,7 @@ class Settings:
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Raises InvalidError with one sentence."""
+    """Read run.json. Raises InvalidError with one sentence."""
     try:
         return RunConfig.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -84,7 +84,10 @@ def read_run_config(path: Path) -> RunConfig:
 
 
 def _sentence(path: Path, error: ValidationError) -> str:
-    """What is wrong with a run.json. An operator that is newer than this image may write what the image cannot know."""
+    """Return a sentence on what is wrong with a run.json.
+
+    An operator that is newer than this image may write fields or values that the image does not know.
+    """
     faults = error.errors(include_url=False)
     first = next((fault for fault in faults if fault["type"] in _UNKNOWN_HERE), faults[0])
     place = ".".join(map(str, first["loc"])) or "the file"
@@ -101,8 +104,11 @@ def _sentence(path: Path, error: ValidationError) -> str:
 
 
 def check_workspace(path: Path) -> None:
-    """Raises InvalidError when no file can be written there. Only trying tells: mode bits say nothing of a volume
-    that is mounted read-only or whose server maps root to nobody."""
+    """Raise InvalidError if no file can be written in the workspace.
+
+    Only an attempt to write is conclusive: mode bits do not show whether a volume is mounted read-only or whether its
+    server maps root to nobody.
+    """
     try:
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
             return

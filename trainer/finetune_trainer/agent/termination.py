@@ -1,7 +1,7 @@
-"""How a pod ended: the cause, the exit code and the last message, from what is left when all ranks are gone.
+"""Determines how a pod ended, after all its ranks have: the cause, the exit code and the termination message.
 
-The ranks' own files decide: among those that failed, the earliest error is the cause and the others are symptoms. A
-rank without a file was ended from outside. Pure: everything observed comes in as `End`.
+The ranks' exit files decide: among the ranks that failed, the earliest error is the cause and the others are symptoms.
+A rank without an exit file was ended from outside. The functions are pure: all observations are passed in an `End`.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from finetune_trainer.contract import (
 
 INFRASTRUCTURE = 1
 MAX_ROW_CHARACTERS = 80
-"""Of a row's id, in the last message."""
+"""The length to which a row's id is cut in the termination message."""
 
 
 @dataclass(frozen=True)
 class End:
-    """What is known when the ranks have ended."""
+    """What is known when all ranks of a pod have ended."""
 
     config: RunConfig
     index: int
     time: float
     codes: Mapping[int, int] = field(default_factory=dict)
-    """Exit codes by rank, negative for a signal, of the ranks that ended by themselves, in the order in which it was
-    noticed; not of those that the agent ended then."""
+    """The exit codes of the ranks that ended by themselves, by rank, negative for a signal, in the order in which they
+    were noticed. Ranks that the agent then ended are left out."""
     store_code: int | None = None
-    """Exit code of the store at which the ranks meet, if it ended before them."""
+    """The exit code of the store at which the ranks meet, if it ended before them."""
     exits: Mapping[int, RankExit] = field(default_factory=dict)
-    """By rank."""
+    """The exit files of the ranks, by rank."""
     statuses: Mapping[int, RankStatus] = field(default_factory=dict)
-    """By rank."""
+    """The last statuses of the ranks, by rank."""
     oom_killed: bool = False
-    """The OOM killer struck in this pod."""
+    """Whether the OOM killer has killed a process in this pod."""
     killed_after: float | None = None
-    """Seconds after a stop request at which the agent ended ranks that had not stopped."""
+    """Seconds from a stop request until the agent ended ranks that had not stopped; None if it did not."""
     checkpoint: CheckpointReport | None = None
-    """The newest that rank 0 has told of."""
+    """The newest checkpoint that rank 0 has reported."""
     facts: Facts | None = None
-    """What rank 0 has found in the data."""
+    """The facts that rank 0 found in the data."""
 
     @property
     def ranks(self) -> range:
@@ -62,7 +62,7 @@ class End:
 
 @dataclass(frozen=True)
 class Cause:
-    """The failure that explains the others; or the success."""
+    """The failure that explains the others, or the success."""
 
     exit_code: int
     rank: int | None = None
@@ -71,40 +71,41 @@ class Cause:
 
 
 def ranks_of(config: RunConfig, index: int) -> range:
-    """Global ranks of the pod `index`."""
+    """Return the global ranks of the pod `index`."""
     local = config.world.processes_per_node
     return range(index * local, (index + 1) * local)
 
 
 def met(statuses: Iterable[RankStatus]) -> bool:
-    """Whether the ranks have met: from then on each of them sees a request to stop by itself."""
+    """Return whether the ranks have met: from then on each of them sees a stop request by itself."""
     return any(True for _ in statuses)
 
 
 def begun(statuses: Iterable[RankStatus]) -> bool:
-    """Whether the ranks are past meeting and loading, in which there is nothing to save."""
+    """Return whether any rank is past meeting and loading, during which there is nothing to save."""
     return any(status.phase not in BEFORE_TRAINING for status in statuses)
 
 
 def cause_of(end: End) -> Cause:
-    """Why the pod ended as it did."""
+    """Return why the pod ended as it did."""
     claims = {(e.world, e.config_digest) for e in end.exits.values() if e.world is not None or e.config_digest}
     if len(claims) > 1:
         return Cause(ExitCode.MISMATCH, error=_disagreement(end), time=end.time)
     failed = [exit_ for exit_ in end.exits.values() if exit_.exit_code != 0]
     earliest = min(failed, key=lambda e: (math.inf if e.error_time is None else e.error_time, e.rank), default=None)
-    # A failure without a class is often only how a rank noticed the end of another one.
+    # A failure without a class is often only the reaction to the end of another rank.
     is_explained = earliest is not None and earliest.exit_code in CLASS_OF_EXIT_CODE
     if not is_explained and (killed := _killed(end)) is not None:
         return killed
     missing = _missing(end)
     if not is_explained and (earliest or missing) and (lost := _lost_store(end)) is not None:
         return lost
-    # Who only noticed is no better witness than a rank that ended before without a word.
+    # An error without a time only reports that another rank ended. A rank that ended before, without an exit file,
+    # explains more.
     is_told = is_explained or (earliest is not None and earliest.error_time is not None)
     if earliest is not None and (is_told or not any(rank in end.codes for rank in missing)):
         error = earliest.error or f"Rank {earliest.rank} ended with exit code {earliest.exit_code} and gave no reason."
-        # Without a time if all failed for a sibling's sake: another pod's word is the cause.
+        # If all ranks failed because of another rank, the cause has no time: it is in another pod's message.
         return Cause(earliest.exit_code, earliest.rank, error, earliest.error_time)
     if missing:
         return Cause(INFRASTRUCTURE, _first_of(missing, end), _unexplained(end, missing), end.time)
@@ -112,12 +113,12 @@ def cause_of(end: End) -> Cause:
 
 
 def _killed(end: End) -> Cause | None:
-    """The cause, if a rank that left no file was ended from outside."""
+    """Return the cause if a rank without an exit file was ended from outside."""
     missing = _missing(end)
     if not missing:
         return None
     rank = _first_of(missing, end)
-    # When it last lived is before anyone else could notice its death.
+    # Its last heartbeat is earlier than the time at which any other rank could notice its end.
     time = end.statuses[rank].heartbeat if rank in end.statuses else end.time
     if end.oom_killed:
         error = f"Rank {rank} was killed because the pod ran out of memory; raise resources.memory."
@@ -128,7 +129,7 @@ def _killed(end: End) -> Cause | None:
             error = "The pod was asked to stop before its training began."
         return Cause(ExitCode.PREEMPTED, rank, error, time)
     code = end.codes.get(rank, 0)
-    # Libraries abort when they notice that a sibling has failed.
+    # Libraries abort the process when they notice that another rank has failed.
     is_reaction = code == -signal.SIGABRT and next(iter(end.codes)) != rank
     if code < 0 and not is_reaction:
         return Cause(128 - code, rank, f"Rank {rank} was killed by {_signal(-code)}.", time)
@@ -136,7 +137,7 @@ def _killed(end: End) -> Cause | None:
 
 
 def _lost_store(end: End) -> Cause | None:
-    """The cause, if the ranks had nowhere to meet any more."""
+    """Return the cause if the store at which the ranks meet has ended."""
     if (code := end.store_code) is None:
         return None
     what = "The process in which the ranks meet"
@@ -149,7 +150,7 @@ def _lost_store(end: End) -> Cause | None:
 
 
 def _checked_success(end: End) -> Cause:
-    """All ranks ended with 0; they must also agree with what was asked for, and rank 0 must have a result."""
+    """Return success, unless the ranks attest another world or configuration or rank 0 has no result."""
     if attested(end) != (end.config.world.size, end.config.digest):
         return Cause(ExitCode.MISMATCH, error=_disagreement(end), time=end.time)
     if end.index == 0 and end.exits[0].result is None:
@@ -158,7 +159,10 @@ def _checked_success(end: End) -> Cause:
 
 
 def attested(end: End) -> tuple[int | None, str | None]:
-    """World size and digest of run.json, if every rank of the pod wrote the same; else (None, None)."""
+    """Return the world size and the digest of run.json that the pod's ranks attested.
+
+    Returns (None, None) unless every rank attested the same.
+    """
     claims = {(exit_.world, exit_.config_digest) for exit_ in end.exits.values()}
     if _missing(end) or len(claims) != 1:
         return None, None
@@ -166,7 +170,7 @@ def attested(end: End) -> tuple[int | None, str | None]:
 
 
 def message(end: End, cause: Cause, pod_uid: str, log: tuple[str, ...]) -> TerminationMessage:
-    """The pod's last word."""
+    """Return the pod's termination message."""
     world, digest = attested(end)
     unsaid = cause.rank is None or cause.rank in _missing(end)
     unexplained = cause.error and log and cause.exit_code == INFRASTRUCTURE and unsaid
@@ -200,7 +204,7 @@ def _missing(end: End) -> list[int]:
 
 
 def _first_of(missing: list[int], end: End) -> int:
-    """Of the ranks that left no file the one that failed first, if any did so by itself."""
+    """Return the rank without an exit file that failed first, or the lowest such rank if none ended by itself."""
     ended = sorted((rank for rank in end.codes if rank in missing), key=lambda rank: end.codes[rank] == 0)
     return ended[0] if ended else missing[0]
 

@@ -1,1 +1,4 @@
-"""The state of a training on disk: written by all ranks together, verified, and resumed from."""
+"""The checkpoints of a run, which all ranks write together, verify and resume from.
+
+The saved result does not belong here; the package `model` writes it.
+"""

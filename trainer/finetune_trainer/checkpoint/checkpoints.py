@@ -1,9 +1,9 @@
-"""Saving and resuming, which all ranks do together.
+"""Saves and resumes the state of a training, which all ranks do together.
 
-Every rank writes its part of the state; rank 0 adds the manifest and publishes the folder. What one rank could not do
-is told to all through the rendezvous store, so that none waits for it: a checkpoint that cannot be written is reported
-and the training goes on. A resumed training proves itself by the probe: the model must answer as it did when it was
-saved.
+Every rank writes its part of the state; rank 0 adds the manifest and publishes the folder. A failure of one rank is
+reported to all ranks through the rendezvous store, so that none waits for it: a checkpoint that cannot be written is
+reported, and the training continues. A resumed training is verified by the probe: the model must answer as it did when
+it was saved.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.distributed import Ranks, persistent_buffers
 
 ONE_FILE_ELEMENTS = 100_000_000
-"""Up to so many trained parameters (1.2 GB) rank 0 writes them all; of more, every rank writes its share."""
+"""The number of trained parameters (1.2 GB) up to which rank 0 writes all of them; above it, every rank writes its
+share."""
 FILE_BYTES = 512 * 1024**2
-"""A rank holds so much in main memory before it writes."""
+"""The size that a rank collects in main memory before it writes a file."""
 
 
 class Checkpoints:
-    """Of one attempt."""
+    """The checkpoints that one attempt writes and resumes from."""
 
     def __init__(self, config: RunConfig, paths: Paths, prepared: Prepared, ranks: Ranks, total_steps: int) -> None:
         self._config = config
@@ -58,8 +59,11 @@ class Checkpoints:
     def save(
         self, engine: Any, position: Position, base_metrics: dict[str, float], request: str
     ) -> CheckpointReport | str:
-        """Write, verify, and let older ones go. All ranks call this. Returns the new checkpoint; or why there is none,
-        a sentence that names the path: what was there before is still there."""
+        """Write and verify a checkpoint, then remove outdated ones. All ranks call this.
+
+        Returns the new checkpoint, or a sentence that names the path and explains why there is none; the older
+        checkpoints are then kept.
+        """
         began = time.monotonic()
         name = files.folder_name(position.step, self._config.attempt)
         unfinished = self._folder / files.unfinished_name(position.step, self._config.attempt)
@@ -106,7 +110,7 @@ class Checkpoints:
         )
 
     def has(self, position: Position) -> bool:
-        """Whether this very position was saved, or resumed from."""
+        """Return whether this position was saved or resumed from."""
         return (
             self._saved is not None
             and self._saved.step == position.step
@@ -119,7 +123,10 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
 
     def _write_share(self, engine: Any, unfinished: Path) -> dict[str, File] | OSError:
-        """This rank's files. Whatever happens to them, the other ranks are not left alone with gathering."""
+        """Write this rank's files and return them, or the error.
+
+        After an error this rank still takes part in the gathering, so that the other ranks do not wait for it.
+        """
         writers = 1 if engine_state.size(engine) <= ONE_FILE_ELEMENTS else self._ranks.world
         writer = _Writer(unfinished, self._ranks.rank)
         for number, (name, state) in enumerate(engine_state.read(engine)):
@@ -151,8 +158,11 @@ class Checkpoints:
     # ---- resuming ---------------------------------------------------------------------------------------------------
 
     def resume(self, engine: Any) -> tuple[Manifest, CheckpointReport] | None:
-        """Go back to the newest checkpoint that verifies and answers as it did; None if there is none at all. All ranks
-        call this. Raises NoCheckpointError when there are some, but none can be trusted."""
+        """Restore the newest checkpoint that verifies and whose model answers as it did. All ranks call this.
+
+        Returns None if there is no checkpoint at all. Raises NoCheckpointError if there are some but none can be
+        trusted.
+        """
         if self._ranks.rank == 0:
             files.sweep(self._folder, self._config.attempt)
         (names, *_), failure = self._ranks.outcomes(lambda: [found.path.name for found in files.found(self._folder)])
@@ -175,8 +185,11 @@ class Checkpoints:
         )
 
     def restore(self, engine: Any, step: int) -> str | None:
-        """Give the engine the state that it had after `step`. All ranks call this. Returns None, or why no checkpoint
-        of that step can be used. The engine is then as it was, unless a checkpoint's model answered differently."""
+        """Give the engine the state that it had after `step`. All ranks call this.
+
+        Returns None, or a sentence on why no checkpoint of that step can be used. The engine is then unchanged, unless
+        the model of a checkpoint answered differently.
+        """
         (names, *_), failure = self._ranks.outcomes(
             lambda: [found.path.name for found in files.found(self._folder) if found.step == step]
         )
@@ -188,7 +201,10 @@ class Checkpoints:
         return failure.replace(f"{self._workspace}/", "")
 
     def _restored(self, engine: Any, path: Path) -> tuple[Any, str | None]:
-        """Its manifest, if every file is what was written and the model answers as it did; else why it is not used."""
+        """Restore a checkpoint and return its manifest, and the reason if it is not used.
+
+        It is used if every file is as it was written and the model answers as it did.
+        """
 
         def check_files() -> None:
             manifest = files.read_manifest(path)
@@ -217,7 +233,7 @@ class Checkpoints:
             )
 
     def _told(self, path: Path) -> Path:
-        """As users know it."""
+        """Return the path as users know it, relative to the workspace."""
         return path.relative_to(self._workspace)
 
 
@@ -244,7 +260,7 @@ def _finished(written: dict[str, File] | OSError) -> dict[str, Any]:
 
 
 class _Writer:
-    """A rank's files; after the first that cannot be written it only forgets what it is given."""
+    """Writes a rank's files. After the first one that cannot be written it discards the rest."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder = folder
@@ -275,7 +291,7 @@ class _Writer:
 
 
 class _States(Mapping[str, engine_state.State]):
-    """The states in a checkpoint's files, each tensor read when it is asked for."""
+    """The states in a checkpoint's files. Each tensor is read when it is accessed."""
 
     def __init__(self, path: Path, names: Mapping[str, File]) -> None:
         self._files: dict[str, Any] = {}

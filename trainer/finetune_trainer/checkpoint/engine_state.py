@@ -1,9 +1,9 @@
-"""What an optimizer step changes, parameter by parameter and whole: fp32 masters, Adam's moments, buffers.
+"""Reads and writes what an optimizer step changes, by whole parameters: fp32 masters, Adam's moments and buffers.
 
-A checkpoint holds these and not DeepSpeed's own shards, so that it fits every ZeRO stage and every number of ranks
-without a conversion. Reading gathers one parameter at a time, which all ranks do together; writing back is each rank's
-own work: it takes its part of every whole tensor. DeepSpeed's accessors know stages 1 to 3; at stage 0 every rank has
-everything: in fp32 the optimizer is torch's own, in bf16 it has a copy of each parameter.
+A checkpoint holds these instead of DeepSpeed's own shards, so that it fits every ZeRO stage and every number of ranks
+without a conversion. Reading gathers one parameter at a time, which all ranks do together. Writing back is each rank's
+own work: it takes its part of every whole tensor. DeepSpeed's accessors support stages 1 to 3. At stage 0 every rank
+has everything: in fp32 the optimizer is torch's own, and in bf16 the optimizer has an fp32 copy of each parameter.
 """
 
 from __future__ import annotations
@@ -27,25 +27,28 @@ from torch import nn
 MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
-"""Updates that the parameter has had; Adam's bias correction counts them."""
+"""The number of updates that the parameter has had, which Adam's bias correction uses."""
 BUFFER = "buffer"
 
 State = Mapping[str, torch.Tensor]
-"""Of one parameter, by the names above; without moments and step before its first update."""
+"""The state of one parameter, by the names above; before its first update it has no moments and no step."""
 
 
 def trained(engine: Any) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that training changes, in an order that all ranks share."""
+    """Return the names and parameters that training changes, in an order that all ranks share."""
     return [(name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
 
 
 def size(engine: Any) -> int:
-    """Elements of all trained parameters."""
+    """Return the number of elements of all trained parameters."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for _, parameter in trained(engine))
 
 
 def read(engine: Any) -> Iterator[tuple[str, State]]:
-    """The state of every trained parameter, on this rank's device. Collective: all ranks take every one of them."""
+    """Yield the state of every trained parameter, on this rank's device.
+
+    This is a collective operation: all ranks must consume every state.
+    """
     masters = _masters(engine)
     updates = _updates(engine) if masters is None else 0.0
     if updates:
@@ -64,9 +67,11 @@ def read(engine: Any) -> Iterator[tuple[str, State]]:
 
 
 def write(engine: Any, states: Mapping[str, State]) -> None:
-    """Put back what `read` gave, on any stage and in any world; `states` may read each tensor when it is asked for.
+    """Restore what `read` yielded, at any ZeRO stage and any world size.
 
-    Raises KeyError for a parameter without a state, RuntimeError for one of another shape."""
+    `states` may read each tensor when it is accessed. Raises KeyError for a parameter without a state, and RuntimeError
+    for one of another shape.
+    """
     updates = max((float(states[name].get(STEP, torch.zeros(()))) for name, _ in trained(engine)), default=0.0)
     masters = _masters(engine)
     if masters is None:
@@ -86,7 +91,7 @@ def write(engine: Any, states: Mapping[str, State]) -> None:
 
 @torch.no_grad()
 def _write_whole(engine: Any, parameter: nn.Parameter, master: torch.Tensor, state: State) -> None:
-    """Stage 0."""
+    """Write the state of a parameter at stage 0."""
     master.copy_(state[MASTER])
     parameter.copy_(state[MASTER])
     base = engine.basic_optimizer
@@ -98,9 +103,9 @@ def _write_whole(engine: Any, parameter: nn.Parameter, master: torch.Tensor, sta
 
 @torch.no_grad()
 def _write_mapped(parameter: nn.Parameter, state: State) -> None:
-    """Stages 1 and 2."""
+    """Write the state of a parameter at stage 1 or 2."""
     safe_set_full_fp32_param(parameter, state[MASTER])
-    # The accessor changes the master alone: the first forward pass would use the old weights.
+    # The accessor only changes the master, so the first forward pass would use the old weights.
     parameter.copy_(state[MASTER])
     for key in MOMENTS if STEP in state else ():
         safe_set_full_optimizer_state(parameter, state[key], key)
@@ -108,7 +113,10 @@ def _write_mapped(parameter: nn.Parameter, state: State) -> None:
 
 @torch.no_grad()
 def _write_sharded(parameter: Any, state: State) -> None:
-    """Stage 3. The whole-tensor accessor cannot write a last shard that is padded."""
+    """Write the state of a parameter at stage 3.
+
+    DeepSpeed's accessor for whole tensors cannot write a last shard that is padded.
+    """
     safe_set_local_fp32_param(parameter, _shard(parameter, state[MASTER]))
     for key in MOMENTS if STEP in state else ():
         safe_set_local_optimizer_state(parameter, _shard(parameter, state[key]), key)
@@ -125,7 +133,10 @@ def _shard(parameter: Any, whole: torch.Tensor) -> torch.Tensor:
 
 
 def _masters(engine: Any) -> dict[nn.Parameter, torch.Tensor] | None:
-    """At stage 0, what the optimizer updates for each parameter: itself, or in bf16 a copy in fp32. None at others."""
+    """Return what the optimizer updates for each parameter at stage 0, or None at other stages.
+
+    This is the parameter itself, or in bf16 a copy in fp32.
+    """
     optimizer = engine.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
         return {parameter: parameter for _, parameter in trained(engine)}
@@ -136,13 +147,15 @@ def _masters(engine: Any) -> dict[nn.Parameter, torch.Tensor] | None:
 
 
 def _updates(engine: Any) -> float:
-    """DeepSpeed's optimizers step all parameters together."""
+    """Return the number of updates so far. DeepSpeed's optimizers step all parameters together."""
     return max((float(state[STEP]) for state in engine.basic_optimizer.state.values() if STEP in state), default=0.0)
 
 
 def _make_moments(engine: Any, updates: float) -> None:
-    """The optimizer makes its state with the first step; what is written back needs a place before. `updates` 0: none
-    has been done, and there shall be no state."""
+    """Create the optimizer's state, which the optimizer itself only creates in its first step.
+
+    With `updates` 0, no step has been done and the state stays empty.
+    """
     optimizer, base = engine.optimizer, engine.basic_optimizer
     base.state.clear()
     if not updates:
@@ -154,15 +167,18 @@ def _make_moments(engine: Any, updates: float) -> None:
 
 
 def _link_moments(optimizer: Any) -> None:
-    """Show the accessors where the moments are. In stages 1 and 2 DeepSpeed does it after the first group's first step,
-    when the other groups have none yet."""
+    """Show DeepSpeed's accessors where the moments are.
+
+    At stages 1 and 2 DeepSpeed does this after the first step of the first group, when the other groups have no moments
+    yet.
+    """
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _flat_masters(optimizer: Any) -> list[torch.Tensor]:
-    """The tensors that torch's optimizer sees. Under stage 3 its groups are empty but for the moment of a step."""
+    """Return the tensors that torch's optimizer updates. At stage 3 its groups are empty except during a step."""
     sharded = getattr(optimizer, "fp32_partitioned_groups_flat", None)
     if sharded is not None:
         return list(sharded)
@@ -170,6 +186,6 @@ def _flat_masters(optimizer: Any) -> list[torch.Tensor]:
 
 
 def _step(optimizer: torch.optim.Optimizer, updates: float, of: torch.Tensor) -> torch.Tensor:
-    """As torch makes it: on the device only where the fused kernel counts."""
+    """Return a step counter as torch creates it: on the device only if the fused kernel counts the steps."""
     fused = any(group.get("fused") for group in optimizer.param_groups)
     return torch.tensor(updates, dtype=torch.float32, device=of.device if fused else "cpu")

@@ -1,13 +1,13 @@
-"""Checkpoints as folders: what is in one, which there are, whether one can be trusted, which may go.
+"""Checkpoints as folders: their content, and which of them exist, can be trusted and may be removed.
 
-    <run>/checkpoints/step-<k>-a<attempt>/     whole and never changed again, or not there
-        manifest.json                          everything else in it, by name, size and sha256; and its own sha256
+    <run>/checkpoints/step-<k>-a<attempt>/     complete and never changed again, or absent
+        manifest.json                          name, size and sha256 of all other files, and its own sha256
         state-*.safetensors
-    <run>/checkpoints/.step-<k>-a<attempt>/    being written by that attempt, or left by its death
-    <run>/checkpoints/LATEST                   name of the newest one, for people and tools; nothing here relies on it
+    <run>/checkpoints/.step-<k>-a<attempt>/    being written by that attempt, or left behind when it died
+    <run>/checkpoints/LATEST                   name of the newest one, for people and tools; nothing here reads it
 
-A folder gets its name by one rename, after every file in it has been synced to the disk. It is trusted for what its
-manifest proves, whoever wrote it. No two attempts write one path.
+A folder gets its name by one rename, after every file in it has been synced to the disk. Its manifest alone decides
+whether it is trusted, whichever attempt wrote it. No two attempts write to the same path.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CHUNK_BYTES = 1 << 22
 
 
 class File(Message):
-    """Of a checkpoint."""
+    """The size and the digest of a file in a checkpoint."""
 
     size: int
     sha256: str
 
 
 class Probe(Message):
-    """What the model answered to fixed rows, in evaluation mode; a resumed one must answer the same."""
+    """The model's answer to fixed rows in evaluation mode. A resumed model must give the same."""
 
     loss_sum: float
     count: int
@@ -59,7 +59,7 @@ class Best(Message):
 
 
 class Health(Message):
-    """Steps that went wrong so far, and what the next ones are compared with."""
+    """The steps that went wrong so far, and the losses with which the next steps are compared."""
 
     skipped: int = 0
     skipped_in_row: int = 0
@@ -68,27 +68,27 @@ class Health(Message):
 
 
 class Position(Message):
-    """Where the training is. Rows, learning rate and randomness of the next step follow from the step alone."""
+    """The position of the training, from whose step the next step's rows, learning rate and randomness follow."""
 
     step: int
-    """Optimizer steps that are done or skipped."""
+    """The number of optimizer steps that are done or skipped."""
     epoch: float
     evaluated: bool
     """Whether the evaluation that is due after this step is done."""
     best: Best | None = None
     """The best evaluation whose checkpoint was written."""
     improved_to: float | None = None
-    """The metric's value when it improved last by more than `minDelta`."""
+    """The metric's value when it last improved by more than `minDelta`."""
     evaluations_without_improvement: int = 0
-    """Evaluations since then."""
+    """The number of evaluations since then."""
     health: Health = Health()
 
 
 class Origin(Message):
-    """What the state belongs to: it fits no other training."""
+    """The training to which a state belongs; the state fits no other."""
 
     config: str
-    """Digest of the recipe: of run.json without what may differ from attempt to attempt."""
+    """The digest of the recipe: of run.json without the fields that may differ between attempts."""
     data: str
     seed: int
     global_batch_size: int
@@ -96,7 +96,7 @@ class Origin(Message):
 
 
 class Manifest(Message):
-    """Of one checkpoint."""
+    """The manifest of one checkpoint."""
 
     attempt: int
     time: float
@@ -106,14 +106,14 @@ class Manifest(Message):
     zero_stage: int
     micro_batch_size: int
     code: str
-    """Digest of the trainer's source."""
+    """The digest of the trainer's source."""
     probe: Probe
     save_seconds: float
-    """From the decision to save until everything but this manifest was written."""
+    """Seconds from the decision to save until everything but this manifest was written."""
     base_metrics: dict[str, float]
-    """Of the model before training."""
+    """The metrics of the model before training."""
     request: str
-    """The request that it answers, or that one before it has answered."""
+    """The newest request that this checkpoint or an earlier one has answered."""
     files: dict[str, File]
 
     @property
@@ -131,7 +131,10 @@ class Found:
 
 
 def recipe_digest(config: RunConfig) -> str:
-    """Of what attempts of one run have in common: where, how widely and how patiently they train is not of it."""
+    """Return the digest of the fields that all attempts of a run have in common.
+
+    The fields that determine where, with how many ranks and how patiently an attempt trains are left out.
+    """
     fields = config.model_dump(mode="json", exclude_none=True)
     for name in ("attempt", "nonce", "world", "zero_stage", "deepspeed", "checkpoint", "patience", "merge", "metrics"):
         fields.pop(name, None)
@@ -143,7 +146,7 @@ def recipe_digest(config: RunConfig) -> str:
 
 
 def code_digest() -> str:
-    """Of this package's source files."""
+    """Return the digest of this package's source files."""
     digest = hashlib.sha256()
     folder = Path(finetune_trainer.__file__).parent
     for path in sorted(folder.rglob("*.py")):
@@ -152,17 +155,17 @@ def code_digest() -> str:
 
 
 def folder_name(step: int, attempt: int) -> str:
-    """Of a checkpoint that is whole."""
+    """Return the folder name of a complete checkpoint."""
     return f"step-{step}-a{attempt}"
 
 
 def unfinished_name(step: int, attempt: int) -> str:
-    """Of one that is being written."""
+    """Return the folder name of a checkpoint that is being written."""
     return f".{folder_name(step, attempt)}"
 
 
 def found(folder: Path) -> list[Found]:
-    """Folders with a checkpoint's name, newest first: by step, then by attempt. Everything else is somebody else's."""
+    """Return the folders with a checkpoint's name, newest first: by step, then by attempt. Other files are ignored."""
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
     except FileNotFoundError:
@@ -173,7 +176,7 @@ def found(folder: Path) -> list[Found]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Of the checkpoint at `path`. Raises UntrustedError."""
+    """Read the manifest of the checkpoint at `path`. Raises UntrustedError."""
     file = path / MANIFEST_FILE
     try:
         written = json.loads(file.read_bytes())
@@ -188,14 +191,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Into a checkpoint that is being written. Raises OSError."""
+    """Write the manifest into a checkpoint that is being written. Raises OSError."""
     fields = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     write_synced(path / MANIFEST_FILE, json.dumps({"manifest": fields, "sha256": digest}, indent=1).encode())
 
 
 def write_synced(path: Path, content: bytes) -> File:
-    """Write a new file and wait until the disk has it. Raises OSError."""
+    """Write a new file and wait until it is on the disk. Raises OSError."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -204,7 +207,7 @@ def write_synced(path: Path, content: bytes) -> File:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in it. Raises OSError."""
+    """Wait until the names of a folder's files are on the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -231,7 +234,7 @@ def check_files(path: Path, files: Iterable[tuple[str, File]]) -> None:
 
 
 def check_sizes(path: Path, files: Mapping[str, File]) -> None:
-    """Whether this process sees what others have written. Raises OSError."""
+    """Check that this process sees other ranks' files in their full size. Raises OSError."""
     for name, expected in files.items():
         size = (path / name).stat().st_size
         if size != expected.size:
@@ -239,7 +242,7 @@ def check_sizes(path: Path, files: Mapping[str, File]) -> None:
 
 
 def publish(folder: Path, unfinished: Path, name: str) -> Path:
-    """Give a checkpoint that is complete its name, and note it as the newest. Raises OSError."""
+    """Give a complete checkpoint its name, and record it as the newest. Raises OSError."""
     sync_folder(unfinished)
     path = folder / name
     unfinished.rename(path)
@@ -249,7 +252,10 @@ def publish(folder: Path, unfinished: Path, name: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """A checkpoint, if it is there, so that it is never seen as one while it goes; what cannot be removed stays."""
+    """Remove a checkpoint if it exists. Files that cannot be removed stay.
+
+    It is renamed first, so that it never counts as a checkpoint while it is being removed.
+    """
     going = path.with_name(f".{path.name}-going")
     try:
         path.rename(going)
@@ -259,10 +265,12 @@ def remove(path: Path) -> None:
 
 
 def outdated(checkpoints: Iterable[Found], newest: Found, keep: int, best_step: int | None) -> list[Found]:
-    """Those that may go, once `newest` was verified: all but the `keep` newest and the best.
+    """Return the checkpoints that may be removed once `newest` is verified: all but the `keep` newest and the best.
 
-    Of a step that two attempts have saved, the later attempt's counts. What an earlier attempt wrote beyond `newest` is
-    what the attempt of `newest` could not trust, or it would have resumed there. A later attempt's are not ours."""
+    If two attempts have saved the same step, the later attempt's checkpoint counts. The checkpoints that earlier
+    attempts wrote beyond `newest` can be removed: the attempt of `newest` could not trust them, or it would have
+    resumed from them. The checkpoints of later attempts are not touched.
+    """
     ours = [checkpoint for checkpoint in checkpoints if checkpoint.attempt <= newest.attempt]
     last: dict[int, Found] = {}
     for checkpoint in sorted(ours, key=lambda checkpoint: checkpoint.attempt):
@@ -275,7 +283,7 @@ def outdated(checkpoints: Iterable[Found], newest: Found, keep: int, best_step: 
 
 
 def sweep(folder: Path, attempt: int) -> None:
-    """Remove what earlier attempts left unfinished, or half removed."""
+    """Remove what earlier attempts left unfinished or only partly removed."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Eight fixed rows, and what the model answers to them: by this a resumed model proves to be the one that was saved.
+"""Computes the model's answer to eight fixed rows, which shows whether a resumed model is the one that was saved.
 
-Every rank passes the same rows through the model, in evaluation mode, so that the answer depends on neither the number
-of ranks nor the stage, and no rank is left alone under ZeRO-3.
+Every rank passes the same rows through the model in evaluation mode. The answer therefore depends neither on the number
+of ranks nor on the stage, and all ranks take part in the gathering under ZeRO-3.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from finetune_trainer.tasks import task_of
 
 PROBE_ROWS = 8
 PROBE_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
-"""Greatest relative difference of the loss, by the run's precision."""
+"""The greatest relative difference of the loss, by the run's precision."""
 
 
 def probe(engine: Any, prepared: Prepared, config: RunConfig, ranks: Ranks) -> Probe | None:
-    """The loss on the first evaluation rows, summed; None if it is not finite. All ranks call this."""
+    """Return the summed loss on the first evaluation rows, or None if it is not finite. All ranks call this."""
     ranks.share_buffers(engine.module)
     task = task_of(config.task)
     loss_sum, count = torch.zeros((), dtype=torch.float64, device=ranks.device), 0
@@ -40,11 +40,11 @@ def probe(engine: Any, prepared: Prepared, config: RunConfig, ranks: Ranks) -> P
             count += len(labels)
             ranks.activity.tick()
     engine.train(was_training)
-    # One word for all ranks: they must agree whether there is something to save.
+    # All ranks use the same total, because they must agree whether there is something to save.
     (total,) = ranks.sum(float(loss_sum))
     return Probe(loss_sum=total / ranks.world, count=count) if math.isfinite(total) else None
 
 
 def differs(now: Probe, then: Probe, tolerance: float) -> bool:
-    """Whether these cannot be answers of the same model."""
+    """Return whether the two answers cannot come from the same model."""
     return now.count != then.count or abs(now.loss_sum - then.loss_sum) > tolerance * abs(then.loss_sum)

@@ -1,11 +1,11 @@
-"""What the operator and the trainer say to each other, and nothing else.
+"""The contract: the data that the operator and the trainer exchange, and nothing else.
 
-The operator writes one `RunConfig` (run.json) per attempt; every rank attests its hash. The agent of each pod answers
-`GET /status` with a `PodStatus` and ends with a `TerminationMessage`. Operator and image may be of different releases:
-`message.py` has the rules by which the contract grows. Only pydantic is imported here: the operator
-imports this package, and the operator's image has no torch.
+The operator writes one `RunConfig` (run.json) for each attempt, and every rank reports its hash. The agent of each pod
+answers `GET /status` with a `PodStatus` and ends with a `TerminationMessage`. The operator and the image may be of
+different releases; `message.py` states the rules by which the contract may change. Only pydantic is imported here,
+because the operator imports this package and its image has no torch.
 
-Times are seconds since the epoch (float); sizes are bytes; JSON keys are camelCase.
+Times are seconds since the epoch (float), sizes are bytes, and JSON keys are camelCase.
 """
 
 from finetune_trainer.contract.ending import RankExit, Result, TerminationMessage, last_message_file

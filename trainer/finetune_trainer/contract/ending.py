@@ -1,4 +1,4 @@
-"""How a rank, a pod and a training end: their last words, and the saved result."""
+"""The messages with which a rank, a pod and a training end, and the saved result."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from finetune_trainer.contract.pod_status import CheckpointReport
 
 
 class Result(Answer):
-    """The saved model. `metrics` are those of the saved, reloaded files."""
+    """The saved model. `metrics` were measured on the saved files after they were loaded again."""
 
     path: str
-    """Relative to the workspace."""
+    """The folder of the saved model, relative to the workspace."""
     digest: str
-    """sha256 over the sorted (name, sha256) of its files, in hex."""
+    """The sha256 over the sorted (name, sha256) pairs of its files, in hex."""
     base_metrics: dict[str, float]
     metrics: dict[str, float]
     step: int
-    """The optimizer step after which the model was as it is saved."""
+    """The optimizer step whose model was saved."""
     last_step: int | None = None
-    """The optimizer step with which the training ended; absent if it is the one that was saved."""
+    """The optimizer step at which the training ended; absent if it is the one that was saved."""
     stopped_early: bool = False
-    """Whether the training ended before its last step, because the metric did not improve any more."""
+    """Whether the training ended before its last step because the metric no longer improved."""
     trainable_parameters: int
     parameters: int
     merged_path: str | None = None
     merge_failure: str | None = None
-    """One sentence why there is no merged copy, though one was asked for."""
+    """One sentence on why there is no merged copy although one was requested."""
 
 
 class RankExit(Message):
-    """What a rank writes when it ends, in the pod's scratch folder, for the agent."""
+    """What a rank writes to the pod's scratch folder, for the agent, when it ends."""
 
     rank: int
     exit_code: int
@@ -39,18 +39,18 @@ class RankExit(Message):
     world: int | None = None
     config_digest: str | None = None
     error: str | None = None
-    """One sentence for people; the traceback is in the log."""
+    """One sentence for the user; the traceback is in the log."""
     error_time: float | None = None
     rows: tuple[str, ...] = ()
-    """Ids of rows whose loss or gradient was not finite, when the training diverged; the first few."""
+    """The ids of the first few rows whose loss or gradient was not finite, if the training diverged."""
     slowest_rank: int | None = None
-    """The rank for which all others waited, when the training hung."""
+    """The rank for which all others waited, if the training hung."""
     result: Result | None = None
-    """Of rank 0, when done."""
+    """The result of the training; only rank 0 reports it, and only on success."""
 
 
 class TerminationMessage(Answer):
-    """What a pod leaves behind, at most 4 KiB; `fit` cuts the log to that."""
+    """A pod's termination message of at most 4 KiB, to which `fit` shortens it."""
 
     pod_uid: str
     index: int
@@ -58,7 +58,7 @@ class TerminationMessage(Answer):
     nonce: str
     exit_code: int
     world: int | None = None
-    """Attested by every rank of the pod; absent if they did not get so far."""
+    """The world size that every rank of the pod attested; absent if the ranks did not get so far."""
     config_digest: str | None = None
     step: int = 0
     failing_rank: int | None = None
@@ -68,16 +68,18 @@ class TerminationMessage(Answer):
     rows: tuple[str, ...] = ()
     slowest_rank: int | None = None
     checkpoint: CheckpointReport | None = None
-    """The newest one that this attempt knows of: written by it, or resumed from."""
+    """The newest checkpoint that this attempt wrote or resumed from."""
     facts: Facts | None = None
-    """What preparation has found in the data; of rank 0's pod."""
+    """What preparation found in the data; only rank 0's pod reports it."""
     result: Result | None = None
     log: tuple[str, ...] = ()
     contract: ImageContract = 1
 
     def fit(self, limit: int = MAX_TERMINATION_MESSAGE_BYTES) -> str:
-        """JSON of at most `limit` bytes: the oldest log lines are left out first, then the notes, then the error is
-        cut."""
+        """Return JSON of at most `limit` bytes. Raises ValueError if the message cannot be shortened that far.
+
+        The oldest log lines are left out first, then the notes, and then the error is cut.
+        """
         message = self
         while len(text := message.to_json().encode()) > limit:
             if message.log:
@@ -93,5 +95,5 @@ class TerminationMessage(Answer):
 
 
 def last_message_file(attempt: int, index: int) -> str:
-    """Return the path, in the run's folder, of a pod's `TerminationMessage`; the log in it is longer."""
+    """Return the path of a pod's `TerminationMessage` in the run's folder; that copy has a longer log."""
     return f"attempts/{attempt}/pod-{index}.json"

@@ -1,35 +1,36 @@
-"""The environment of a pod, and the address of its agent's answers."""
+"""The environment variables of a pod, and the address of its agent's HTTP server."""
 
 from __future__ import annotations
 
 STATUS_PATH = "/status"
 REQUEST_PARAMETER = "checkpoint"
-"""Of the status path's query: a text, percent-encoded. A new one asks rank 0's pod for a checkpoint; together with"""
+"""The query parameter with which the status path is asked for a checkpoint; only rank 0's pod acts on it. Its value is
+a percent-encoded text, and each new text is a new request."""
 NONCE_PARAMETER = "nonce"
-"""the attempt's nonce, without which nothing is asked for."""
+"""The query parameter with the attempt's nonce, without which a request for a checkpoint is ignored."""
 MAX_REQUEST_CHARACTERS = 256
 MAX_STATUS_BYTES = 16 * 1024
 MAX_TERMINATION_MESSAGE_BYTES = 4096
-"""The kubelet cuts a termination message there."""
+"""The length at which the kubelet cuts a termination message."""
 MAX_LOG_LINES = 20
 
 ENV_RUN_CONFIG = "FINETUNE_RUN_CONFIG"
-"""Path of run.json."""
+"""The path of run.json."""
 ENV_WORKSPACE = "FINETUNE_WORKSPACE"
-"""Folder where the job's storage is mounted; `workspace://path` is below it."""
+"""The folder where the job's storage is mounted; `workspace://path` is below it."""
 ENV_CLAIMS = "FINETUNE_CLAIMS"
-"""Folder of the other claims; `pvc://claim/path` is `<claim>/path` below it."""
+"""The folder where the other claims are mounted; `pvc://claim/path` is `claim/path` below it."""
 ENV_SCRATCH = "FINETUNE_SCRATCH"
-"""Writable folder of the pod's own, for what the agent and its ranks say to each other."""
+"""A writable folder of the pod alone, through which the agent and its ranks communicate."""
 ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
 ENV_RENDEZVOUS = "FINETUNE_RENDEZVOUS"
-"""host:port of rank 0's store."""
+"""The host:port of rank 0's store."""
 ENV_AGENT_PORT = "FINETUNE_AGENT_PORT"
 ENV_GRACE = "FINETUNE_GRACE_SECONDS"
-"""Seconds between SIGTERM and SIGKILL (the pod's terminationGracePeriodSeconds); 300 when absent."""
+"""Seconds between SIGTERM and SIGKILL (the pod's terminationGracePeriodSeconds); 300 if absent."""
 ENV_CPUS = "FINETUNE_CPUS"
-"""CPUs of the pod; when absent, the limit of its cgroup."""
+"""The number of CPUs of the pod; if absent, the limit of its cgroup applies."""
 ENV_POD_UID = "POD_UID"
 ENV_POD_IP = "POD_IP"
 ENV_POD_INDEX = "JOB_COMPLETION_INDEX"
-"""Set by the Job controller."""
+"""The pod's index, which the Job controller sets."""

@@ -1,4 +1,4 @@
-"""What preparation has found in the data: counts, and sentences that the user should read."""
+"""What preparation found in the data: counts, and notes for the user."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ MAX_NOTE_CHARACTERS = 300
 
 
 class Facts(Answer):
-    """Facts about the rows of both sides. No text of any row is in it."""
+    """Facts about the training and evaluation rows. They contain no text of any row."""
 
     training_rows: int
     evaluation_rows: int
     effective_length: int | None = None
-    """Tokens at which rows are cut: training.sequenceLength, or less where the tokenizer or the model has a lower
-    limit. Absent for pictures."""
+    """The length in tokens to which rows are cut: training.sequenceLength, or less if the tokenizer or the model has a
+    lower limit. Absent for images."""
     cut_rows: int = 0
-    """Rows that were longer."""
+    """The number of rows that were longer."""
     empty_rows: int = 0
-    """Rows in which nothing is left to learn."""
+    """The number of rows that contain nothing to learn."""
     leaked_rows: int = 0
-    """Evaluation rows that are also training rows, but for case and blanks."""
+    """The number of evaluation rows that are also training rows, ignoring case and whitespace."""
     notes: tuple[str, ...] = ()
-    """Sentences on what is not wrong, but should be known; at most MAX_NOTES of MAX_NOTE_CHARACTERS each."""
+    """Sentences on findings that are no errors but that the user should know; at most MAX_NOTES, each with at most
+    MAX_NOTE_CHARACTERS."""

@@ -1,4 +1,4 @@
-"""How a rank ends: exit codes, and the classes that a ledger says."""
+"""The exit codes of ranks, and the failure classes in the ledger."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """How a rank, and so its pod, ended. Codes not listed are failures of the infrastructure."""
+    """How a rank, and therefore its pod, ended. Codes that are not listed are failures of the infrastructure."""
 
     DONE = 0
     PREEMPTED = 75
     INVALID = 76
-    """The data or the configuration is wrong; trying again cannot help."""
+    """The data or the configuration is wrong, so another attempt cannot help."""
     DIVERGED = 77
     OUT_OF_MEMORY = 78
     HUNG = 79
     MISMATCH = 80
-    """A rank found another world size or another configuration than was asked for."""
+    """A rank found another world size or configuration than the operator planned."""
     SUPERSEDED = 81
     UNTRUSTED = 82
-    """No checkpoint could be trusted."""
+    """There were checkpoints, but none could be trusted."""
 
 
 class FailureClass(StrEnum):
-    """Why an attempt ended without success, as the ledger says it."""
+    """Why an attempt ended without success, as recorded in the ledger."""
 
     PREEMPTED = "Preempted"
     INVALID = "Invalid"
@@ -35,18 +35,18 @@ class FailureClass(StrEnum):
     UNTRUSTED = "Untrusted"
     INFRASTRUCTURE = "Infrastructure"
     STARTUP_TIMEOUT = "StartupTimeout"
-    """All pods had a node, but not all ranks reported in time."""
+    """All pods were scheduled, but not all ranks reported in time."""
     UNKNOWN = "Unknown"
     GANG_TIMEOUT = "GangTimeout"
-    """Some pods had a node and others found none: all gave way."""
+    """Some pods were scheduled but others were not, so all of them released their resources."""
     DEADLINE = "DeadlineExceeded"
-    """Of the queue, or of the run."""
+    """The deadline of the queue or of the run has passed."""
     SUSPENDED = "Suspended"
-    """By spec.suspend, or by whoever suspended the Job."""
+    """The attempt was suspended by spec.suspend, or by another client that suspended the Job."""
     EDITED = "Edited"
-    """The spec was edited before training began: the next attempt is launched as it says."""
+    """The spec was edited before training began; the next attempt uses the edited spec."""
     REPLACED = "Replaced"
-    """The spec was edited, and the run was not to be finished."""
+    """The spec was edited, and the current run was not to be finished."""
 
 
 CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
@@ -62,5 +62,5 @@ CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
 
 
 def class_of(exit_code: int) -> FailureClass:
-    """The class of a non-zero exit code."""
+    """Return the failure class of a non-zero exit code."""
     return CLASS_OF_EXIT_CODE.get(exit_code, FailureClass.INFRASTRUCTURE)

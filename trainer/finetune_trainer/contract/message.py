@@ -1,4 +1,4 @@
-"""The base of all messages: JSON that is the same for the same content, and how it may grow from release to release."""
+"""The base classes of all messages, their canonical JSON, and how they may grow from release to release."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 CONTRACT_VERSION = 2
-"""The newest contract that this code knows. A release whose run.json has a new field or a new meaning has the next
-number; `tests/contract_versions` keeps what each release wrote and read."""
+"""The newest contract version that this code knows. A release that adds a field to run.json or changes its meaning has
+the next number; `tests/contract_versions` keeps what each release wrote and read."""
 ImageContract = Annotated[int, Field(ge=1, exclude_if=lambda version: version == 1)]
-"""The newest contract that the image knows, as its pods tell it. In JSON it is absent when it is 1."""
+"""The newest contract version that the image knows, as its pods report it. It is absent from the JSON if it is 1."""
 _SINCE = "x-since-contract"
 
 
 class Message(BaseModel):
-    """The base of run.json and its parts: immutable, camelCase in JSON, unknown keys are refused."""
+    """The base of run.json and its parts: immutable, with camelCase keys in JSON; unknown keys are refused."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, absent instead of null."""
+        """Return canonical JSON, with sorted keys and no spaces; a field that is None is absent."""
         return json.dumps(self.json_fields(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def json_fields(self) -> dict[str, Any]:
-        """What the JSON holds."""
+        """Return the fields of the JSON as a dictionary."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 class Answer(Message):
-    """The base of what a pod tells the operator: unknown keys are ignored, because the image may be the newer one."""
+    """The base of what a pod reports to the operator. Unknown keys are ignored, because the image may be newer."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -40,16 +40,16 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def added(default: Any, since: int) -> Any:
-    """A field that the contract has since a version after 1.
+    """Declare a field that was added to the contract in the version `since`.
 
-    While the field has its default it is absent from the JSON, so that an older image accepts the run.json and computes
-    the same digest from it. The default must mean what images did before there was the field.
+    While the field has its default, it is absent from the JSON, so that an older image accepts the run.json and
+    computes the same digest. The default must mean what images did before the field existed.
     """
     return Field(default, exclude_if=lambda value: value == default, json_schema_extra={_SINCE: since})
 
 
 def version_needed(message: Message) -> int:
-    """The oldest contract version that knows every field which this message writes."""
+    """Return the oldest contract version that knows every field which this message writes."""
     versions = [1]
     for name, field in type(message).model_fields.items():
         value = getattr(message, name)
@@ -62,7 +62,7 @@ def version_needed(message: Message) -> int:
 
 
 def limited_to(message: AnyMessage, version: int) -> AnyMessage:
-    """The message as that contract version knows it: fields that came later have their default."""
+    """Return the message as a contract version knows it: fields that were added later have their default."""
     limited: dict[str, Any] = {}
     for name, field in type(message).model_fields.items():
         value, extra = getattr(message, name), field.json_schema_extra

@@ -1,4 +1,4 @@
-"""The methods of training: one entry for each, read by the API's rules and the operator. No torch."""
+"""The training methods, for the API's rules and the operator. This module must not import torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """What everybody knows of a method."""
+    """The properties of a method."""
 
     learning_rate: float
-    """The default."""
+    """The default learning rate."""
     has_adapter: bool
-    """Whether it trains an adapter beside the model, which has a rank and can be merged."""
+    """Whether the method trains an adapter beside the model, which has a rank and can be merged."""
 
 
 METHODS: Mapping[str, MethodEntry] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""The answer to `GET /status`: what the ranks of a pod do, and how far the training is."""
+"""The answer to `GET /status`: what the ranks of a pod do, and how far the training has progressed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_trainer.contract.message import Answer, ImageContract
 
 
 class Phase(StrEnum):
-    """What a rank is doing."""
+    """The phase that a rank is in."""
 
     INIT = "init"
     LOAD = "load"
@@ -20,9 +20,9 @@ class Phase(StrEnum):
     SAVE = "save"
     EXPORT = "export"
     CHECK = "check"
-    """The saved result is loaded and measured."""
+    """The phase in which the saved result is loaded and measured."""
     OTHER = "other"
-    """A phase that only a newer image has. No rank writes it; an unknown name is read as this."""
+    """A phase that only a newer image has. An unknown phase is read as this one; no rank writes it."""
 
     @classmethod
     def _missing_(cls, value: object) -> Phase | None:
@@ -33,11 +33,11 @@ _NAME = re.compile(r"[a-z]{1,32}")
 
 
 BEFORE_TRAINING = (Phase.INIT, Phase.LOAD, Phase.COMPILE)
-"""There is nothing to save yet, and no step in which all ranks would hear of a stop."""
+"""The phases in which there is nothing to save yet, and no step in which all ranks would notice a stop request."""
 
 
 class RankStatus(Answer):
-    """One rank's word about itself: what it attests, and that it lives."""
+    """The report of one rank: what it attests, and its last heartbeat."""
 
     rank: int
     world: int
@@ -50,48 +50,50 @@ class RankStatus(Answer):
 
 
 class Progress(Answer):
-    """How far the training is; told by rank 0."""
+    """The progress of the training, as rank 0 reports it."""
 
     step: int
     total_steps: int
     epoch: float
     loss: float | None = None
-    """Mean over what is supervised in the last step; absent before the first and when it is not finite."""
+    """The mean loss over the supervised tokens or rows of the last step; absent before the first step and if it is not
+    finite."""
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     samples_per_second: float | None = None
     eta_seconds: float | None = None
-    """Until the last step, from the speed of the recent ones."""
+    """Seconds until the last step, at the speed of the recent steps."""
     step_seconds: float | None = None
-    """Median of the recent steps."""
+    """The median duration of the recent steps, in seconds."""
     skipped_steps: int = 0
-    """Of the run so far: their loss or gradient was not finite, and no weight changed."""
+    """The number of steps of the run whose loss or gradient was not finite, so that no weight changed."""
     skipped_in_row: int = 0
-    """Up to now; 0 after a step that was done."""
+    """The number of consecutive skipped steps up to now; 0 after a step that was not skipped."""
     loss_spikes: int = 0
-    """Of the run so far: steps whose loss was far above that of the steps before."""
+    """The number of steps of the run whose loss was far above that of the steps before."""
     slowest_rank: int | None = None
-    """The rank whose own work took longest in the recent steps, if it was much longer than the others'."""
+    """The rank whose own work took longest in the recent steps, if it took much longer than that of the others."""
     slowness: float | None = None
-    """Its time in multiples of the median rank's."""
+    """The time of `slowest_rank` as a multiple of the median rank's."""
 
 
 class CheckpointReport(Answer):
-    """The newest checkpoint that was written and verified; told by rank 0."""
+    """The newest checkpoint that was written and verified, as rank 0 reports it."""
 
     step: int
     time: float
     bytes: int
     save_seconds: float
-    """From the decision to save until it was written and verified."""
+    """Seconds from the decision to save until the checkpoint was written and verified."""
     request: str = ""
-    """The request (`GET /status?checkpoint=...`) that it answers, or that an earlier one has answered."""
+    """The newest request (`GET /status?checkpoint=TEXT`) that this checkpoint or an earlier one has answered."""
     failure: str | None = None
-    """Why one after it could not be written; a sentence that names the path. The training goes on."""
+    """Why a newer checkpoint could not be written or is not used: a sentence that names the path. The training
+    continues."""
 
 
 class PodStatus(Answer):
-    """The answer of a pod's agent."""
+    """The answer of a pod's agent to `GET /status`."""
 
     pod_uid: str
     attempt: int

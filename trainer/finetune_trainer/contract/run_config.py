@@ -1,7 +1,7 @@
-"""run.json: all that an attempt needs to know. The operator writes it; every rank attests its digest.
+"""run.json: everything that an attempt needs to know. The operator writes it, and every rank attests its digest.
 
-The operator and a pod's image may be of different releases. A field that is not of contract 1 is declared with `added`:
-run.json holds it only when the job uses it, and then says in `contract` which version it takes to read it.
+The operator and a pod's image may be of different releases. A field that was added after contract 1 is declared with
+`added`: run.json contains it only if the job uses it, and then states in `contract` which version is needed to read it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from finetune_trainer.contract.message import CONTRACT_VERSION, Message, added, version_needed
 
 NEWER_CONTRACT = "newer_contract"
-"""The type of the validation error of a run.json that takes a newer trainer."""
+"""The type of the validation error for a run.json that needs a newer trainer."""
 _CONTRACT = "contract"
 
 Task = Literal["CausalLM", "SequenceClassification", "ImageClassification"]
@@ -25,15 +25,18 @@ ZeroStage = Literal[0, 1, 2, 3]
 
 
 class Source(Message):
-    """Where a model or a dataset is: `hf://owner/name`, `workspace://path`, `pvc://claim/path` or `file:///path`."""
+    """The location of a model or a dataset.
+
+    The URI is `hf://owner/name`, `workspace://path`, `pvc://claim/path` or `file:///path`.
+    """
 
     uri: str
     revision: str | None = None
-    """Of a hub repository only."""
+    """The revision; only a hub repository has one."""
 
 
 class Columns(Message):
-    """Which column of the dataset means what. For CausalLM one of text, messages, or prompt with completion."""
+    """The columns of the dataset by their meaning. CausalLM needs one of text, messages, or prompt with completion."""
 
     text: str | None = None
     label: str | None = None
@@ -44,39 +47,40 @@ class Columns(Message):
 
 
 class Dataset(Message):
-    """Training rows, and where the evaluation rows come from: a source of their own or a fraction of these."""
+    """The training rows, and the source of the evaluation rows: their own, or a fraction of the training rows."""
 
     source: Source
     columns: Columns
     evaluation_fraction: float | None = None
     evaluation_source: Source | None = None
     max_bad_fraction: float | None = added(None, since=2)
-    """Part of the rows that may have nothing to learn; absent: the trainer's default."""
+    """The fraction of the rows that may have nothing to learn; if absent, the trainer's default applies."""
     max_leak_fraction: float | None = added(None, since=2)
-    """Part of the evaluation rows that may also be training rows; absent: the trainer's default."""
+    """The fraction of the evaluation rows that may also be training rows; if absent, the trainer's default applies."""
 
 
 class Lora(Message):
-    """A low-rank adapter; absent means full fine-tuning."""
+    """A low-rank adapter. If absent, the training is full fine-tuning."""
 
     rank: int
     alpha: float
     dropout: float
     target_modules: tuple[str, ...] | None = None
-    """Names (or their ends) of the layers that get one; absent: every linear layer but the head."""
+    """The names (or their ends) of the layers that get an adapter; if absent, every linear layer except the head gets
+    one."""
 
 
 class EarlyStopping(Message):
-    """When a training ends before its last step: the metric has not improved for a while."""
+    """Ends a training before its last step if the metric has not improved for a while."""
 
     patience: int
-    """Evaluations in a row without an improvement."""
+    """The number of consecutive evaluations without an improvement after which the training ends."""
     min_delta: float
-    """A metric that changes by no more than this has not improved."""
+    """The change of the metric up to which it counts as not improved."""
 
 
 class Training(Message):
-    """The recipe. An optimizer step takes `global_batch_size` items, whatever the world is."""
+    """The hyperparameters. An optimizer step takes `global_batch_size` items, whatever the world size is."""
 
     epochs: int | None = None
     max_steps: int | None = None
@@ -84,42 +88,42 @@ class Training(Message):
     global_batch_size: int
     micro_batch_size: int
     sequence_length: int
-    """Tokens; longer rows are cut. Ignored for images."""
+    """The length in tokens to which longer rows are cut. Ignored for images."""
     learning_rate: float
     schedule: Literal["linear", "cosine"]
     warmup_fraction: float
     weight_decay: float
     max_grad_norm: float
-    """0 means no clipping."""
+    """The norm to which gradients are clipped; 0 means no clipping."""
     precision: Literal["bf16", "fp32"]
     seed: int
     activation_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass instead of being kept: memory for time."""
+    """Whether activations are recomputed in the backward pass instead of kept, which saves memory but takes time."""
     early_stopping: EarlyStopping | None = added(None, since=2)
 
 
 class Checkpointing(Message):
-    """When the state of the training is saved, and how much of it is kept."""
+    """When checkpoints are written, and how many are kept."""
 
     every_seconds: float
-    """Between two checkpoints; besides them there is one when the pods are asked to stop, and one at the end."""
+    """Seconds between two checkpoints. There is also one when the pods are asked to stop, and one at the end."""
     keep: int
-    """Newest checkpoints that are kept; the best by evaluation metric is kept besides them."""
+    """The number of newest checkpoints that are kept; the best one by evaluation metric is kept in addition."""
 
 
 class Patience(Message):
     """Seconds without any progress after which a rank counts as hung."""
 
     first_step: float = 900.0
-    """Of the first step of an attempt, in which kernels are compiled and buffers made; also of saving."""
+    """The limit for the first step of an attempt, in which kernels are compiled and buffers created, and for saving."""
     step: float = 60.0
-    """Of a later step, if that is more than ten times the median step."""
+    """The limit for a later step, unless ten times the median step is longer."""
     silent: float = 30.0
-    """Of a rank that does not even say that it lives: it is frozen, or its node is gone."""
+    """The limit for a rank without a heartbeat: it is frozen, or its node is gone."""
 
 
 class World(Message):
-    """How many processes train and on what."""
+    """The number of processes that train, and their device."""
 
     nodes: int
     processes_per_node: int
@@ -131,18 +135,18 @@ class World(Message):
 
 
 class RunConfig(Message):
-    """All that an attempt needs to know; the trainer reads nothing else."""
+    """Everything that an attempt needs to know; the trainer reads no other configuration."""
 
     namespace: str
     job: str
     uid: str
-    """Of the FineTuneJob."""
+    """The UID of the FineTuneJob."""
     run: int
     attempt: int
     nonce: str
-    """Random, of this attempt: an answer without it is not from this attempt's pods."""
+    """A random text of this attempt: an answer without it is not from this attempt's pods."""
     folder: str
-    """Of the run, relative to the workspace."""
+    """The run's folder, relative to the workspace."""
     task: Task
     model: Source
     dataset: Dataset
@@ -150,21 +154,21 @@ class RunConfig(Message):
     training: Training
     zero_stage: ZeroStage
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """Raw keys, merged last into DeepSpeed's configuration."""
+    """The raw keys that are merged last into DeepSpeed's configuration."""
     world: World
     metrics: tuple[Metric, ...]
-    """The first one tells which model is the best."""
+    """The metrics of the evaluations. The first one decides which model is the best."""
     keep: Literal["Best", "Last"] = added("Last", since=2)
-    """Which model is the result: the best one of all evaluations, or that of the last step."""
+    """Which model is the result: the best one of all evaluations, or the one after the last step."""
     evaluate_every_steps: int | None = added(None, since=2)
-    """Optimizer steps between two evaluations; absent: one after each epoch."""
+    """The optimizer steps between two evaluations; if absent, there is one after each epoch."""
     checkpoint: Checkpointing
     patience: Patience = Patience()
     merge: bool = False
     allow_remote_code: bool = False
-    """Whether code that lies beside a model's weights may run; the operator's configuration alone says so."""
+    """Whether code that comes with a model's weights may run; only the operator's configuration can allow it."""
     allow_pickle_weights: bool = False
-    """Whether weights that are not safetensors may be read: unpickling them runs what is in them."""
+    """Whether weights that are not safetensors may be read; unpickling them runs code in them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -178,20 +182,20 @@ class RunConfig(Message):
         return {name: value for name, value in fields.items() if name != _CONTRACT}
 
     def json_fields(self) -> dict[str, Any]:
-        """The fields, and in `contract` the oldest version that can read them; absent means 1."""
+        """Return the fields, and in `contract` the oldest version that can read them; if absent, it is 1."""
         needed = version_needed(self)
         return super().json_fields() | ({_CONTRACT: needed} if needed > 1 else {})
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON, in hex: what every rank attests.
+        """The sha256 of the canonical JSON, in hex, which every rank attests.
 
-        The operator computes it before it writes run.json, a rank after it has read run.json. Both find the same, also
-        in code of different releases, because neither writes a field that the other does not know.
+        The operator computes it before it writes run.json, and a rank after it has read run.json. Both get the same
+        digest, also with code of different releases, because neither writes a field that the other does not know.
         """
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def output(self) -> PurePosixPath:
-        """Folder of the saved result, relative to the workspace."""
+        """The folder of the saved result, relative to the workspace."""
         return PurePosixPath(self.folder) / "output"

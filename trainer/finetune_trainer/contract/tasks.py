@@ -1,6 +1,7 @@
-"""The tasks: one entry for each, read by the API, its rules, the operator, the trainer and the model card. No torch.
+"""The tasks, each with one entry, for the API, its rules, the operator, the trainer and the model card.
 
-A new task needs its name in `run_config.Task`, an entry here, a file in `finetune_trainer/tasks`, documents and tests.
+A new task needs its name in `run_config.Task`, an entry here, a file in `finetune_trainer/tasks`, documentation and
+tests. This module must not import torch.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from finetune_trainer.contract.run_config import Metric, Task
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """What everybody knows of a task."""
+    """The properties of a task."""
 
     implementation: str
-    """Where its loss, features and batches are: a module of `finetune_trainer.tasks`, and a class in it."""
+    """The module of `finetune_trainer.tasks`, and the class in it, with the task's loss, features and batches."""
     reads: Literal["text", "pictures"]
     columns: tuple[tuple[str, ...], ...]
-    """The combinations of columns that it can read, the preferred one first. A dataset names exactly one of them."""
+    """The combinations of columns that the task can read, the preferred one first. A dataset names exactly one."""
     columns_needed: str
-    """The same in words, after 'needs'."""
+    """The combinations in words, to be placed after 'needs'."""
     columns_example: str
-    """Of a manifest's `columns`."""
+    """An example of a manifest's `columns`."""
     metrics: tuple[Metric, ...]
-    """What it can be measured by; all of them if the user names none. The first one tells which model is best."""
+    """The metrics of the task; all are used if the user names none. The first one decides which model is best."""
     auto_class: str
-    """The class of transformers that loads its models."""
+    """The transformers class that loads the task's models."""
     processor_class: str
-    """The class of transformers that loads its tokenizer or image processor."""
+    """The transformers class that loads the task's tokenizer or image processor."""
     pipeline: str
-    """Its tag on a model hub."""
+    """The tag of the task on a model hub."""
 
 
 TASKS: Mapping[Task, TaskEntry] = MappingProxyType(

@@ -1,1 +1,4 @@
-"""From files to rows: reading and checking them, and the order in which every rank takes them."""
+"""Data from files to rows: reading, validation, splitting, and the order in which the ranks process the rows.
+
+Tokens and pixels do not belong here; the package `tasks` makes them.
+"""

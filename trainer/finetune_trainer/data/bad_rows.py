@@ -1,6 +1,6 @@
-"""Collects the rows that are wrong, so that one message names all kinds of mistakes in a file.
+"""Collects the wrong rows of a source, so that one message describes all kinds of mistakes in it.
 
-Its memory has a bound, however many rows are wrong.
+The memory is bounded, however many rows are wrong.
 """
 
 from __future__ import annotations
@@ -8,26 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 NAMED = 20
-"""Rows that a message names."""
+"""The greatest number of rows that a message names."""
 KINDS = 8
-"""Kinds of mistakes that a message describes."""
+"""The greatest number of kinds of mistakes that a message describes."""
 LONGEST = 1900
-"""Characters of a message, which has to fit into the status of a FineTuneJob."""
+"""The greatest length of a message in characters: it must fit into the status of a FineTuneJob."""
 
 
 @dataclass
 class _Kind:
     sentence: str
-    """What is wrong with the first row."""
+    """The description of the first row's mistake."""
     count: int = 0
     others: list[str] = field(default_factory=list)
-    """The next rows, at most NAMED of them."""
+    """The ids of the following rows, at most NAMED of them."""
 
 
 class BadRows:
-    """The rows of one source that are wrong, by kind of mistake.
+    """The wrong rows of one source, grouped by kind of mistake.
 
-    Two mistakes are of one kind when their sentences, `field: what is wrong; remedy`, have the same field and remedy.
+    Two mistakes are of the same kind if their sentences, `field: what is wrong; remedy`, have the same field and
+    remedy.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class BadRows:
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def add(self, row: str, sentence: str) -> None:
-        """`row` is its id."""
+        """Add a wrong row, given its id and the description of its mistake."""
         self.count += 1
         key = (sentence.partition(":")[0], sentence.rpartition("; ")[2])
         if key not in self._kinds and len(self._kinds) == KINDS:
@@ -46,7 +47,7 @@ class BadRows:
             kind.others.append(row)
 
     def message(self) -> str:
-        """The sentence of the first row of each kind, and where the other rows are."""
+        """Return the sentence of the first row of each kind, followed by the ids of further rows of that kind."""
         kinds = list(self._kinds.values())
         share = NAMED // len(kinds) - 1
         total = f"; {self.count} rows are wrong in all" if len(kinds) > 1 else ""
@@ -61,7 +62,10 @@ class BadRows:
 
 
 def _others(kind: _Kind, share: int, room: int) -> str:
-    """How many rows are wrong in the same way, and the names of up to `share` of them if `room` characters suffice."""
+    """Return how many more rows have the same mistake.
+
+    Up to `share` of them are named, if the text then still fits into `room` characters.
+    """
     count = kind.count - 1
     if not count:
         return ""

@@ -1,4 +1,4 @@
-"""Reads parquet and Arrow files, a few rows at a time, with the names of class labels instead of their numbers."""
+"""Reads Parquet and Arrow files, a few rows at a time, and replaces the numbers of class labels by their names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from finetune_trainer.data.text_files import unreadable
 from finetune_trainer.errors import InvalidError
 
 ROWS_AT_ONCE = 100
-"""Rows that are in memory at the same time. A row may hold a picture of some megabytes."""
+"""The number of rows that are in memory at the same time. A row may hold an image of several megabytes."""
 
 
 def read_columnar(kind: Literal["parquet", "arrow"], path: Path, name: str, field: str, uri: str) -> Iterator[RawRow]:
-    """The rows of a file; none if the file has no byte. Raises InvalidError when it cannot be read."""
+    """Yield the rows of a file; an empty file has no rows. Raises InvalidError if the file cannot be read."""
     if path.stat().st_size == 0:
         return
     try:
@@ -41,7 +41,10 @@ def _parquet(file: Any) -> tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]:
 
 
 def _arrow(file: Any) -> tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]:
-    """Arrow has two formats under one suffix: a stream, as the `datasets` library writes it, and a file."""
+    """Open an Arrow file, which may have either of Arrow's two formats.
+
+    The `datasets` library writes the stream format, other tools write the file format, both with the same suffix.
+    """
     try:
         stream = ipc.open_stream(file)
     except pyarrow.ArrowInvalid:
@@ -62,7 +65,7 @@ def _features(schema: pyarrow.Schema) -> Mapping[str, Any]:
 
 
 def named(rows: Iterable[dict[str, Any]], features: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows with the names of class labels instead of their numbers; a number that has no name becomes None."""
+    """Yield the rows with class labels as names instead of numbers; a number without a name becomes None."""
     class_labels = {name: feature for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
     for values in rows:
         for name, feature in class_labels.items():

@@ -1,7 +1,7 @@
-"""Knows which columns the rows of a source have, and says so when one that is wanted is in none of them.
+"""Records which columns the rows of a source have, and reports a required column that no row has.
 
-A name of a column may be somebody's data: a CSV file without a header has a row in the place of the names, and objects
-in JSON may have ids as keys. So a sentence lists only what is surely or very likely a name.
+A column's name may itself be user data: a CSV file without a header has a row of data in its place, and JSON objects
+may use ids as keys. Error messages therefore list only names that are certainly or very likely column names.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from finetune_trainer.data.raw_row import RawRow
 from finetune_trainer.errors import InvalidError
 
 SHOWN = 8
-"""Names in a list that a sentence gives before it says how many more there are."""
+"""The number of names that a message lists; it counts the others."""
 LONGEST_NAME = 40
-"""Characters of a column's name. What is longer is likely somebody's text in the wrong place."""
+"""The greatest length of a column's name in characters. A longer name is probably user data in the wrong place."""
 REMEMBERED = 1000
-"""Different names that are counted. Objects in JSON may have a new one in each row."""
+"""The greatest number of different names that are counted. JSON objects may have a new name in each row."""
 ALIKE = 0.8
-"""The ratio of difflib from which a name counts as a misspelt one: lable is one of label, test is not one of text."""
+"""The difflib ratio from which a name is a misspelling: lable matches label, but test does not match text."""
 
 
 class SeenColumns:
-    """The columns that rows have had so far. `wanted` maps the names in dataset.columns to the user's names."""
+    """The columns of the rows read so far. `wanted` maps the names in dataset.columns to the user's column names."""
 
     def __init__(self, wanted: Mapping[str, str]) -> None:
         self._wanted = wanted
@@ -34,7 +34,7 @@ class SeenColumns:
         self._table: str | None = None
 
     def add(self, raw: RawRow) -> None:
-        """Raises InvalidError at once when a whole table lacks a column."""
+        """Record the columns of a row. Raises InvalidError at once if the row's whole table lacks a required column."""
         if raw.table is not None and raw.table != self._table:
             self._table = raw.table
             lacking = [column for column in self._wanted.values() if column not in raw.values]
@@ -46,7 +46,7 @@ class SeenColumns:
             self._counts.update(name for name in raw.values if name in self._counts or len(self._counts) < REMEMBERED)
 
     def refuse_absent(self, uri: str) -> None:
-        """Raises InvalidError when no row has had a column that is wanted."""
+        """Raise InvalidError if a required column occurs in no row."""
         for column in self._wanted.values():
             if self._rows and column in self._missing:
                 usual = [name for name, count in self._counts.items() if 2 * count > self._rows]
@@ -68,14 +68,17 @@ class SeenColumns:
 
 
 def _likeness(name: str, column: str) -> float:
-    """From 0 to 1; of a long name 0, because the comparison takes the square of its length."""
+    """Return the similarity of two names, from 0 to 1.
+
+    Long names get 0, because the time of the comparison grows with the square of their length.
+    """
     if len(name) > LONGEST_NAME:
         return 0.0
     return difflib.SequenceMatcher(None, column.lower(), name.lower()).ratio()
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of the names; of one that is too long to be a name, the length alone."""
+    """Return the first names as one text; a name that is too long is described by its length only."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (
         ", ".join(

@@ -1,6 +1,6 @@
-"""Reads files, folders and hub data sets as raw rows, each with the name that people find it by.
+"""Reads files, folders and data sets of the hub as raw rows, each with an id by which the user can find it.
 
-Nothing is kept in memory but the names of files: every reader is a generator.
+All readers are generators, so only the names of the files are kept in memory.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ FORMATS = {
 }
 FORMAT_NAMES = "jsonl, json, csv, tsv, parquet or arrow"
 SHOWN = 8
-"""Names in a list that a sentence gives before it says how many more there are."""
+"""The number of names that a message lists; it counts the others."""
 POINTER = b"version https://git-lfs"
-"""Git writes this in place of a large file, until `git lfs pull` fetches it."""
+"""The beginning of a Git LFS pointer, which stands in for a large file until `git lfs pull` fetches it."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The rows of a source, in the order of file names and lines, and what its user should know of it."""
+    """The rows of a source, in the order of file names and lines, with notes for the user."""
 
     rows: Iterator[RawRow | BadRow]
-    """Raises InvalidError while reading, when a file is malformed as a whole."""
+    """The rows. The iterator raises InvalidError if a whole file is malformed."""
     notes: tuple[str, ...] = ()
 
 
 def read(source: Source, field: str, side: Side, paths: Paths) -> Reading:
-    """Begin to read a source. `field` is the spec's name for the source.
+    """Begin to read a source. `field` is the name of the source in the spec.
 
-    Raises InvalidError when the source is absent, unreadable, several splits or of no known type; ConnectionError when
-    the hub cannot be reached.
+    Raises InvalidError if the source does not exist, cannot be read, consists of several splits or has an unknown type,
+    and ConnectionError if the hub cannot be reached.
     """
     path = paths.local(source.uri)
     if path is None:
@@ -62,7 +62,7 @@ def read(source: Source, field: str, side: Side, paths: Paths) -> Reading:
             return _read_folder(path, field, source.uri)
         if path.exists():
             return Reading(_read_file(path, path.name, field, source.uri))
-    except OSError as error:  # a name that is too long, or a folder above it that may not be entered
+    except OSError as error:  # for example a name that is too long, or a parent folder without permission
         raise InvalidError(
             f"{field}: {source.uri} cannot be read ({error.strerror}); correct the URI or the permissions"
         ) from None
@@ -107,7 +107,7 @@ def _read_folder(folder: Path, field: str, uri: str) -> Reading:
 
 
 def _read_matches(pattern: Path, field: str, uri: str) -> Reading:
-    """Several files of one folder, where `*` in the last part of the URI stands for any characters."""
+    """Read the files of one folder that match the URI, where `*` in its last part stands for any characters."""
     only_star = glob.escape(pattern.name).replace("[*]", "*")
     names = sorted(path.name for path in pattern.parent.glob(only_star) if path.is_file())
     data_files = [name for name in names if _suffix(name) in FORMATS and may_be_data(name)]
@@ -119,8 +119,11 @@ def _read_matches(pattern: Path, field: str, uri: str) -> Reading:
 
 
 def _read_files(folder: Path, files: Sequence[str], field: str, source: str, base: str) -> Iterator[RawRow | BadRow]:
-    """The rows of `files`, which are relative to `folder`. `source` names all of them in a sentence; `base` is the URI
-    of the folder, without a slash at its end."""
+    """Read several files of one type. Raises InvalidError if they have different types.
+
+    `files` are relative to `folder`. `source` is the name of all of them in a message, and `base` is the folder's URI
+    without a slash at the end.
+    """
     formats = sorted({FORMATS[_suffix(file)] for file in files})
     if len(formats) > 1:
         raise InvalidError(f"{field}: {source} mixes {' and '.join(formats)} files; keep one type or name one file")
@@ -128,7 +131,7 @@ def _read_files(folder: Path, files: Sequence[str], field: str, source: str, bas
 
 
 def _refuse_splits(files: Sequence[str], pictures: bool, source: str, base: str) -> None:
-    """A folder of splits would train on its own test rows, so the user has to name one."""
+    """Raise InvalidError if the files are several splits: a training on all of them would include the test rows."""
     splits = splits_of(files, pictures)
     if not splits:
         return
@@ -145,7 +148,10 @@ def _refuse_splits(files: Sequence[str], pictures: bool, source: str, base: str)
 
 
 def _left_out(files: Iterable[str]) -> str:
-    """How many files of which type, as in `12 .heic files, 1 .svg file`; files without a suffix are not counted."""
+    """Return the number of files of each type, as in `12 .heic files, 1 .svg file`.
+
+    Files without a suffix are not counted.
+    """
     counts = Counter(suffix for file in files if (suffix := _suffix(file)))
     shown = [f"{count} {suffix} file{'s' * (count > 1)}" for suffix, count in counts.most_common(SHOWN)]
     return ", ".join(shown) + (f" and {len(counts) - SHOWN} more types" if len(counts) > SHOWN else "")
@@ -181,4 +187,4 @@ def _is_pointer(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(POINTER)) == POINTER
     except OSError:
-        return False  # the reader says why
+        return False  # the reader reports the reason

@@ -1,4 +1,4 @@
-"""Lists the files of a folder that may be data: neither hidden nor written by a tool for its own bookkeeping."""
+"""Lists the files of a folder that may be data, without hidden files and files that a tool wrote for its own use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_trainer.data.text_files import unreadable
 from finetune_trainer.errors import InvalidError
 
 BOOKKEEPING = (
-    # clones from the hub, and what `datasets` writes beside its arrow files
+    # clones of hub repositories, and files that `datasets` writes beside its Arrow files
     "*.md",
     "cache-*.arrow",
     "config.json",
@@ -39,18 +39,18 @@ BOOKKEEPING = (
     "desktop.ini",
     "thumbs.db",
 )
-"""Names, in lower case, of files that are about the data or about the tool."""
+"""The names, in lower case, of files that describe the data or belong to a tool."""
 IS_BOOKKEEPING = re.compile("|".join(map(translate, BOOKKEEPING))).match
 LABEL_STUDIO = ("notes.json", "classes.txt")
-"""Label Studio writes the first beside the second. Alone, notes.json may well be somebody's data."""
+"""Label Studio writes notes.json beside classes.txt. Without classes.txt, notes.json may be user data."""
 HIDDEN = (".", "__")
-"""How the names of files and folders begin that their owners hide, as .git and __MACOSX."""
+"""The prefixes that mark files and folders as hidden or internal, as in .git and __MACOSX."""
 
 
 def files_below(folder: Path, field: str, uri: str) -> list[str]:
-    """The sorted paths of the files in a folder and in those below it, relative to it. Links are followed.
+    """Return the sorted paths of all files in a folder and its subfolders, relative to the folder. Links are followed.
 
-    Raises InvalidError when a folder cannot be listed or a link leads nowhere.
+    Raises InvalidError if a folder cannot be listed or the target of a link does not exist.
     """
     try:
         names = _listed(folder, "", frozenset({os.path.realpath(folder)}))
@@ -64,16 +64,20 @@ def files_below(folder: Path, field: str, uri: str) -> list[str]:
 
 
 def may_be_data(name: str) -> bool:
-    """Whether the file of that name is neither hidden nor a bookkeeping file."""
+    """Return whether a file with this name is neither hidden nor a bookkeeping file."""
     return not name.startswith(HIDDEN) and not IS_BOOKKEEPING(name.lower())
 
 
 class BrokenLinkError(Exception):
-    """The relative path of a link that leads nowhere."""
+    """The target of a link does not exist. The message is the relative path of the link."""
 
 
 def _listed(folder: Path, below: str, parents: frozenset[str]) -> Iterator[str]:
-    """`parents` are the real paths of the folders on the way here: a link back to one of them would never end."""
+    """Yield the paths of the data files in a folder and its subfolders.
+
+    `parents` are the real paths of the folders above. A link back to one of them is skipped, because following it would
+    never end.
+    """
     with os.scandir(folder) as scanned:
         entries = list(scanned)
     about, mark = LABEL_STUDIO

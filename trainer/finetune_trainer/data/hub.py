@@ -1,4 +1,4 @@
-"""Reads data sets from the Hugging Face hub, streamed, one split of each."""
+"""Streams data sets from the Hugging Face hub, one split of each."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ HUB_SPLITS: Mapping[Side, tuple[str, ...]] = {
     "train": ("train",),
     "evaluation": ("validation", "test", "dev", "eval"),
 }
-"""Splits that are read for each side, the best one first."""
+"""The splits that can be read for each side, in the order of preference."""
 
 
 def read_hub(source: Source, field: str, side: Side, paths: Paths) -> Iterator[RawRow]:
-    """The rows of the split that fits the side. Raises InvalidError; ConnectionError when the hub does not answer."""
+    """Return the rows of the split that fits the side.
+
+    Raises InvalidError if the data set cannot be used, and ConnectionError if the hub does not answer.
+    """
     name = source.uri.removeprefix("hf://")
     shown = f"{source.uri} (revision {source.revision})" if source.revision else source.uri
     try:

@@ -1,6 +1,6 @@
-"""Reads folders of pictures: a picture's class is the name of its folder, unless a metadata file says more.
+"""Reads folders of images. The name of an image's folder is its class, unless a metadata file gives other columns.
 
-Pictures are not opened here: their paths are enough, and they may be many.
+Images are not opened here, since there may be many: the rows hold their paths only.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from finetune_trainer.data.raw_row import BadRow, RawRow
 from finetune_trainer.errors import InvalidError
 
 PICTURE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
-"""Those that Pillow can read, in lower case."""
+"""The suffixes, in lower case, of images that Pillow can read."""
 METADATA_STEM = "metadata"
-"""metadata.csv, .jsonl or .parquet gives columns to the pictures beside it."""
+"""The stem of metadata.csv, .jsonl or .parquet, which gives columns to the images in its folder."""
 FILE_NAME = "file_name"
-"""Column of a metadata file: the picture of each row, relative to the metadata file. With a prefix, as in
-front_file_name, it gives a column of that name."""
+"""The column of a metadata file that names each row's image, relative to the metadata file.
+
+A column with a prefix, as in front_file_name, becomes an image column named after the prefix (front).
+"""
 IMAGE, LABEL = "image", "label"
-"""Columns that are made here."""
+"""The names of the columns that this module creates."""
 
 
 def read_pictures(pictures: Iterable[str], folder: Path, uri: str) -> Iterator[RawRow]:
-    """One row for each picture, whose path is relative to `folder`: columns image and label."""
+    """Yield one row with the columns image and label for each image path, which is relative to `folder`."""
     for name in pictures:
         path = folder / name
         yield RawRow(name, {IMAGE: str(path), LABEL: path.parent.name}, folder, table=uri)
@@ -35,10 +37,10 @@ def read_pictures(pictures: Iterable[str], folder: Path, uri: str) -> Iterator[R
 def with_pictures(
     rows: Iterable[RawRow | BadRow], pictures: frozenset[str], folder: Path, field: str
 ) -> Iterator[RawRow | BadRow]:
-    """The rows of metadata files, with the pictures that they name. A row is called after its picture, if that is one
-    of `pictures`, which are relative to `folder`.
+    """Yield the rows of metadata files with the paths of the images that they name.
 
-    Raises InvalidError when a metadata file has no column for pictures.
+    A row gets its image's path as its id, if the image is one of `pictures`, which are relative to `folder`. Raises
+    InvalidError if a metadata file has no image column.
     """
     for row in rows:
         if isinstance(row, BadRow) or row.folder is None:

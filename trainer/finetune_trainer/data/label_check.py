@@ -1,6 +1,6 @@
-"""Counts the labels of the rows, refuses those that cannot be classes, and notes those that look like the same class.
+"""Counts the labels of the rows, refuses labels that cannot be classes, and reports labels that look alike.
 
-Memory grows with the number of classes and not with the number of rows.
+The memory grows with the number of classes and not with the number of rows.
 """
 
 from __future__ import annotations
@@ -12,36 +12,39 @@ from collections.abc import Mapping
 from finetune_trainer.errors import InvalidError
 
 FEWEST_ROWS = 20
-"""Rows from which on labels that occur once are suspicious. With fewer, somebody may be trying something out."""
+"""The number of rows from which labels that occur only once are suspicious. Fewer rows may be a mere trial."""
 FEWEST_SCORES = 10
-"""The same for numbers with fractions, which are hardly ever classes."""
+"""The same for labels that are fractional numbers, which are rarely classes."""
 MOST_FRACTIONS = 20
-"""Different labels with fractions that may be classes, as stars from 0.5 to 5 are."""
+"""The greatest number of different fractional labels that may be classes, such as star ratings from 0.5 to 5."""
 CODE = re.compile(r"0\d")
-"""How numbers begin that are codes, as 01.11 is, and no amounts."""
+"""The beginning of numbers that are codes, such as 01.11, and not quantities."""
 LONGEST_NAME = 40
-"""Characters of a label. What is longer is likely somebody's text in the wrong place."""
+"""The greatest length of a label in characters. A longer label is probably user data in the wrong place."""
 VARIANTS = 5
-"""Groups of labels that look the same, each of which gets a note."""
+"""The greatest number of groups of similar labels that get a note each."""
 SHOWN = 4
-"""Labels of such a group that are named."""
+"""The greatest number of labels that are named in such a group."""
 
 
 class LabelCounts:
-    """How often each label occurs in some rows, and where it occurs first."""
+    """The number of rows with each label, and the first of them."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.numbers: dict[str, int] = {}
-        """Label -> how many labels were found before it."""
+        """The number of each label, in the order in which the labels were found."""
         self.counts: dict[str, int] = {}
         self.first: dict[str, str] = {}
-        """Label -> id of the first row that has it."""
+        """The id of the first row that has the label."""
         self.equal_to_text = 0
-        """Rows whose label is their text."""
+        """The number of rows whose label equals their text."""
 
     def add(self, row: str, label: str, text: str | None) -> int:
-        """Returns the label's number. `row` is the row's id; `text` is what the model reads, None for a picture."""
+        """Count a row's label and return the label's number.
+
+        `row` is the row's id, and `text` is the text that the model reads, or None for an image.
+        """
         self.rows += 1
         self.counts[label] = self.counts.get(label, 0) + 1
         self.first.setdefault(label, row)
@@ -50,11 +53,11 @@ class LabelCounts:
 
     @property
     def once(self) -> int:
-        """Labels that occur once."""
+        """The number of labels that occur once."""
         return sum(count == 1 for count in self.counts.values())
 
     def joined(self, other: LabelCounts) -> LabelCounts:
-        """The counts of the rows of both."""
+        """Return the counts of both sets of rows together."""
         both = LabelCounts()
         both.rows = self.rows + other.rows
         both.equal_to_text = self.equal_to_text + other.equal_to_text
@@ -65,30 +68,31 @@ class LabelCounts:
 
 
 def shown(label: str, count: int) -> str:
-    """A label as it follows the word `label` in a sentence: its name if it is the name of a class, or its length."""
+    """Return what follows the word `label` in a message: the quoted label, or its length if it must not be quoted."""
     if not _is_name(label, count):
         return f"of {len(label)} characters"
     return repr(label) if unicodedata.is_normalized("NFC", label) else ascii(label)
 
 
 def _is_name(label: str, count: int) -> bool:
-    """Whether a label is the name of a class and so may be quoted.
+    """Return whether a label is the name of a class and may be quoted.
 
-    A class has several rows. What occurs once, or is long, may be what somebody wrote, if the label column is the wrong
-    one, and a sentence ends up in the status of the FineTuneJob, which is no place for data.
+    A class has several rows. A label that is long or occurs only once may be user data, if the label column is the
+    wrong one, and messages end up in the status of the FineTuneJob, which must not contain user data.
     """
     return count > 1 and len(label) <= LONGEST_NAME
 
 
 def refuse_no_classes(labels: LabelCounts, column: str) -> None:
-    """Raises InvalidError when the labels are the texts, scores, or ids.
+    """Raise InvalidError if the labels are texts, scores or ids instead of classes.
 
-    Labels are taken for ids when more than three quarters of at least 20 rows have one that no other row has: what a
-    model learns from such rows can be measured on no other. So 77 intents of ten rows each pass, a thousand classes of
-    three rows each, and data with a long tail of rare classes. From one half on, `label_notes` says so.
+    Labels count as ids if there are at least 20 rows and more than three quarters of them have a label that no other
+    row has: what a model learns from such rows cannot be measured on any other row. 77 intents with ten rows each pass,
+    a thousand classes with three rows each pass, and so does data with many rare classes. `label_notes` reports the
+    labels if more than half of the rows have a label of their own.
 
-    Labels are taken for scores when all are numbers, some have fractions, and they are more than 20 or most occur once.
-    Whole numbers pass (they may be stars or codes), and so do codes with a leading 0.
+    Labels count as scores if all are numbers, some are fractional, and there are more than 20 of them or most occur
+    only once. Whole numbers pass, since they may be ratings or codes, and so do codes with a leading 0.
     """
     field = f"dataset.columns.label: column {column!r}"
     different, once = len(labels.counts), labels.once
@@ -116,8 +120,10 @@ def _are_fractions(labels: Mapping[str, int]) -> bool:
 
 
 def label_notes(labels: LabelCounts) -> tuple[str, ...]:
-    """Sentences on many labels of one row, and on labels that differ only in what people hardly see. All stay classes
-    of their own."""
+    """Return notes on labels that hardly differ, and on many labels that occur only once.
+
+    All of these labels remain separate classes.
+    """
     groups: dict[str, list[str]] = {}
     for label in labels.counts:
         groups.setdefault(_look(label), []).append(label)
@@ -147,11 +153,11 @@ def _named(group: list[str], counts: Mapping[str, int]) -> str:
 
 
 def _look(label: str) -> str:
-    """What labels that look alike have in common: no case, no blanks, no characters without a width."""
+    """Reduce a label to its appearance, without case, white space and characters that have no width."""
     composed = unicodedata.normalize("NFC", label.casefold())
     return "".join(character for character in composed if not _is_invisible(character))
 
 
 def _is_invisible(character: str) -> bool:
-    """Whether it is a blank, has no width, or only chooses between two forms of the emoji before it."""
+    """Return whether a character is white space, has no width, or selects a variant of the emoji before it."""
     return character.isspace() or unicodedata.category(character) in ("Cf", "Cc") or "\ufe00" <= character <= "\ufe0f"

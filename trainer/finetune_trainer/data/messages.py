@@ -1,10 +1,10 @@
-"""Checks a conversation and writes it as one JSON text, with every key that the chat template may use.
+"""Validates a conversation and writes it as one JSON text, with all keys that the chat template may use.
 
-The text is an object with `messages` and, where the row has them, `tools` and `documents`. It is one text and not a
-struct of columns, because a struct has the same keys in every row and the messages of a data set do not.
+The text is an object with `messages` and, if the row has them, `tools` and `documents`. It is one text and not a struct
+of columns, because a struct has the same keys in every row, and messages do not.
 
-The rules are those of OpenAI's files for fine-tuning: `content` is a text or a list of parts, and may be missing where
-the assistant calls a tool; `weight` 0 on a message of the assistant leaves it out of what is learned.
+The rules are those of OpenAI's fine-tuning files: `content` is a text or a list of parts, and may be missing if the
+assistant calls a tool; an assistant message with `weight` 0 is not learned.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from finetune_trainer.errors import InvalidError
 
 SHAPE = "a list of {role, content} objects with strings"
 ANSWER_KEYS = ("tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
-"""Keys beside `content` in which the assistant says something."""
+"""The keys besides `content` that hold output of the assistant."""
 BESIDE_MESSAGES = ("tools", "documents")
-"""Keys of the row that a chat template reads too."""
+"""The keys of a row that a chat template reads besides the messages."""
 RENAMED_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
-"""Roles of other formats. No chat template knows them."""
+"""The roles of other formats, which no chat template knows, and their usual names."""
 LONGEST_ROLE = 40
-"""Characters. What is longer is likely somebody's text in the wrong place."""
+"""The greatest length of a role in characters. A longer role is probably user data in the wrong place."""
 ARROW_SUFFIXES = (".parquet", ".arrow")
 
 
 def conversation(value: list[Any], row: Mapping[str, Any], row_id: str, at: str) -> tuple[str, str]:
-    """The JSON text of the row's conversation, and the text of what the model reads of it, which leaves weights out.
+    """Return the JSON text of a row's conversation, and the text that the row's digest covers, which omits weights.
 
-    `value` is the column of messages, `row` all columns and `at` how an InvalidError names the place.
+    `value` is the column of messages, `row` holds all columns, and `at` names the place in an InvalidError. Raises
+    InvalidError if the conversation is malformed.
     """
     if _is_columnar(row_id):
         value = _without_nulls(value)
@@ -38,12 +39,13 @@ def conversation(value: list[Any], row: Mapping[str, Any], row_id: str, at: str)
     _refuse_if_nothing_is_learned(messages, at)
     beside = {key: given for key in BESIDE_MESSAGES if (given := _beside(key, row.get(key), row_id, at))}
     read = [{key: part for key, part in message.items() if key != "weight"} for message in messages]
-    # A row that has nothing beside role and content keeps the digest by which it was put on its side.
+    # Without tools and documents, the digested text is the list of messages alone, as it was before these keys were
+    # supported: the digest determines whether the row is a training or an evaluation row.
     return _json({"messages": messages, **beside}), _json({"messages": read, **beside} if beside else read)
 
 
 def _message(message: Any, number: int, at: str) -> dict[str, Any]:
-    """The message without keys that are null, and with a weight only if that is 0."""
+    """Validate a message and return it without null keys, and with a weight only if that is 0."""
     if isinstance(message, dict) and {"from", "value"} <= message.keys() and "role" not in message:
         raise InvalidError(
             f"{at} has message {number} with from and value instead of role and content; rename these keys, and the "
@@ -117,7 +119,10 @@ def _says_something(message: Mapping[str, Any]) -> bool:
 
 
 def _beside(key: str, value: Any, row_id: str, at: str) -> list[Any] | None:
-    """Tools or documents of the row: a list of objects, or that as a JSON text, which is how columnar files hold it."""
+    """Return the tools or documents of the row: a list of objects, or None.
+
+    Columnar files may hold the list as a JSON text. Raises InvalidError if the value is neither.
+    """
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -138,13 +143,16 @@ def _are_objects(value: Any) -> bool:
 
 
 def _is_columnar(row_id: str) -> bool:
-    """Whether the row is of an Arrow or Parquet file, or of the hub (its id then begins with a split's name)."""
+    """Return whether the row comes from an Arrow or Parquet file or from the hub.
+
+    The id of a row from the hub begins with the name of a split.
+    """
     name = row_id.rpartition(":")[0]
     return name.lower().endswith(ARROW_SUFFIXES) or "." not in name
 
 
 def _without_nulls(value: Any) -> Any:
-    """Arrow gives each object every key that any object of the column has, with null where the file had none."""
+    """Remove null keys, because Arrow gives every object all keys of the column, with null for missing ones."""
     if isinstance(value, dict):
         return {key: _without_nulls(part) for key, part in value.items() if part is not None}
     if isinstance(value, list):
@@ -153,5 +161,5 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    """Values that JSON does not have, such as dates of a Parquet file, are written as text."""
+    """Encode a value as JSON. Values that JSON lacks, such as the dates of a Parquet file, become texts."""
     return json.dumps(value, ensure_ascii=False, default=str)

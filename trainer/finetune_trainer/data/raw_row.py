@@ -1,4 +1,4 @@
-"""What the readers of files give: a row as it was found, or the place of one that cannot be read."""
+"""The results of the file readers: a row as it was read, or the place of a row that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as it was found. `id` is `<file>:<line>` or, in an image folder, the picture's path."""
+    """A row as it was read. Its `id` is `<file>:<line>` or, in an image folder, the image's path."""
 
     id: str
     values: Mapping[str, Any]
     folder: Path | None
-    """Where relative paths in the row start."""
+    """The folder to which paths in the row are relative."""
     table: str | None = None
-    """URI of the file, if its header or schema gives all its rows the same columns; None if each row names its own."""
+    """The URI of the file, if its header or schema gives all rows the same columns; None if each row names its own."""
     has_header: bool = False
-    """Whether the names of the columns are a line of text, which is data if somebody forgot the header."""
+    """Whether the column names come from a line of text, which may be data if the user forgot the header."""
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """The place of a row that cannot be read. Those after it can."""
+    """The place of a row that cannot be read, although the following rows can."""
 
     id: str
     sentence: str
-    """What is wrong with it, as an InvalidError says it."""
+    """The description of the mistake, written like the message of an InvalidError."""

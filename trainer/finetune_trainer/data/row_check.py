@@ -1,6 +1,6 @@
-"""Checks one row after the other and gives its columns their canonical names, or says what is wrong with which.
+"""Validates the rows one by one and gives their columns canonical names.
 
-No sentence quotes a row's text: errors end up in the status of the FineTuneJob, which is no place for data.
+Messages never quote a row's text: they end up in the status of the FineTuneJob, which must not contain user data.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ FEATURES = {
     "image": datasets.Image(),
 }
 DEEP_MODES = ("I", "F")
-"""Of Pillow, for channels of 16 or 32 bits: its conversion to 8 bits does not scale but cuts, mostly to plain white."""
+"""The Pillow modes with 16 or 32 bits per channel. Pillow's conversion to 8 bits clips them, mostly to plain white."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row that was checked. `values` are the inputs under their canonical names."""
+    """A validated row. `values` are the inputs under their canonical names."""
 
     id: str
     values: dict[str, Any]
     label: str | None
     digest: bytes
-    """sha256 of what the model reads; the label is no part of it."""
+    """The sha256 of the model's input, without the label."""
     key: bytes
-    """The same, without case and blanks: two rows with equal keys are one row to a person."""
+    """The same without case and white space. Two rows with equal keys are duplicates."""
 
 
 class RowCheck:
-    """Turns raw rows into canonical ones, or says in one sentence what is wrong with which."""
+    """Turns raw rows into rows with canonical columns, or reports what is wrong with them."""
 
     def __init__(self, columns: contract.Columns, task: Task) -> None:
         self.wanted = _wanted_columns(columns, task)
@@ -64,10 +64,10 @@ class RowCheck:
         }
 
     def rows(self, raw_rows: Iterable[RawRow | BadRow], field: str, uri: str) -> Iterator[Row]:
-        """The rows in their order, up to the first one that is wrong. `field` and `uri` name their source.
+        """Yield the rows in their order, up to the first wrong one. `field` and `uri` name their source.
 
-        Raises InvalidError, when all have been read, with one message on all rows that are wrong; at once, if a file
-        as a whole is.
+        Raises InvalidError with one message about all wrong rows after all rows have been read, and at once if a whole
+        file is wrong.
         """
         columns, bad, first = SeenColumns(self.wanted), BadRows(), True
         for raw in raw_rows:
@@ -131,7 +131,7 @@ class RowCheck:
             ) from None
 
     def _image(self, name: str, value: Any, raw: RawRow) -> tuple[dict[str, Any], bytes]:
-        """The picture's bytes or, if the row names a file, its path, and what is in the file."""
+        """Return the stored image (its path if the row names a file, else its bytes) and the content of the file."""
         at = self._at(name, raw)
         if not isinstance(value, dict):
             value = {"bytes" if isinstance(value, (bytes, bytearray)) else "path": value}
@@ -146,7 +146,7 @@ class RowCheck:
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()
                 mode = picture.mode
-        except Exception:  # Pillow's decoders raise whatever they stumble over
+        except Exception:  # Pillow's decoders raise exceptions of any type
             raise InvalidError(
                 f"dataset.columns.{name}: picture {raw.id} cannot be decoded; replace or remove it"
             ) from None
@@ -158,7 +158,7 @@ class RowCheck:
         return {"bytes": None if path else content, "path": path}, content
 
     def _file(self, name: str, path: str, given: str, raw: RawRow) -> bytes:
-        """The bytes of a file. `given` is what the row says: often a path, but maybe somebody's text."""
+        """Return the bytes of a file. `given` is the row's value, which should be a path but may be arbitrary text."""
         try:
             return Path(path).read_bytes()
         except ValueError:
@@ -190,12 +190,12 @@ class RowCheck:
 
 
 def _without_case_and_blanks(text: bytes) -> bytes:
-    """A text as a person compares it; the text is UTF-8."""
+    """Return a UTF-8 text in lower case with single spaces, for the comparison of rows."""
     return " ".join(text.decode().casefold().split()).encode()
 
 
 def _wanted_columns(columns: contract.Columns, task: Task) -> dict[str, str]:
-    """Canonical name -> the user's name. Raises InvalidError when the task needs a column that is not named."""
+    """Map the canonical names to the user's names. Raises InvalidError if a column that the task needs is not named."""
     named = {name: column for name, column in columns if column is not None}
     entry = TASKS[task]
     for names in entry.columns:

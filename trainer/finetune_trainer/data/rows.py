@@ -1,11 +1,11 @@
-"""The rows to learn from and the rows to measure on, checked, with canonical columns.
+"""Loads, validates and splits the training rows and the evaluation rows, with canonical columns.
 
-Every row is checked before training takes any time, so that bad data is one sentence and not a failure hours later.
-Evaluation rows by fraction are chosen by a hash of what the model reads, without case and blanks: they stay evaluation
-rows as the data grows, and equal inputs lie on one side only. The hash takes no seed: a model trained under one seed
-must not have learned the rows that a model of another seed is measured on.
+All rows are validated before the training starts, so that bad data causes one message at once and not a failure hours
+later. If the evaluation rows are a fraction of the data, a hash of the model's input, without case and white space,
+selects them: they remain evaluation rows as the data grows, and equal inputs are on the same side. The hash does not
+depend on the seed, because a model trained with one seed must not have learned the evaluation rows of another seed.
 
-Rows are written to an Arrow file in the scratch folder and memory-mapped, so their number is not bound by memory.
+Rows are written to an Arrow file in the scratch folder and memory-mapped, so their number is not limited by the memory.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from finetune_trainer.pod.paths import Paths
 
 LABEL_FEATURES = datasets.Features({"label": datasets.Value("int64")})
 MAX_LEAK_FRACTION = 0.01
-"""Part of the evaluation rows that may also be training rows, unless the user says otherwise: short texts repeat."""
+"""The default of the fraction of evaluation rows that may also be training rows: short texts often repeat."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Columns: `id`; what the model reads: text, messages, prompt and completion, or image; `label` when classifying.
+    """The training rows and the evaluation rows of a run.
 
-    `label` is an index into `labels`. `digest` is the sha256, in hex, of the content and order of the rows on both
-    sides and of the labels.
+    The columns are `id`, the inputs of the model (text, messages, prompt and completion, or image) and, for
+    classification, `label`, an index into `labels`. `digest` is the sha256, in hex, of the content and order of the
+    rows on both sides and of the labels.
     """
 
     train: datasets.Dataset
@@ -49,19 +50,18 @@ class Rows:
     labels: tuple[str, ...] | None
     digest: str
     leaked: int
-    """Evaluation rows that are also training rows, but for case and blanks."""
+    """The number of evaluation rows that are also training rows, apart from case and white space."""
     notes: tuple[str, ...] = ()
-    """Sentences on what is not wrong but should be known, without any text of the rows."""
+    """Notes for the user on what is unusual but not wrong. They contain no text of the rows."""
 
 
 def load_rows(
     dataset: contract.Dataset, task: Task, paths: Paths, arranged: Callable[[Sequence[str]], tuple[str, ...]] = tuple
 ) -> Rows:
-    """Read, check and split the data. One process does this, for all. `arranged` gets the labels sorted (by
-    value, if all are numbers) and puts them in the order that is wanted.
+    """Read, validate and split the data. One process does this for all ranks.
 
-    Raises InvalidError with one sentence for anything that is wrong in the data; ConnectionError when the hub cannot
-    be reached.
+    `arranged` receives the sorted labels (sorted by value if all are numbers) and returns them in the final order.
+    Raises InvalidError with one sentence if the data is wrong, and ConnectionError if the hub cannot be reached.
     """
     check = RowCheck(dataset.columns, task)
     sides = {side: _SideWriter(side, check.inputs, paths) for side in ("train", "evaluation")}
@@ -108,7 +108,7 @@ def _refuse_empty_side(train: _SideWriter, evaluation: _SideWriter, fraction: fl
 
 
 def _leaked(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Dataset) -> int:
-    """How many evaluation rows are also training rows. Raises InvalidError when they are too many."""
+    """Return how many evaluation rows are also training rows. Raises InvalidError if they are too many."""
     leaked = np.isin(np.asarray(evaluation.keys), np.asarray(train.keys))
     count = int(leaked.sum())
     allowed = MAX_LEAK_FRACTION if dataset.max_leak_fraction is None else dataset.max_leak_fraction
@@ -126,8 +126,11 @@ def _leaked(train: _SideWriter, evaluation: _SideWriter, dataset: contract.Datas
 
 
 def _labels(train: LabelCounts, evaluation: LabelCounts, dataset: contract.Dataset) -> tuple[str, ...]:
-    """Sorted names of the classes. By fraction they are those of the whole dataset: which side a rare class falls on
-    is chance."""
+    """Return the sorted names of the classes. Raises InvalidError if the labels are not usable as classes.
+
+    If the evaluation rows are a fraction of the data, the classes are those of all rows, because a rare class may be on
+    either side by chance.
+    """
     column = dataset.columns.label or ""
     if len(train.counts) == 1:
         (only,) = train.counts
@@ -164,7 +167,7 @@ def _label_order(labels: Set[str]) -> Callable[[str], Any]:
 class _SideWriter:
     """Writes the rows of one side to an Arrow file, and their labels to another one.
 
-    A label is written as the number of labels that were found before it, because its class is known at the end only.
+    A label is stored as its number in the order of discovery, because its class is known only after the last row.
     """
 
     def __init__(self, side: Side, inputs: Sequence[str], paths: Paths) -> None:
@@ -207,7 +210,7 @@ class _SideWriter:
             self._digest.update(len(label).to_bytes(8, "big") + label)
 
     def id_at(self, place: int) -> str:
-        """The id of the row at that place. Only after the last row was written."""
+        """Return the id of the row at an index. It may be called only after the last row was written."""
         name: str = datasets.Dataset.from_file(str(self._path))[place]["id"]
         return name
 

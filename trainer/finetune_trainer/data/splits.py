@@ -1,8 +1,8 @@
-"""Finds the splits (train, validation, test …) in the layout of a folder, from the paths of its files alone.
+"""Finds the splits (train, validation, test and others) of a folder from the paths of its files alone.
 
 Data sets mark their splits in names: a folder `train` beside a folder `test`, `x_train.csv` beside `x_test.csv`,
-`data/train-00000-of-00002.parquet` beside `data/test-00000-of-00001.parquet`. A folder that is read as one heap would
-train on its own test rows, so its reader has to know. One name alone is no sign: `train` may be a class of vehicles.
+`data/train-00000-of-00002.parquet` beside `data/test-00000-of-00001.parquet`. If such a folder were read as a whole,
+the training would include its own test rows. A single name proves nothing: `train` may be a class of vehicles.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ KEYWORDS: Mapping[str, str] = {
     **dict.fromkeys(("holdout", "heldout"), "holdout"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Words that mark a split in a name, and the split that they mean."""
+"""The words that mark a split in a name, and the names of the splits."""
 USUAL_ORDER = tuple(dict.fromkeys(KEYWORDS.values()))
 TWO_WORDS = re.compile(r"(hold|held)[-_. ]out", re.IGNORECASE)
 ENDINGS = ("set", "data", "split")
-"""A keyword may be written together with one of them, as in trainset."""
+"""The endings with which a keyword may form one word, as in trainset."""
 WORD = re.compile(r"[^\W\d_]+")
 CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -33,26 +33,26 @@ Parts = tuple[str, ...]
 
 
 def splits_of(files: Iterable[str], pictures: bool) -> dict[str, tuple[str, ...]]:
-    """The splits that a folder holds; empty if it holds fewer than two, because then nothing has to be chosen.
+    """Return the splits of a folder; empty if it has fewer than two, because then the user need not choose.
 
-    `files` are the paths of its data files, relative to the folder, with `/` between their parts; `pictures` says that
-    they are pictures instead, whose folders are classes unless they look very much like splits. The keys of the result
-    are the names of the splits. The values are paths relative to the folder: each names a folder, a file or, with `*`,
-    several files of one folder, and together they name all of the split.
+    `files` are the paths of its data files, relative to the folder, with `/` between their parts. `pictures` means that
+    they are images, whose folders are classes unless they clearly look like splits. The keys of the result are the
+    names of the splits. The values are paths relative to the folder: each names a folder, a file or, with `*`, several
+    files of one folder, and together they cover the split.
     """
     paths = sorted({tuple(file.split("/")) for file in files})
     return _in_one_folder(paths, (), pictures) or _in_many_folders(paths, pictures)
 
 
 def _in_one_folder(paths: Sequence[Parts], folder: Parts, pictures: bool) -> dict[str, tuple[str, ...]]:
-    """The splits among the entries of `folder` or, if there are none, of the first folder below it that has some."""
+    """Return the splits among the entries of `folder` or else of the first subfolder that has some."""
     below: dict[Parts, list[Parts]] = {}
     for path in paths:
         below.setdefault(path[: len(folder) + 1], []).append(path)
     named = {entry: split for entry in below if (split := _split_in(entry[-1]))}
     if len(set(named.values())) > 1:
         needed = len(below) if pictures else len(below) / 2
-        # What single pictures are called says nothing, unless all of them are called so.
+        # The names of individual images prove nothing, unless all images are named like splits.
         telling = {entry: split for entry, split in named.items() if not pictures or below[entry] != [entry]}
         if len(named) >= needed or _are_alike(telling, pictures):
             return _grouped(named, {path for path in paths if path[:-1] == folder})
@@ -63,7 +63,7 @@ def _in_one_folder(paths: Sequence[Parts], folder: Parts, pictures: bool) -> dic
 
 
 def _in_many_folders(paths: Sequence[Parts], pictures: bool) -> dict[str, tuple[str, ...]]:
-    """The splits that lie in different folders, as a/train.csv and b/test.csv do."""
+    """Return the splits that are in different folders, as in a/train.csv and b/test.csv."""
     named = {}
     for path in dict.fromkeys(path[:-1] for path in paths) if pictures else paths:
         for place, name in enumerate(path, 1):
@@ -76,10 +76,10 @@ def _in_many_folders(paths: Sequence[Parts], pictures: bool) -> dict[str, tuple[
 
 
 def _are_alike(named: Mapping[Parts, str], pictures: bool) -> bool:
-    """Whether two names of different splits are the same but for the split, as x_train and x_test are.
+    """Return whether two names of different splits differ only in the split, as x_train and x_test do.
 
-    A data file that is named by its split alone, as test.csv is, may also stand beside any other name of a split. A
-    folder of pictures may not: the classes `train` and `test tube` are no splits.
+    A data file whose name is only a split, such as test.csv, matches any other name of a split. A folder of images does
+    not: the classes `train` and `test tube` are not splits.
     """
     by_rest: dict[tuple[str, ...], set[str]] = {}
     for entry, split in named.items():
@@ -88,7 +88,7 @@ def _are_alike(named: Mapping[Parts, str], pictures: bool) -> bool:
 
 
 def _grouped(named: Mapping[Parts, str], files: set[Parts]) -> dict[str, tuple[str, ...]]:
-    """The paths of each split. Several files of one folder become one path with `*` if that matches no other file."""
+    """Return the paths of each split. Files of one folder become one path with `*` if it matches no other file."""
     groups: dict[tuple[str, Parts], list[Parts]] = {}
     for entry, split in named.items():
         groups.setdefault((split, entry[:-1] if entry in files else entry), []).append(entry)
@@ -110,7 +110,7 @@ def _place(split: str) -> tuple[int, str]:
 
 
 def _common_ends(names: Sequence[str]) -> tuple[str, str]:
-    """The names' common beginning and common end, which do not overlap and cut no number in two."""
+    """Return the names' common prefix and suffix, which do not overlap and do not divide a number."""
     start = _common_beginning(names).rstrip("0123456789")
     end = _common_beginning([name[len(start) :][::-1] for name in names])[::-1].lstrip("0123456789")
     return start, end
@@ -123,13 +123,13 @@ def _common_beginning(names: Sequence[str]) -> str:
 
 @lru_cache(maxsize=10_000)
 def _split_in(name: str) -> str | None:
-    """The split that a name speaks of; one that speaks of two, as train_val does, is a split of its own."""
+    """Return the split that a name contains. A name with two splits, such as train_val, is a split of its own."""
     found = dict.fromkeys(split for word in _words(name) if (split := _keyword(word)))
     return "+".join(found) or None
 
 
 def _rest(name: str) -> tuple[str, ...]:
-    """The words of a name besides those that say the split."""
+    """Return the words of a name that do not mark a split."""
     return tuple(word for word in _words(name) if not _keyword(word) and word not in ENDINGS)
 
 
@@ -140,7 +140,7 @@ def _keyword(word: str) -> str | None:
 
 
 def _words(name: str) -> Iterator[str]:
-    """The words of a file's or a folder's name in lower case, without a suffix such as `.csv`."""
+    """Yield the words of a file's or folder's name in lower case, without a suffix such as `.csv`."""
     stem, dot, suffix = name.rpartition(".")
     if dot and suffix.isalnum() and not _keyword(suffix.lower()):
         name = stem

@@ -1,7 +1,7 @@
-"""Reads JSON lines, lists in JSON, and CSV, line by line.
+"""Reads JSON lines, JSON lists and CSV, line by line.
 
-The `datasets` library could do so too, but it guesses types (a text that looks like a date becomes a date) and cannot
-say which line of which file is malformed. Reading goes on after a malformed line, so that one message can name all.
+The `datasets` library is not used here, because it guesses types (a text that looks like a date becomes a date) and
+does not report the malformed line. Reading continues after a malformed line, so that one message can name all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finetune_trainer.data.raw_row import BadRow, RawRow
 from finetune_trainer.errors import InvalidError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-"""What separates the cells of a line, and its name in a sentence."""
+"""The characters that separate the cells of a line, and their names in messages."""
 
 
 def _lines(path: Path, field: str, uri: str) -> Iterator[str]:
@@ -32,7 +32,7 @@ def _lines(path: Path, field: str, uri: str) -> Iterator[str]:
 
 
 def unreadable(field: str, uri: str, error: OSError) -> InvalidError:
-    """The sentence on a file or a folder that the operating system does not let us read."""
+    """Return the error for a file or folder that the operating system does not let the trainer read."""
     return InvalidError(f"{field}: {uri} cannot be read ({error.strerror or error}); check its permissions")
 
 
@@ -40,7 +40,7 @@ def unreadable(field: str, uri: str, error: OSError) -> InvalidError:
 
 
 def read_json_lines(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow | BadRow]:
-    """One object on each line; empty lines are passed over. Raises InvalidError if the file is no text."""
+    """Yield one row for each line; empty lines are skipped. Raises InvalidError if the file is not UTF-8 text."""
     for number, line in enumerate(_lines(path, field, uri), 1):
         if not line.strip():
             continue
@@ -63,9 +63,9 @@ def _json_complaint(error: Exception) -> str:
 
 
 def read_json(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow | BadRow]:
-    """A `.json` file is one list of objects or, as many tools write it, JSON lines.
+    """Yield the rows of a `.json` file, which is one list of objects or JSON lines, as many tools write it.
 
-    Raises InvalidError if the list cannot be parsed: where its next object begins is not known then.
+    Raises InvalidError if the list cannot be parsed, because the beginning of its next object is unknown then.
     """
     first = next((line.strip() for line in _lines(path, field, uri) if line.strip()), "")
     if first == "{":
@@ -93,9 +93,9 @@ def read_json(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow | 
 
 
 def read_csv(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow | BadRow]:
-    """Cells below a header, in quotes where they hold separators or line breaks.
+    """Yield the rows of a CSV file, whose cells may be quoted to contain separators or line breaks.
 
-    The header says what separates the cells. Raises InvalidError if it cannot be read or names two columns alike.
+    The header determines the separator. Raises InvalidError if the header cannot be read or has a name twice.
     """
     csv.field_size_limit(sys.maxsize)
     separator = _separator(next((line for line in _lines(path, field, uri) if line.strip()), ""), path.suffix.lower())
@@ -130,7 +130,7 @@ def read_csv(path: Path, name: str, field: str, uri: str) -> Iterator[RawRow | B
 
 
 def _separator(header: str, suffix: str) -> str:
-    """The first of the usual separators that stands in the header, outside of quotes."""
+    """Return the first of the usual separators that occurs in the header outside of quotes."""
     usual = "\t,;" if suffix == ".tsv" else ",;\t"
     bare = "".join(header.split('"')[::2])
     return next((separator for separator in usual if separator in bare), usual[0])

@@ -1,1 +1,4 @@
-"""The base model and its life: prepare, load, wrap in an engine, measure, save and read back."""
+"""The model, from its base to the saved result: preparing, loading, DeepSpeed's engine, evaluation and export.
+
+The training loop and the checkpoints do not belong here.
+"""

@@ -1,9 +1,9 @@
-"""What a LoRA adapter trains: low-rank matrices on linear layers, and in full what the base model had not learned.
+"""Configures a LoRA adapter: low-rank matrices on linear layers, and full training of what the base model lacks.
 
-What the base model lacked (a head, a pooler, rows of the embeddings for new tokens) has no trained weights that an
-adapter could adapt. It is trained and saved with the adapter (`modules_to_save`, `trainable_token_indices`). PEFT's own
-choice by task type is never relied on: it would freeze a new pooler and leave it out of the saved adapter, and the
-reloaded model would answer differently without a word.
+What the base model lacks (a head, a pooler, embeddings of new tokens) has no trained weights to adapt. It is trained
+and saved with the adapter (`modules_to_save`, `trainable_token_indices`). PEFT's own choice by task type is not used:
+it would freeze a new pooler and leave it out of the saved adapter, and the reloaded model would answer differently
+without any error.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from finetune_trainer.model.prepare import Prepared
 
 LINEAR = (nn.Linear, Conv1D)
 BYPASSED_IN_STATE_SPACES = ("x_proj", "dt_proj", "out_proj")
-"""Layers of a Mamba block. Its kernels take the weights of these layers, so that an adapter on them has no effect."""
+"""The layers of a Mamba block whose weights its kernels use directly, so that an adapter on them has no effect."""
 
 
 def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> LoraConfig:
-    """Low-rank adapters on the wanted layers; heads of classifiers, all new parameters and new tokens in full.
+    """Return an adapter for the wanted layers; classifier heads, new parameters and new tokens are trained in full.
 
-    Raises InvalidError when `method.targetModules` names no layer, or when LoRA cannot train the model."""
+    Raises InvalidError if a name in `method.targetModules` is no layer, or if LoRA cannot train the model.
+    """
     _refuse_running_statistics(model)
     tokens = new_tokens(model, prepared.new_tokens) if prepared.new_tokens else NewTokens()
     in_full = sorted({*_modules_in_full(model, prepared), *tokens.in_full})
@@ -69,7 +70,10 @@ def adapter_config(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Lo
 
 
 def _refuse_running_statistics(model: nn.Module) -> None:
-    """Training changes them whether they are frozen or not, and an adapter does not hold them."""
+    """Raise InvalidError if the model has running statistics.
+
+    A training changes them even if they are frozen, and an adapter does not contain them.
+    """
     if any(getattr(module, "running_mean", None) is not None for module in model.modules()):
         raise InvalidError(
             "method.type: LoRA cannot train a model with batch normalisation, whose running statistics "
@@ -81,7 +85,7 @@ def _refuse_running_statistics(model: nn.Module) -> None:
 
 
 def _modules_in_full(model: PreTrainedModel, prepared: Prepared) -> set[str]:
-    """The innermost modules that own a new parameter, and the head of a classifier, new or not."""
+    """Return the innermost modules that own a new parameter, and the modules of a classifier's head, new or not."""
     owners = {parameter.rpartition(".")[0] for parameter in prepared.new_parameters}
     if "" in owners:
         raise InvalidError(
@@ -98,17 +102,20 @@ def _modules_in_full(model: PreTrainedModel, prepared: Prepared) -> set[str]:
 
 
 def _body(model: PreTrainedModel) -> str:
-    """The name of the child that is no head. `base_model_prefix` is not always one: that of CLIP's and SigLIP's
-    classifiers is the name of the two-towered model. There it is the child with the most parameters."""
+    """Return the name of the child that is the model's body and not a head.
+
+    `base_model_prefix` is not always a child: in the classifiers of CLIP and SigLIP it is the name of the model with
+    two towers. The body is then the child with the most parameters.
+    """
     children = dict(model.named_children())
     if model.base_model_prefix in children:
         return model.base_model_prefix
-    # Under ZeRO-3 a parameter's own number of elements is that of its shard.
+    # Under ZeRO-3, `numel` returns the size of the shard.
     return max(children, key=lambda name: sum(getattr(p, "ds_numel", p.numel()) for p in children[name].parameters()))
 
 
 def _owns(module: nn.Module, name: str) -> bool:
-    """Whether the submodule has parameters of its own."""
+    """Return whether the submodule has parameters of its own."""
     return any(True for _ in module.get_submodule(name).parameters(recurse=False))
 
 
@@ -118,26 +125,28 @@ def _owns(module: nn.Module, name: str) -> bool:
 def _output_layer(model: PreTrainedModel) -> nn.Module | None:
     try:
         layer: nn.Module | None = model.get_output_embeddings()
-    except NotImplementedError:  # by models that have none
+    except NotImplementedError:  # Models without output embeddings raise this.
         return None
     return layer
 
 
 def _defaults(model: PreTrainedModel, layers: list[str]) -> list[str]:
-    """The layers that are adapted if the user names none."""
+    """Return the layers that are adapted if the user names none."""
     renamed = _renamed_by_peft(model, {name.rpartition(".")[2] for name in layers})
     return [name for name in layers if name.rpartition(".")[2] not in renamed and not _is_left_out(model, name)]
 
 
 def _renamed_by_peft(model: PreTrainedModel, last_names: set[str]) -> set[str]:
-    """Names that PEFT takes for those of experts' layers in older checkpoints: it would adapt the weights into which
-    transformers fuses all experts, instead of the layers that have these names."""
+    """Return the names that PEFT mistakes for layers of experts in older checkpoints.
+
+    PEFT would adapt the fused weights of all experts in transformers instead of the layers with these names.
+    """
     renamed = set()
     for name in last_names:
         config = LoraConfig(target_modules=[name])
         try:
             convert_peft_config_for_transformers(config, model, None)
-        except ValueError:  # it wants the other half of the fused weights too
+        except ValueError:  # PEFT requires the other half of the fused weights too.
             renamed.add(name)
         if name not in (config.target_modules or ()):
             renamed.add(name)
@@ -145,25 +154,30 @@ def _renamed_by_peft(model: PreTrainedModel, last_names: set[str]) -> set[str]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether the module multiplies its input by its weight and does nothing else, so that an adapter fits. A class of
-    a model's own that is derived from a linear layer may compute something else: it is tried without values."""
+    """Return whether the module only multiplies its input by its weight, so that an adapter fits.
+
+    A model's own subclass of a linear layer may compute something else, so it is run without values.
+    """
     if not isinstance(module, LINEAR) or type(module).forward in (kind.forward for kind in LINEAR):
         return isinstance(module, LINEAR)
     if not isinstance(module, nn.Linear):
         return False
-    # Under ZeRO-3 the module's own weights have no shape.
+    # Under ZeRO-3, the module's own weights are empty.
     shapes = {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
     weights = {name: torch.empty(shapes[name], device="meta") for name, _ in module.named_parameters(recurse=False)}
     try:
         made = functional_call(module, weights, torch.empty(1, module.in_features, device="meta"))
-    except Exception:  # whatever the class raises for an input that it does not expect
+    except Exception:  # The class may raise anything for an input that it does not expect.
         return False
     return isinstance(made, torch.Tensor) and made.shape == (1, module.out_features)
 
 
 def _lost_when_loaded(model: PreTrainedModel, layers: list[str]) -> set[str]:
-    """The layers whose adapter PEFT would save, and load again under another name that no layer has. It renames the
-    weights of an adapter as transformers renames those of older checkpoints, new names too (Laguna)."""
+    """Return the layers whose adapter would be lost, because PEFT loads it under a name that no layer has.
+
+    PEFT renames the weights of an adapter as transformers renames those of older checkpoints, even if the names are new
+    (Laguna).
+    """
     stored = {f"base_model.model.{name}.lora_A.weight": name for name in layers}
     weights = dict.fromkeys(stored, torch.empty(1, 1, device="meta"))
     found = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(target_modules=layers), weights)
@@ -171,8 +185,11 @@ def _lost_when_loaded(model: PreTrainedModel, layers: list[str]) -> set[str]:
 
 
 def _is_left_out(model: nn.Module, name: str) -> bool:
-    """Whether an adapter on a linear layer would have no effect or could not be merged, or the layer chooses the
-    experts of a mixture, which a small adapter should not upset."""
+    """Return whether a linear layer is not adapted by default.
+
+    Either an adapter would have no effect or could not be merged, or the layer selects the experts of a mixture, which
+    a small adapter should not disturb.
+    """
     parent = _parent(model, name)
     is_bypassed = isinstance(parent, nn.MultiheadAttention) or (
         name.endswith(BYPASSED_IN_STATE_SPACES) and hasattr(parent, "A_log") and hasattr(parent, "D")
@@ -181,7 +198,7 @@ def _is_left_out(model: nn.Module, name: str) -> bool:
 
 
 def _chooses_experts(model: nn.Module, name: str) -> bool:
-    """Whether the layer is a router, or a part of one. Models have different names for them."""
+    """Return whether the layer is a router or a part of one. Models have different names for routers."""
     parts = name.split(".")
     paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
     return (
@@ -197,8 +214,11 @@ def _parent(model: nn.Module, name: str) -> nn.Module:
 
 
 def _shortest_names(model: nn.Module, layers: list[str], in_full: list[str]) -> list[str]:
-    """Names by which PEFT finds these layers and no others: last names, or full ones where a last name is also that of
-    another module. PEFT by itself adapts nothing that is trained in full."""
+    """Return names by which PEFT finds exactly these layers.
+
+    They are last names, or full names if another module has the same last name. PEFT itself does not adapt modules that
+    are trained in full.
+    """
     wanted = set(layers)
     names = (name for name, _ in model.named_modules() if name not in wanted and not _within(name, in_full))
     others = {name.rpartition(".")[2] for name in names}
@@ -206,7 +226,7 @@ def _shortest_names(model: nn.Module, layers: list[str], in_full: list[str]) -> 
 
 
 def _check_targets(model: nn.Module, targets: list[str], excluded: set[str], possible: list[str]) -> None:
-    """Raises InvalidError for a name that the user gave and that is no layer's, or not only that of linear layers."""
+    """Raise InvalidError if one of the user's names matches no layer, or also a layer that is not linear."""
     for target in targets:
         named = [module for name, module in model.named_modules() if _ends(name, target) and name not in excluded]
         if not named or not all(map(_is_linear, named)):
@@ -222,5 +242,5 @@ def _within(name: str, modules: list[str]) -> bool:
 
 
 def _ends(name: str, target: str) -> bool:
-    """PEFT's rule for names of layers."""
+    """Return whether PEFT considers the layer as named by the target."""
     return name == target or name.endswith(f".{target}")

@@ -1,6 +1,6 @@
-"""The base model that a training starts from: where its files are, and whether it fits the task.
+"""Locates the base model's files and checks whether the model fits the task.
 
-Nothing here reads its weights.
+The weights are not read here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from finetune_trainer.pod.paths import Paths
 from finetune_trainer.tasks import Task
 
 UNUSED_FILES = ["*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "original/*"]
-"""Weights of other frameworks in hub repositories."""
+"""The files of hub repositories that are not needed: weights of other frameworks."""
 WEIGHT_FILES = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"]
 
 
 def base_folder(model: Source, paths: Paths, weights: bool) -> Path:
-    """The folder with the model's files. A model on the hub is fetched, with the token in HF_TOKEN if there is one.
+    """Return the folder with the model's files, downloading a model from the hub with the token in HF_TOKEN, if set.
 
-    `weights`: whether the weights are fetched too, or only configuration and tokenizer. Raises InvalidError when there
-    is no such model."""
+    `weights` is whether the weights are downloaded too, or only configuration and tokenizer. Raises InvalidError if the
+    model does not exist.
+    """
     folder = paths.local(model.uri)
     if folder is not None:
         if not folder.is_dir():
@@ -50,7 +51,7 @@ def base_folder(model: Source, paths: Paths, weights: bool) -> Path:
 
 
 def base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
-    """The model's configuration. Raises InvalidError when it cannot be read or cannot do the task."""
+    """Return the model's configuration. Raises InvalidError if it cannot be read or the model cannot do the task."""
     uri = config.model.uri
     if not (base / "config.json").is_file():
         raise InvalidError(f"model.uri: {uri} has no config.json; give a folder in Hugging Face layout")
@@ -60,7 +61,7 @@ def base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
         raise InvalidError(
             f"model.uri: config.json of {uri} cannot be used ({complaint(error, base, uri)}); save the model again"
         ) from None
-    # Code that was allowed may bring a type of its own.
+    # Remote code, if it is allowed, may define a model type of its own.
     brought = config.allow_remote_code and task.auto_class.__name__ in getattr(model_config, CODE_KEY, {})
     if not (brought or model_config.model_type in task.model_types):
         raise misfit(config, model_config)
@@ -68,7 +69,7 @@ def base_config(config: RunConfig, task: Task, base: Path) -> PreTrainedConfig:
 
 
 def processor_of(config: RunConfig, task: Task, base: Path) -> Any:
-    """The model's tokenizer or image processor. Raises InvalidError when it has none."""
+    """Return the model's tokenizer or image processor. Raises InvalidError if it has none."""
     try:
         return task.load_processor(base, config.allow_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -80,19 +81,19 @@ def processor_of(config: RunConfig, task: Task, base: Path) -> Any:
 
 
 def shape_of(config: RunConfig, task: Task, model_config: PreTrainedConfig) -> PreTrainedModel | None:
-    """The model without values in its weights; None for one that cannot be built so."""
+    """Build the model without values in its weights. Returns None if it cannot be built so."""
     try:
         with torch.device("meta"):
             shape: PreTrainedModel = task.auto_class.from_config(
                 copy.deepcopy(model_config), trust_remote_code=config.allow_remote_code
             )
             return shape
-    except Exception:  # a model that computes with its weights while it is built
+    except Exception:  # The model may compute with its weights while it is built.
         return None
 
 
 def misfit(config: RunConfig, model_config: PreTrainedConfig) -> InvalidError:
-    """The error that says that the model cannot do the task."""
+    """Return the error for a model that cannot do the task."""
     return InvalidError(
         f"task: {config.task} does not fit model.uri {config.model.uri}, which is of type {model_config.model_type}; "
         "choose another task or another model"
@@ -100,10 +101,11 @@ def misfit(config: RunConfig, model_config: PreTrainedConfig) -> InvalidError:
 
 
 def refuse_part_without_class(config: RunConfig, task: Task, whole: PreTrainedConfig, loaded: PreTrainedConfig) -> None:
-    """Raise InvalidError when the task's class has loaded a part of a larger model, such as the text part of one that
-    reads pictures too, and cannot load that part again where it is saved alone.
+    """Raise InvalidError if only a part of the model was loaded that cannot be loaded again once it is saved alone.
 
-    `whole` is the configuration of the base model, `loaded` that of the model that was loaded from it."""
+    Such a part is, for example, the text part of a model that also reads images. `whole` is the configuration of the
+    base model, `loaded` that of the model that was loaded from it.
+    """
     if loaded.model_type in {whole.model_type, *task.model_types}:
         return
     raise InvalidError(
@@ -113,5 +115,5 @@ def refuse_part_without_class(config: RunConfig, task: Task, whole: PreTrainedCo
 
 
 def complaint(error: Exception, base: Path, uri: str) -> str:
-    """The first line of a library's message, with the user's name for the model's folder."""
+    """Return the first line of a library's message, with the user's URI instead of the model's folder."""
     return first_line(error).replace(str(base), uri.rstrip("/"))

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine around the model that training starts from."""
+"""Creates DeepSpeed's engine for the start model."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from finetune_trainer.ranks.distributed import Ranks
 OF_THE_MACHINE = re.compile(
     r"gloo|nccl|cuda|cudnn|cublas|memory|connect|socket|broken pipe|timed? ?out|peer|driver", re.IGNORECASE
 )
-"""In the words of an error that has nothing to do with the model."""
+"""A pattern in the messages of errors that have nothing to do with the model."""
 MAX_REASON = 200
-"""Characters of another library's error in the sentence about it."""
+"""The greatest number of characters that a message quotes of another library's error."""
 
 
 def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
-    """The engine around the start model, in training mode. All ranks call this.
+    """Load the start model and return its engine, in training mode. All ranks call this.
 
-    Raises InvalidError when the model cannot be trained at this ZeRO stage, or DeepSpeed refuses the user's own keys.
+    Raises InvalidError if the model cannot be trained at this ZeRO stage, or if DeepSpeed refuses the user's own keys.
     """
     settings = deepspeed_config(config)
 
@@ -56,9 +56,9 @@ def load_engine(config: RunConfig, prepared: Prepared, ranks: Ranks) -> Any:
 
 @contextmanager
 def refusals_named(config: RunConfig, prepared: Prepared) -> Iterator[None]:
-    """Turn an error of a library that cannot work with this model into an InvalidError: to try again would not help.
+    """Turn an error of a library that cannot work with this model into an InvalidError, since a retry would not help.
 
-    Errors of the machine stay as they are, and may be tried again: memory, disk, GPU, and the network between ranks.
+    Errors of memory, disk, GPU and the network between ranks are raised unchanged, and may be retried.
     """
     try:
         yield
@@ -76,7 +76,11 @@ def refusals_named(config: RunConfig, prepared: Prepared) -> Iterator[None]:
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """torch has classes for its errors of memory, GPU and network; gloo's are plain, and only their words tell."""
+    """Return whether an error concerns memory, GPU or network.
+
+    torch has subclasses of RuntimeError for such errors, but gloo raises plain RuntimeErrors, recognised by their
+    messages.
+    """
     if not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError):
         return False
     return type(error) is not RuntimeError or OF_THE_MACHINE.search(str(error)) is not None
@@ -84,15 +88,18 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 @contextmanager
 def _loaded_layers_left_alone() -> Iterator[None]:
-    """Under ZeRO-3, transformers calls a model's function for new weights also for layers whose weights were loaded,
-    and relies on it to change none of them. But there these weights are empty, because they are sharded, and some
-    models (ResNet, RegNet) compute with their shape. Layers that lack something are initialised as before."""
+    """Keep transformers from initialising layers whose weights were loaded under ZeRO-3.
+
+    transformers calls a model's initialisation also for such layers, and relies on it to leave loaded weights
+    unchanged. The sharded weights are empty at this point, however, and some models (ResNet, RegNet) compute with their
+    shape. Layers with missing weights are initialised as usual.
+    """
     models: Any = PreTrainedModel
     initialize_weights = models._initialize_weights
 
     def unless_loaded(model: PreTrainedModel, module: torch.nn.Module, is_custom_code: bool = False) -> None:
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        # A module without weights of its own may compute with those of its children (Funnel).
+        # The initialisation of a module without own weights may use those of its children (Funnel).
         weights = own or [*module.parameters(), *module.buffers()]
         if not weights or not all(getattr(weight, "_is_hf_initialized", False) for weight in weights):
             initialize_weights(model, module, is_custom_code)
@@ -105,9 +112,10 @@ def _loaded_layers_left_alone() -> Iterator[None]:
 
 
 def initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
-    """The engine around a model that is there. All ranks call this. `settings` is DeepSpeed's configuration.
+    """Create the engine for a loaded model. All ranks call this. `settings` is DeepSpeed's configuration.
 
-    Raises InvalidError when DeepSpeed refuses the user's own keys."""
+    Raises InvalidError if DeepSpeed refuses the user's own keys.
+    """
     _import_muon_uncompiled()
     try:
         deepspeed.DeepSpeedConfig(settings)
@@ -122,18 +130,21 @@ def initialize(config: RunConfig, model: torch.nn.Module, settings: dict[str, An
         )
     if sums_gradients_itself(config):
         sum_in_fp32(engine)
-    # In bf16 without ZeRO, DeepSpeed begins with a step on zero gradients, which Adam's bias correction would count:
-    # the first updates would be a quarter too small.
+    # In bf16 without ZeRO, DeepSpeed first performs a step with zero gradients. Adam's bias correction would count it,
+    # and the first updates would be too small by a quarter.
     engine.basic_optimizer.state.clear()
     return engine
 
 
 @contextmanager
 def _one_optimizer_at_stage_1() -> Iterator[None]:
-    """For bf16 with gradients summed in fp32, DeepSpeed takes another optimizer at stage 1 than for all else. That one
-    reduces whole gradients where each rank needs its share, and each rank clips by the norm of those parameters that
-    it used itself, so ranks that used different ones (LayerDrop) would disagree. The usual one sums in fp32 as well:
-    it does so for fp16, and for bf16 when the optimizer is offloaded."""
+    """Make DeepSpeed use its usual ZeRO optimizer at stage 1, also for bf16 with gradients that are summed in fp32.
+
+    DeepSpeed would choose another one, which reduces whole gradients where each rank needs its share only. Besides,
+    each rank would clip by the norm of the parameters that it used itself, so ranks that used different ones
+    (LayerDrop) would disagree. The usual optimizer can sum in fp32 as well: it does so for fp16, and for bf16 with an
+    offloaded optimizer.
+    """
     chosen = DeepSpeedEngine._do_optimizer_sanity_check
 
     def usual(engine: Any, optimizer: Any) -> Any:
@@ -148,8 +159,11 @@ def _one_optimizer_at_stage_1() -> Iterator[None]:
 
 
 def _import_muon_uncompiled() -> None:
-    """DeepSpeed imports its Muon optimizer to see that ours is another, and that compiles Muon's kernels: torch's
-    compiler would be imported for nothing, which takes a fifth of the time to the first step."""
+    """Import DeepSpeed's Muon optimizer without compiling its kernels.
+
+    DeepSpeed imports it only to check the optimizer's type. The compilation would import torch's compiler needlessly,
+    which takes a fifth of the time to the first step.
+    """
     compiled = compiler.compile
     compiler.compile = lambda: lambda function: function
     try:

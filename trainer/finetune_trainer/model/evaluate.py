@@ -1,4 +1,4 @@
-"""Metrics over the evaluation rows, added up batch by batch; logits are never gathered."""
+"""Computes metrics over the evaluation rows. They are accumulated batch by batch, and logits are never gathered."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from finetune_trainer.tasks import Batch, Task, task_of
 from finetune_trainer.tasks.metrics import Metric
 
 BATCHES_BETWEEN_POLLS = 10
-"""How often ranks ask each other whether one was asked to stop."""
+"""The number of batches between checks whether a rank was asked to stop."""
 LARGEST_LOSS = math.log(sys.float_info.max)
-"""Nats; of a greater loss the perplexity is infinite."""
+"""The loss, in nats, above which the perplexity is infinite."""
 
 
 def evaluate(
     model: nn.Module, prepared: Prepared, config: RunConfig, ranks: Ranks, alone: bool = False
 ) -> dict[str, float]:
-    """The mean loss (nats) and the run's metrics. All ranks take part and get the same answer; or this one evaluates
-    `alone`, while the others wait.
+    """Return the mean loss (in nats) and the run's metrics.
 
-    Raises StoppedError when any rank is asked to stop, DivergedError when the loss is not finite.
+    All ranks take part and get the same values; or one rank evaluates `alone`, while the others wait. Raises
+    StoppedError if a rank was asked to stop, and DivergedError if the loss is not finite.
     """
     task, device = task_of(config.task), ranks.device
     if not alone:
@@ -68,15 +68,16 @@ def evaluate(
 def load_batch(
     rows: Any, micro_batch: MicroBatch, task: Task, prepared: Prepared, device: torch.device, config: RunConfig
 ) -> Batch:
-    """The rows of a micro-batch on the device; floating-point features in the run's precision.
+    """Load the rows of a micro-batch onto the device, with floating-point features in the run's precision.
 
-    Raises InvalidError, which names the rows, when no batch can be made of them."""
+    Raises InvalidError, which names the rows, if they cannot form a batch.
+    """
     columns = rows[list(micro_batch.rows)]
     try:
         batch = task.collate(columns, micro_batch.weights, prepared.settings)
     except (TrainingError, OSError, MemoryError):
         raise
-    except Exception as error:  # whatever a processor raises for a row that is unlike all others
+    except Exception as error:  # A processor may raise anything for a row that is unlike the others.
         raise InvalidError(
             f"dataset.columns: no batch can be made of the rows {', '.join(columns['id'][:8])} "
             f"({type(error).__name__}); correct or remove the one that is unlike the others"

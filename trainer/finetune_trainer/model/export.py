@@ -1,12 +1,12 @@
-"""Saves the trained model in Hugging Face layout, and reads it back.
+"""Saves the trained model in Hugging Face layout, and loads it again.
 
-Every rank takes part: under ZeRO-3 parameters are gathered in groups of bounded size and copied to rank 0's main
-memory, so that no GPU ever holds the whole model. Rank 0 writes into a temporary sibling, syncs it to the disk and
-renames it: at the result's path there is a whole result or none. A failure on rank 0 is told to all ranks, so that none
-waits for it. Files may be read and replaced by the workspace's group, as everything there.
+Every rank takes part: under ZeRO-3, parameters are gathered in groups of limited size and copied to rank 0's main
+memory, so that no GPU ever holds the whole model. Rank 0 writes into a temporary sibling folder, syncs it to the disk
+and renames it, so that the result's path has either a complete result or none. A failure on rank 0 is reported to all
+ranks, so that none waits for it. The workspace's group may read and replace the files, like all files there.
 
-An adapter belongs to the run's start checkpoint (`start` beside the result), which has the new head and vocabulary:
-`base_model_name_or_path` names that folder.
+An adapter depends on the run's start checkpoint (the folder `start` beside the result), which has the new head and
+vocabulary: `base_model_name_or_path` names that folder.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks import task_of
 
 START_FOLDER = "start"
-"""Of the run: the checkpoint that training starts from, with labels, new head and resized vocabulary."""
+"""The run's folder of the start checkpoint, which has the labels, a new head and the resized vocabulary."""
 CARD_FILES = frozenset({"README.md", "loss.png"})
-"""They tell about the model and are no part of it: the digest leaves them out."""
+"""The files that describe the model. They are not part of it, so the digest leaves them out."""
 FILE_MODE = 0o664
 GATHERED_AT_ONCE = 50_000_000
-"""Elements of sharded parameters that are whole on every rank at the same time."""
+"""The number of elements of sharded parameters that are gathered on every rank at once."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Exported:
 
 
 def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: Ranks) -> Exported | None:
-    """Save the engine's model, with its tokenizer or image processor. All ranks call this; rank 0 gets the answer.
+    """Save the engine's model with its processor. All ranks call this; rank 0 gets the saved result, the others None.
 
-    Raises RuntimeError when rank 0 cannot save; the other ranks raise SiblingError.
+    Raises RuntimeError if rank 0 cannot save; the other ranks raise SiblingError.
     """
     model = engine.module
     parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
@@ -70,17 +70,17 @@ def export(engine: Any, processor: Any, config: RunConfig, paths: Paths, ranks: 
             trainable_parameters=sum(count for count, trained in parameters if trained),
         )
 
-    # Not in a collective: writing a large model may take longer than one waits.
+    # The ranks do not wait in a collective, because writing a large model may take longer than its timeout.
     return ranks.first(saved)
 
 
 def load_result(folder: Path, task: Task, start: Path | None = None, remote_code: bool = False) -> nn.Module:
-    """The saved model, in evaluation mode on the CPU, in the precision that it was saved in. One process calls this.
+    """Load the saved model in evaluation mode on the CPU, in its saved precision. One process calls this.
 
-    `folder` is a result or its merged copy; `start` is the adapter's base when it is not where the adapter says.
-    `remote_code`: whether the model may run code that was saved with it.
+    `folder` is a result or its merged copy. `start` is the adapter's base if it is not in the folder that the adapter
+    names. `remote_code` is whether the model may run code that was saved with it.
     """
-    # With a live stage-3 configuration, from_pretrained would be collective and wait for the other ranks for ever.
+    # With an active configuration of stage 3, from_pretrained would be a collective and wait forever for other ranks.
     unset_hf_deepspeed_config()
     if not (folder / "adapter_config.json").exists():
         return _load(folder, task, remote_code).eval()
@@ -100,7 +100,7 @@ def _base_of(adapter: Path) -> Path:
 
 
 def digest_of(folder: Path) -> str:
-    """sha256, in hex, over the sorted (name, sha256) of the files of a result; the card is left out."""
+    """Return the sha256, in hex, over the sorted (name, sha256) of a result's files, without the card."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -111,9 +111,9 @@ def digest_of(folder: Path) -> str:
 
 
 def share(folder: Path) -> None:
-    """Let the group read and write the files: safetensors makes them for their owner alone, whatever the umask is."""
+    """Let the group read and write the files: safetensors creates them for the owner alone, regardless of the umask."""
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        # Volumes whose modes are an option of the mount refuse; there is nothing to mend there.
+        # Volumes that define modes as mount options refuse this, and need no change.
         with suppress(OSError):
             path.chmod(FILE_MODE)
 
@@ -122,8 +122,10 @@ def share(folder: Path) -> None:
 
 
 def _gather(model: nn.Module, only_trained: bool, keep: bool) -> dict[str, torch.Tensor]:
-    """Whole values, in main memory, of the parameters (or of the trained ones) and persistent buffers; empty unless
-    `keep`. Collective."""
+    """Return the whole parameters (or the trained ones) and persistent buffers in main memory. Collective.
+
+    The result is empty unless `keep`.
+    """
     state = {}
     persistent = set(model.state_dict().keys())
     named = [
@@ -164,7 +166,7 @@ def _whole(parameters: list[nn.Parameter]) -> Any:
 
 
 def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: RunConfig, paths: Paths) -> str:
-    """Write everything beside the result's path, then rename. Returns the digest."""
+    """Write all files into a folder beside the result's path, then rename it. Returns the digest."""
     output = paths.output(config)
     temporary = output.with_name(f".{output.name}-{config.attempt}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -172,7 +174,7 @@ def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: Ru
     start = paths.run(config) / START_FOLDER
     if isinstance(model, PeftModel):
         model.peft_config[model.active_adapter].base_model_name_or_path = str(start)
-        # Never the embeddings on top: a resized vocabulary is in the start checkpoint already.
+        # The embeddings are not saved too, because the start checkpoint already has the resized vocabulary.
         model.save_pretrained(str(temporary), state_dict=state, save_embedding_layers=False)
     else:
         model.save_pretrained(str(temporary), state_dict=state)
@@ -185,7 +187,7 @@ def _save(model: Any, state: dict[str, torch.Tensor], processor: Any, config: Ru
 
 
 def sync(folder: Path) -> None:
-    """Have the disk hold all files of a folder, before anything relies on them."""
+    """Sync all files of a folder to the disk, before anything relies on them."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -195,7 +197,10 @@ def sync(folder: Path) -> None:
 
 
 def _publish(temporary: Path, output: Path) -> None:
-    """An earlier attempt of the run may have published and then failed: its result makes room first."""
+    """Rename the folder to the result's path, after removing the result of an earlier attempt.
+
+    An earlier attempt of the run may have published a result and failed afterwards.
+    """
     if output.exists():
         outdated = output.with_name(f"{temporary.name}-outdated")
         output.rename(outdated)

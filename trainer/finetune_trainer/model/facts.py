@@ -1,4 +1,4 @@
-"""Facts about the encoded rows: how many are cut, how many have nothing to learn, and what the user should know."""
+"""Collects facts about the encoded rows: how many are cut, how many have nothing to learn, and notes for the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_trainer.data.rows import Rows
 from finetune_trainer.errors import InvalidError
 
 MAX_BAD_FRACTION = 0.01
-"""Part of the rows that may have nothing to learn, unless the user says otherwise."""
+"""The default of the fraction of rows that may have nothing to learn."""
 
 
 def facts_of(
@@ -23,9 +23,9 @@ def facts_of(
     effective_length: int | None,
     notes: Iterable[str] = (),
 ) -> Facts:
-    """Count what is in the encoded rows. `notes` are sentences on the data from earlier steps.
+    """Return the facts about the encoded rows. `notes` are sentences about the data from earlier steps.
 
-    Raises InvalidError when too many rows have nothing to learn, or all of one side.
+    Raises InvalidError if too many rows have nothing to learn, or all rows of one side.
     """
     sides = (train, evaluation)
     cut = sum(int(np.count_nonzero(side["cut"])) for side in sides)

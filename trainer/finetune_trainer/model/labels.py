@@ -1,8 +1,8 @@
-"""What a base classifier knows of the data's classes, found by the names of the labels.
+"""Reuses what a base classifier has learned about the data's classes, matched by the names of the labels.
 
-The head of a classifier has a row for each label. A row belongs to a name and not to a place: when the data has the
-labels of the base model, they keep the base model's order, and the model answers as before. When it has some of them,
-their rows are carried over, and the other rows are drawn anew. Names match whatever their case is, unless that would be
+The head of a classifier has a row for each label. Rows are matched by name and not by index: if the data has the same
+labels as the base model, they keep the base model's order, and the model answers as before. If it has some of them,
+their rows are copied, and the other rows are initialised randomly. Names match regardless of case, unless that would be
 ambiguous.
 """
 
@@ -18,14 +18,14 @@ from transformers import PreTrainedConfig
 
 
 def labels_of(model: PreTrainedConfig) -> tuple[str, ...]:
-    """The names of the base model's labels, by their row; empty if they are not complete or not different."""
+    """Return the names of the base model's labels by their row; empty if they are incomplete or not unique."""
     names = {int(row): str(name) for row, name in (model.id2label or {}).items()}
     ordered = tuple(names.get(row, "") for row in range(len(names)))
     return ordered if "" not in ordered and len(set(ordered)) == len(ordered) else ()
 
 
 def rows_of(labels: Sequence[str], base: Sequence[str]) -> dict[str, int]:
-    """The base model's row for each of the data's labels that it knows."""
+    """Return the base model's row for each of the data's labels that the base model has."""
     exact = {name: row for row, name in enumerate(base)}
     folded = _unambiguous(base)
     ours = _unambiguous(labels)
@@ -39,12 +39,12 @@ def rows_of(labels: Sequence[str], base: Sequence[str]) -> dict[str, int]:
 
 
 def are_generic(names: Sequence[str]) -> bool:
-    """Whether these are the names that transformers gives to labels without names."""
+    """Return whether these are the names that transformers gives to labels without names."""
     return all(name == f"LABEL_{row}" for row, name in enumerate(names))
 
 
 def in_base_order(labels: Sequence[str], base: Sequence[str]) -> tuple[str, ...]:
-    """The data's labels in the base model's order if they are the same; else as they are."""
+    """Return the data's labels in the base model's order if both have the same labels, else unchanged."""
     rows = rows_of(labels, base)
     if len(labels) != len(base) or len(rows) != len(base):
         return tuple(labels)
@@ -52,15 +52,20 @@ def in_base_order(labels: Sequence[str], base: Sequence[str]) -> tuple[str, ...]
 
 
 def set_labels(model: PreTrainedConfig, labels: Sequence[str]) -> None:
-    """Give a configuration these labels. Their number follows from them, except in a few configurations (PVT) that keep
-    it in a field of its own."""
+    """Set the labels of a configuration.
+
+    The number of labels follows from them, except in a few configurations (PVT) that have a separate field for it.
+    """
     model.id2label = dict(enumerate(labels))
     model.label2id = {label: row for row, label in enumerate(labels)}
     model.num_labels = len(labels)
 
 
 def head_parameters(auto_class: Any, config: PreTrainedConfig, remote_code: bool) -> set[str]:
-    """The names of the parameters that have a row for each label: one more label makes their first dimension larger."""
+    """Return the names of the parameters that have a row for each label.
+
+    They are those whose first dimension grows by one with another label.
+    """
     larger = copy.deepcopy(config)
     set_labels(larger, [str(row) for row in range(len(config.id2label or {}) + 1)])
     with torch.device("meta"):
@@ -73,9 +78,10 @@ def head_parameters(auto_class: Any, config: PreTrainedConfig, remote_code: bool
 
 @torch.no_grad()
 def carry_over(model: nn.Module, base: nn.Module, heads: set[str], rows: Mapping[int, int]) -> None:
-    """Write the head's rows: those of the base model where `rows` names one for a row of the model, new ones elsewhere.
+    """Write the head's rows: copies of the base model's rows where `rows` maps a row to one of them, else new rows.
 
-    New rows are drawn as transformers draws the weights of a head: normal around 0, and 0 for a bias."""
+    New rows are initialised as transformers initialises a head: normally distributed weights, and zero biases.
+    """
     deviation = float(getattr(model.config, "initializer_range", None) or 0.02)
     theirs = dict(base.named_parameters())
     for name, parameter in model.named_parameters():
@@ -96,7 +102,7 @@ def _folded(name: str) -> str:
 
 
 def _unambiguous(names: Sequence[str]) -> dict[str, str | None]:
-    """Each name by its folded form; None for a form that two names share."""
+    """Map each folded name to the name, or to None if two names share it."""
     found: dict[str, str | None] = {}
     for name in names:
         found[_folded(name)] = None if _folded(name) in found else name

@@ -1,4 +1,4 @@
-"""The start checkpoint as it is trained: sharded while it loads under ZeRO-3, with an adapter if the run has one."""
+"""Loads the start checkpoint for the training: sharded under ZeRO-3, and with an adapter if the run has one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from finetune_trainer.tasks import task_of
 
 
 def load_model(config: RunConfig, prepared: Prepared, deepspeed: dict[str, Any]) -> PreTrainedModel | PeftModel:
-    """The model, in the run's precision. All ranks call this; equal seeds give them equal adapters.
+    """Load the model in the run's precision. All ranks call this; equal seeds give them equal adapters.
 
-    `deepspeed` is DeepSpeed's configuration. Raises InvalidError when the model cannot have the adapter.
+    `deepspeed` is DeepSpeed's configuration. Raises InvalidError if the model cannot have the adapter.
     """
     with _sharded_loading(config, deepspeed):
         model: PreTrainedModel = task_of(config.task).auto_class.from_pretrained(
@@ -34,7 +34,7 @@ def load_model(config: RunConfig, prepared: Prepared, deepspeed: dict[str, Any])
             use_safetensors=True,
         )
     if config.training.activation_checkpointing and model.supports_gradient_checkpointing:
-        # The reentrant kind gives frozen layers below an adapter no gradient.
+        # Reentrant checkpointing yields no gradients if the layers below an adapter are frozen.
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is None:
         return model
@@ -43,14 +43,15 @@ def load_model(config: RunConfig, prepared: Prepared, deepspeed: dict[str, Any])
 
 
 def with_adapter(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> PeftModel:
-    """The model with a new adapter. Raises InvalidError when it cannot have one.
+    """Return the model with a new adapter. Raises InvalidError if it cannot have one.
 
-    The adapter has the precision of the model: DeepSpeed keeps fp32 masters, and fp32 adapters would cost activations
-    in fp32."""
+    The adapter has the precision of the model, because DeepSpeed keeps master weights in fp32, and adapters in fp32
+    would cause activations in fp32.
+    """
     adapter = adapter_config(model, lora, prepared)
     rows_by_layer: Any = adapter.trainable_token_indices or {}
     try:
-        # PEFT copies the rows of new tokens. Left to itself it gathers sharded ones on GPUs alone.
+        # PEFT copies the rows of new tokens, but gathers sharded rows by itself only on GPUs.
         with _whole(model, rows_by_layer):
             adapted: Any = get_peft_model(model, adapter, autocast_adapter_dtype=False)
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -63,7 +64,7 @@ def with_adapter(model: PreTrainedModel, lora: Lora, prepared: Prepared) -> Peft
 
 
 def _whole(model: PreTrainedModel, layers: Iterable[str]) -> AbstractContextManager[Any]:
-    """Under ZeRO-3, the weights of these layers whole on all ranks; else as they are. Collective."""
+    """Gather the weights of these layers on all ranks under ZeRO-3; otherwise do nothing. Collective."""
     weights = [model.get_parameter(f"{layer}.weight") for layer in layers]
     if not any(hasattr(weight, "ds_id") for weight in weights):
         return nullcontext()
@@ -75,8 +76,11 @@ def _whole(model: PreTrainedModel, layers: Iterable[str]) -> AbstractContextMana
 
 @contextmanager
 def _sharded_loading(config: RunConfig, deepspeed: dict[str, Any]) -> Iterator[None]:
-    """Under ZeRO-3, from_pretrained shards as it loads while such an object lives. Afterwards it must not: a model that
-    one rank loads alone would wait for the others for ever."""
+    """Let from_pretrained shard the model while it loads under ZeRO-3.
+
+    transformers does so while an HfDeepSpeedConfig exists. It must not exist afterwards, because a model that one rank
+    loads alone would wait for the other ranks forever.
+    """
     if config.zero_stage != 3:
         yield
         return

@@ -1,12 +1,12 @@
-"""A second copy of a LoRA result, with the adapter merged into its base.
+"""Adds a copy of a LoRA result in which the adapter is merged into its base.
 
-It is made after the adapter is published, beside it, and moved into the result by one rename. So whatever goes wrong
-with it (PEFT cannot merge a layer, the disk is full, the copy answers otherwise) costs the copy alone: its files are
-removed, the adapter stays, and the reason is reported with the result.
+The copy is made beside the published adapter, and moved into the result by one rename. If merging fails (PEFT cannot
+merge a layer, the disk is full, the copy answers differently), only the copy is lost: its files are removed, the
+adapter remains, and the reason is reported with the result.
 
-The copy is judged by its mean loss on evaluation rows, as read back from the disk. Logits are a poor measure: in a
-mixture of experts, a router whose scores are nearly equal picks another expert after the slightest rounding, and the
-logits of that token change as a whole, while the model is as good as before.
+The copy is compared by its mean loss on evaluation rows, after it was read back from the disk. Logits would be a poor
+measure: in a mixture of experts, a router with nearly equal scores selects another expert after the slightest rounding,
+and all logits of that token change, although the model is as good as before.
 """
 
 from __future__ import annotations
@@ -31,40 +31,42 @@ from finetune_trainer.ranks.distributed import Ranks
 from finetune_trainer.tasks import task_of
 
 MERGED_FOLDER = "merged"
-"""Of the result."""
+"""The folder of the merged copy, inside the result."""
 COMPARED_ROWS = 64
-"""Of the evaluation rows, at most, the first."""
+"""The greatest number of evaluation rows that are compared; they are the first ones."""
 MERGE_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
-"""Greatest difference of the mean losses, in nats, by the run's precision.
+"""The greatest difference of the mean losses, in nats, for each precision of a run.
 
-In bf16, merging rounds every changed weight to eight bits. With trained adapters of small Llama and BERT models, that
-changed the loss by at most 0.002 nats on 8 rows and 0.0006 on 64; of Mixtral models by 0.015 and 0.004, though their
-logits changed by up to 14 %. In fp32 the greatest change was 3e-7. Without its adapter, the loss of such a model is
-higher by 0.1 to 0.6 nats."""
+In bf16, merging rounds every changed weight to eight bits. With trained adapters of small Llama and BERT models, this
+changed the loss by at most 0.002 nats on 8 rows and 0.0006 nats on 64 rows; with Mixtral models by at most 0.015 and
+0.004 nats, although their logits changed by up to 14 %. In fp32 the greatest change was 3e-7 nats. Without its adapter,
+such a model has a loss that is higher by 0.1 to 0.6 nats.
+"""
 MAX_REASON = 200
-"""Characters of another library's error in the sentence about it."""
+"""The greatest number of characters that a message quotes of another library's error."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of merging: either a copy and the new digest of the whole result, or one sentence why there is none."""
+    """The outcome of merging: either a copy and the new digest of the whole result, or the reason for its failure."""
 
     path: str | None = None
-    """Relative to the workspace."""
+    """The folder of the copy, relative to the workspace."""
     digest: str | None = None
     failure: str | None = None
 
 
 class _DiffersError(Exception):
-    """The copy does not answer as the adapter does. The text is one sentence."""
+    """The copy does not answer like the adapter. The message is one sentence."""
 
 
 def add_merged_copy(prepared: Prepared, config: RunConfig, paths: Paths, ranks: Ranks) -> Merged:
     """Merge the published adapter and add the copy to the result. One rank calls this, while the others wait.
 
-    No error in merging is raised; `Merged.failure` says what it was."""
+    Errors are not raised; `Merged.failure` describes them.
+    """
     output = paths.output(config)
     unfinished = output.with_name(f".{MERGED_FOLDER}-{config.attempt}")
     try:
@@ -93,7 +95,10 @@ def _sentence(error: Exception) -> str:
 
 
 def _write_and_compare(folder: Path, output: Path, prepared: Prepared, config: RunConfig, ranks: Ranks) -> None:
-    """Merge what was saved, not what is in memory. One of the two models is in memory at a time."""
+    """Merge the saved adapter, not the one in memory, and compare the losses.
+
+    Only one of the two models is in memory at a time. Raises _DiffersError if the losses differ.
+    """
     model: Any = load_result(output, config.task, prepared.start, config.allow_remote_code).to(ranks.device)
     expected = _mean_loss(model, prepared, config, ranks)
     model = model.merge_and_unload()
@@ -112,7 +117,7 @@ def _write_and_compare(folder: Path, output: Path, prepared: Prepared, config: R
 
 @torch.no_grad()
 def _mean_loss(model: nn.Module, prepared: Prepared, config: RunConfig, ranks: Ranks) -> float:
-    """In nats, over the first evaluation rows; 0 if nothing in them counts."""
+    """Return the mean loss over the first evaluation rows, in nats; 0 if no label counts in them."""
     task = task_of(config.task)
     loss_sum, count = 0.0, 0
     rows = min(COMPARED_ROWS, len(prepared.evaluation))

@@ -1,9 +1,9 @@
-"""How an adapter trains the rows of new tokens in a model's embeddings.
+"""Determines how an adapter trains the rows of new tokens in a model's embeddings.
 
-PEFT's `trainable_token_indices` trains and saves these rows alone. It writes them into a copy of the embeddings in each
-forward pass, so the adapter stays small, and it has the same parameters at every ZeRO stage. Where that copy would not
-compute what the model's own layer does (embeddings with a step of their own, an output layer with a bias), the whole
-layer is trained and saved instead.
+PEFT's `trainable_token_indices` trains and saves only these rows. It writes them into a copy of the embeddings in each
+forward pass, so the adapter remains small, and has the same parameters at every ZeRO stage. If the copy would not
+compute the same as the model's own layer (embeddings with an additional operation, an output layer with a bias), the
+whole layer is trained and saved instead.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from finetune_trainer.errors import InvalidError
 
 @dataclass(frozen=True)
 class NewTokens:
-    """What is trained of the embeddings."""
+    """The rows and layers of the embeddings that are trained."""
 
     rows: dict[str, list[int]] = field(default_factory=dict)
-    """Token ids by the name of the layer whose rows they are; PEFT finds the layers tied to it."""
+    """The token ids for each name of a layer with these rows; PEFT finds the layers that are tied to it."""
     in_full: tuple[str, ...] = ()
-    """Names of layers that are trained whole."""
+    """The names of layers that are trained in full."""
 
 
 def new_tokens(model: PreTrainedModel, tokens: tuple[int, ...]) -> NewTokens:
-    """What is trained for these token ids. Raises InvalidError for embeddings that an adapter cannot train."""
+    """Return what is trained for these token ids. Raises InvalidError if an adapter cannot train the embeddings."""
     names = {module: name for name, module in model.named_modules()}
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
     layers = [table] if output is None else [table, output]
@@ -44,9 +44,10 @@ def new_tokens(model: PreTrainedModel, tokens: tuple[int, ...]) -> NewTokens:
 
 
 def check_tied_layers(model: PreTrainedModel) -> None:
-    """After PEFT has wrapped the embeddings: every layer that shares their weights must use the trained rows too.
+    """Check that every layer that shares the embeddings uses the trained rows too, after PEFT has wrapped them.
 
-    Raises InvalidError where PEFT has not seen that two layers are tied."""
+    Raises InvalidError if PEFT has not detected that two layers are tied.
+    """
     table = model.get_input_embeddings()
     if not isinstance(table, TrainableTokensWrapper):
         return
@@ -57,7 +58,7 @@ def check_tied_layers(model: PreTrainedModel) -> None:
 
 
 def cannot_train(model: PreTrainedModel) -> InvalidError:
-    """One sentence for people."""
+    """Return the error for embeddings that an adapter cannot train."""
     return InvalidError(
         "method.type: the tokenizer has tokens that the model has not learned, and LoRA cannot train the embeddings of "
         f"a model of type {model.config.model_type} for them; use Full"
@@ -65,12 +66,12 @@ def cannot_train(model: PreTrainedModel) -> InvalidError:
 
 
 def _sharing(model: nn.Module, weight: Any) -> list[nn.Module]:
-    """The layers that have this parameter as their weight."""
+    """Return the layers that have this parameter as their weight."""
     return [module for module in model.modules() if module._parameters.get("weight") is weight]
 
 
 def _is_computed_by_peft(layer: nn.Module) -> bool:
-    """Whether PEFT, which looks rows up or multiplies by them itself, does all that the layer does."""
+    """Return whether PEFT's own look-up or multiplication does everything that the layer does."""
     if isinstance(layer, nn.Embedding):
         return type(layer).forward is nn.Embedding.forward or hasattr(layer, "embed_scale")
     return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and layer.bias is None

@@ -1,4 +1,4 @@
-"""AdamW, the learning rate of every step, and one optimizer step with its gradient norm."""
+"""AdamW, the learning rate of each step, and the optimizer step with its gradient norm."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from finetune_trainer.deepspeed_config import BUCKET_ELEMENTS
 
 
 def adamw(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, without weight decay on biases and norms (vectors, that is).
+    """Return AdamW for the trained parameters, without weight decay on biases and norms (all vectors).
 
-    torch's, because DeepSpeed's own need a compiler in the pod; fused on GPUs. The learning rate is that of the step
-    that comes, see `optimizer_step`; until then it is 0.
+    It is torch's AdamW, because DeepSpeed's own need a compiler in the pod, and it is fused on GPUs. The learning rate
+    is 0 until `optimizer_step` sets that of the step.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Under ZeRO-3 a parameter's own shape is that of its shard.
+    # Under ZeRO-3, `shape` is that of the shard.
     vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) < 2]
     others = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) >= 2]
     groups = [
@@ -34,8 +34,11 @@ def adamw(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(training: Training, step: int, total_steps: int) -> float:
-    """Of step `step`, counted from 0: rises in equal parts to `learning_rate`, which the last warm-up step has, then
-    falls towards 0, which the step after the last would have."""
+    """Return the learning rate of a step, counted from 0.
+
+    It rises linearly to `learning_rate`, which the last warm-up step has, and then falls to 0, which the step after the
+    last one would have.
+    """
     warmup = math.ceil(training.warmup_fraction * total_steps)
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup
@@ -45,16 +48,18 @@ def learning_rate(training: Training, step: int, total_steps: int) -> float:
 
 
 def sum_in_fp32(engine: Any) -> None:
-    """Let autograd add up the gradients of bf16 parameters in fp32. `reduce_summed` then sends them to the other ranks,
-    and not DeepSpeed: for a parameter that a step did not use, it would make a gradient in the parameter's own type,
-    which torch refuses."""
+    """Let autograd sum the gradients of bf16 parameters in fp32, and keep DeepSpeed from reducing them.
+
+    `reduce_summed` reduces them instead: for a parameter that a step did not use, DeepSpeed would create a gradient of
+    the parameter's own type, which torch refuses.
+    """
     engine.enable_backward_allreduce = False
     for parameter in _trained(engine):
         parameter.grad_dtype = torch.float32
 
 
 def reduce_summed(engine: Any) -> None:
-    """Average over all ranks the gradients of a step that were added up as `sum_in_fp32` says. All ranks call this."""
+    """Average over all ranks a step's gradients that were summed as set by `sum_in_fp32`. All ranks call this."""
     for parameter in _trained(engine):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter, dtype=torch.float32)
@@ -66,10 +71,11 @@ def _trained(engine: Any) -> list[nn.Parameter]:
 
 
 def optimizer_step(engine: Any, rate: float, max_grad_norm: float, clips_itself: bool) -> float:
-    """Clip and apply the gradients of a step at this learning rate. Returns their norm before clipping.
+    """Clip and apply a step's gradients with this learning rate, and return their norm before clipping.
 
-    If it is not finite, the gradients are dropped on all ranks, nothing of them is left for the next step, and no
-    weight has changed: DeepSpeed's optimizers agree on that and clean up by themselves; where there is none, we do.
+    If the norm is not finite, all ranks drop the gradients, no gradient remains for the next step, and no weight
+    changes. DeepSpeed's optimizers agree on this and clear the gradients themselves. If the engine uses torch's
+    optimizer unchanged (`clips_itself`), this function does so.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate

@@ -1,8 +1,8 @@
-"""What has to be there before ranks can load: encoded rows and the start checkpoint, in the run's folder.
+"""Prepares what ranks load: encoded rows and the start checkpoint, in the run's folder.
 
-One process does this for all. The start checkpoint is the base model as training begins: with the labels, a head of
-their number, a token for padding if one is needed, and new parameters drawn by the run's seed. It is made outside any
-ZeRO-3 context, in which a checkpoint with another head cannot be loaded, and every ZeRO stage loads that one.
+One process does this for all ranks. The start checkpoint is the base model as the training begins: with the labels, a
+head for them, a padding token if one is needed, and new parameters initialised with the run's seed. It is created
+outside any ZeRO-3 context, in which a checkpoint with a different head cannot be loaded, and all ZeRO stages load it.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ FACTS_FILE = "facts.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` left, as every rank reads it."""
+    """The result of `prepare`, as every rank loads it."""
 
     train: datasets.Dataset
     evaluation: datasets.Dataset
     classes: int
-    """Number of labels; 0 for CausalLM."""
+    """The number of labels; 0 for CausalLM."""
     digest: str
-    """Of the dataset."""
+    """The digest of the dataset."""
     new_parameters: tuple[str, ...]
-    """Names of the parameters that the base model did not have, or had in another shape."""
+    """The names of the parameters that the base model lacked or had in another shape."""
     start: Path
     settings: Settings
     facts: Facts
     known_labels: tuple[str, ...] = ()
-    """Those that the base model knew too, and whose rows of its head the training starts with."""
+    """The labels that the base model has too; the training begins with their rows of its head."""
     new_tokens: tuple[int, ...] = ()
-    """Ids of the tokens whose embeddings no training has touched."""
+    """The ids of the tokens whose embeddings were never trained."""
 
     @classmethod
     def load(cls, config: RunConfig, paths: Paths) -> Prepared:
-        """Read it back; rows stay on the disk."""
+        """Load what was prepared; the rows stay on the disk."""
         folder, start = _folders(config, paths)
         facts = json.loads((folder / FACTS_FILE).read_text())
         task = task_of(config.task)
@@ -87,8 +87,11 @@ class Prepared:
 
 
 def prepare(config: RunConfig, paths: Paths) -> None:
-    """Check data and model, write both; what an earlier attempt of the run has prepared stays as it is, whatever the
-    sources are now. Raises InvalidError with one sentence for what is wrong with them."""
+    """Validate data and model, and write both.
+
+    What an earlier attempt of the run prepared is kept, even if the sources have changed since. Raises InvalidError
+    with one sentence if data or model are wrong.
+    """
     folder, start = _folders(config, paths)
     if _is_whole(folder, start):
         return
@@ -104,7 +107,7 @@ def _folders(config: RunConfig, paths: Paths) -> tuple[Path, Path]:
 
 
 def _is_whole(folder: Path, start: Path) -> bool:
-    """Whether the files of both are there, in the size in which they were written."""
+    """Return whether all files of both folders exist, in the size in which they were written."""
     try:
         sizes = json.loads((folder / FACTS_FILE).read_text())["sizes"]
         return bool(sizes == _sizes(folder, start))
@@ -122,7 +125,10 @@ def _sizes(folder: Path, start: Path) -> dict[str, int]:
 
 
 def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
-    """Everything that can be known without the weights is checked before they are fetched and read."""
+    """Prepare both folders.
+
+    Whatever can be checked without the weights is checked before they are downloaded and read.
+    """
     task = task_of(config.task)
     _check_metrics(config)
     base = base_folder(config.model, paths, weights=False)
@@ -142,7 +148,7 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
         evaluation.save_to_disk(str(folder / "evaluation"))
 
     base = base_folder(config.model, paths, weights=True)
-    check_model(config, base)  # again: only now it can be seen in which form the weights are
+    check_model(config, base)  # The check is repeated, because the form of the weights is known only now.
     with as_refusal("model.uri", "choose another model, or save this one again", quote=True):
         model, new_parameters, known_labels = start_model(config, base, model_config, rows, base_labels)
         if not task.can_learn(model):
@@ -166,7 +172,10 @@ def _write(config: RunConfig, paths: Paths, folder: Path, start: Path) -> None:
 
 
 def _empty_folder(folder: Path) -> Path:
-    """A former container of this attempt may have left its own."""
+    """Create an empty folder, in place of one that an earlier container of this attempt may have left.
+
+    Raises InvalidError if it cannot be written.
+    """
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Turns what a library raises while data and model are prepared into one sentence.
+"""Turns a library's exception during the preparation of data and model into one sentence.
 
-Preparing is a function of the data, the model and the configuration, so an exception in it comes again with every
-attempt: it is their fault and not the infrastructure's. Excepted are the disk, the memory and the network.
+The preparation depends only on the data, the model and the configuration, so an exception in it recurs in every
+attempt: they cause it, and not the infrastructure. Errors of the disk, the memory and the network are exempt.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from finetune_trainer.errors import InvalidError, TrainingError
 
 NETWORK_PACKAGES = frozenset({"aiohttp", "fsspec", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"})
 OUT_OF_MEMORY = "allocate memory"
-"""Part of torch's message when the CPU's memory is used up."""
+"""A part of torch's message when the CPU's memory is used up."""
 MAX_CHARACTERS = 300
 
 
 @contextmanager
 def as_refusal(field: str, remedy: str, quote: bool) -> Iterator[None]:
-    """Raise InvalidError for an exception inside that comes from the data or the model, naming the spec's `field`.
+    """Raise InvalidError for an exception of the block that the data or the model causes, naming the spec's `field`.
 
-    `quote`: whether the library's message is shown. It must not be where the message may hold text of somebody's data.
-    Where it happened is written to the log, without the message."""
+    `quote` is whether the library's message is included; it must not be if the message may contain user data. The stack
+    trace is written to the log, without the message.
+    """
     try:
         yield
     except (TrainingError, OSError, MemoryError):
@@ -38,13 +39,13 @@ def as_refusal(field: str, remedy: str, quote: bool) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's message, at most 300 characters, without a full stop."""
+    """Return the first line of a library's message, at most 300 characters, without a period at the end."""
     lines = str(error).strip().splitlines() or [repr(error)]
     return lines[0][:MAX_CHARACTERS].rstrip(". ")
 
 
 def in_one_line(error: Exception, characters: int) -> str:
-    """All that a library's message says, in one line of at most so many characters."""
+    """Return a library's whole message as one line with at most this number of characters."""
     return " ".join(str(error).split())[:characters]
 
 

@@ -1,7 +1,7 @@
-"""The model that training starts with: the base model with a head for the data's labels.
+"""Creates the model that the training starts with: the base model with a head for the data's labels.
 
-A row of the head that the base model has for one of the labels is kept. What the base model lacks is drawn by the
-run's seed.
+If the base model's head has a row for one of the labels, the row is kept. What the base model lacks is initialised with
+the run's seed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from finetune_trainer.model.trust import has_safetensors
 from finetune_trainer.tasks import task_of
 
 NUMBERED = re.compile(r"\.\d+\.")
-"""In the name of a parameter: it belongs to one of several like layers."""
+"""A pattern in the names of parameters that belong to one of several similar layers."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def start_model(
     config: RunConfig, base: Path, model_config: PreTrainedConfig, rows: Rows, base_labels: tuple[str, ...]
 ) -> tuple[PreTrainedModel, set[str], list[str]]:
-    """The start model, the names of its new parameters, and the labels that the base model knew.
+    """Return the start model, the names of its new parameters, and the labels that the base model has too.
 
-    `base_labels` are the labels of the base model's head, in the order of its rows. Raises InvalidError when the
-    weights cannot be loaded or do not belong to the configuration."""
+    `base_labels` are the labels of the base model's head, in the order of its rows. Raises InvalidError if the weights
+    cannot be loaded or do not match the configuration.
+    """
     own_config = copy.deepcopy(model_config)
     if rows.labels is not None:
         set_labels(model_config, rows.labels)
@@ -56,7 +57,7 @@ def start_model(
             f"model.uri: the weights of {config.model.uri} have none of the names that its config.json asks for; "
             "give a folder whose weights and config.json belong together"
         )
-    # A head or a pooler may be new; a layer among layers would be noise that all others have to pass through.
+    # A head or a pooler may be new. A new layer between others would be noise that the whole input passes through.
     if lost := sorted(name for name in body & new if NUMBERED.search(name)):
         raise InvalidError(
             f"model.uri: the weights of {config.model.uri} lack {lost[0]} or have it in another shape, and so "
@@ -69,7 +70,7 @@ def start_model(
 
 
 def _loaded(config: RunConfig, base: Path, model_config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The base model as it is configured, and what transformers says of its parameters."""
+    """Load the base model with this configuration, and return it with transformers' report on its parameters."""
     model, info = task_of(config.task).auto_class.from_pretrained(
         base,
         config=model_config,
@@ -92,20 +93,21 @@ def _with_known_labels(
     labels: tuple[str, ...],
     base_labels: tuple[str, ...],
 ) -> tuple[set[str], list[str]]:
-    """Carry over the head's rows of labels that the base model knew. Returns the new parameters and these labels.
+    """Copy the head's rows of labels that the base model has. Returns the new parameters and these labels.
 
-    When the labels are the same, they have the base model's order and the head is right as it was loaded. A head that
-    has as many rows, but for other labels, was loaded as it is: each of its rows must come to its name."""
+    If both have the same labels, they have the base model's order and the loaded head is correct. A head with the same
+    number of rows, but for other labels, was loaded unchanged, so each of its rows must be moved to its label.
+    """
     known = rows_of(labels, base_labels)
     if not known and (len(labels) != len(base_labels) or are_generic(base_labels)):
-        return new, []  # the head is new already, or says nothing of what its rows are for
+        return new, []  # The head is new already, or its rows have no meaningful names.
     auto_class = task_of(config.task).auto_class
     heads = head_parameters(auto_class, model.config, config.allow_remote_code)
     if [known.get(label) for label in labels] == list(range(len(base_labels))):
         return new, [] if heads & new else list(labels)
     own, info = _loaded(config, base, own_config)
     if not heads or heads & ({*info["missing_keys"]} | {key[0] for key in info["mismatched_keys"]}):
-        return new, []  # the base model has no head
+        return new, []  # The base model has no head.
     torch.manual_seed(config.training.seed)
     carry_over(model, own, heads, {labels.index(label): row for label, row in known.items()})
     return new | heads, [label for label in labels if label in known]

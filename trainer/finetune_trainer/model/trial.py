@@ -1,7 +1,7 @@
-"""One forward pass of a few rows on the CPU, before any accelerator is asked for anything.
+"""Runs one forward pass of a few rows on the CPU, before any accelerator is used.
 
-What does not fit together (an image processor and its model, a special token in a text and an encoder-decoder) fails
-here with one sentence, instead of on every rank after the model was distributed.
+Mismatches (such as an image processor that does not fit the model, or a special token in a text for an encoder-decoder)
+fail here with one sentence, instead of on every rank after the model was distributed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from finetune_trainer.model.refusal import first_line
 from finetune_trainer.tasks import Batch, Settings, Task, task_of
 
 ROWS = 6
-"""At most so many rows are tried."""
+"""The greatest number of rows that are tried."""
 LARGE = 300_000_000
-"""Of a model with more parameters, two layers are tried first: all of them would take minutes on a CPU."""
+"""The number of parameters above which two layers are tried first, since all layers would take minutes on a CPU."""
 LAYERS_OF_LARGE = 2
 NEEDS_ACCELERATOR = ("not implemented for", "triton", "cuda", "expected all tensors to be on")
-"""Parts of messages that say only that an operation does not exist on a CPU, in lower case."""
+"""Parts, in lower case, of messages about an operation that does not exist on a CPU."""
 
 
 def try_rows(config: RunConfig, rows: datasets.Dataset, model: PreTrainedModel, settings: Settings) -> None:
-    """Make a batch of telling rows and give it to the start model, which is on the CPU in evaluation mode.
+    """Make a batch of representative rows and run the start model on it. The model is on the CPU.
 
-    Raises InvalidError when the processor cannot make the batch, or the model cannot read it."""
+    Raises InvalidError if the processor cannot make the batch, or if the model cannot read it.
+    """
     task = task_of(config.task)
     chosen = telling_rows(rows)
     those = f"{', '.join(rows[chosen]['id'][:3])} and others"
@@ -57,11 +58,14 @@ def try_rows(config: RunConfig, rows: datasets.Dataset, model: PreTrainedModel, 
 
 
 def telling_rows(rows: datasets.Dataset) -> list[int]:
-    """Places of the rows that are most likely to show that something does not fit: the shortest and longest in tokens,
-    or the smallest and largest files of pictures, and some between them."""
+    """Return the indices of the rows that are most likely to reveal a mismatch.
+
+    They are the shortest and the longest row in tokens, or the smallest and the largest image file, and some between
+    them.
+    """
     sizes = np.asarray(rows["length"])
     if "image" in rows.column_names:
-        # The bytes stay where they are on the disk: all of them would not fit into memory.
+        # The images are not loaded, because all of them would not fit into memory.
         stored = pc.struct_field(rows.with_format("arrow")[:]["image"], "bytes")
         sizes = pc.binary_length(stored).to_numpy()
     order = np.argsort(sizes, kind="stable")
@@ -70,7 +74,10 @@ def telling_rows(rows: datasets.Dataset) -> list[int]:
 
 
 def _failure(task: Task, model: PreTrainedModel, batch: Batch) -> Exception | None:
-    """What the model raises, the whole model having the last say; None if it answers."""
+    """Return the exception that the model raises, or None if it runs.
+
+    A large model is first tried with a few layers; if they fail, the whole model decides.
+    """
     if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
         with _few_layers(model):
             if _raised(task, model, batch) is None:
@@ -95,7 +102,7 @@ def _raised(task: Task, model: PreTrainedModel, batch: Batch) -> Exception | Non
 
 @contextmanager
 def _few_layers(model: nn.Module) -> Iterator[None]:
-    """The model with the first layers of each stack alone; it is whole again afterwards."""
+    """Reduce the model to the first layers of each stack, and restore it afterwards."""
     stacks: list[tuple[nn.Module, str, nn.ModuleList]] = [
         (parent, name, child)
         for parent in model.modules()

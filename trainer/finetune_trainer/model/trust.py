@@ -1,9 +1,9 @@
-"""What of a model folder would run its author's code, and whether it may.
+"""Decides whether a model folder may be loaded, if loading it would run its author's code.
 
-Two things would: Python files that `auto_map` names in one of the folder's configurations, and weights that are a
-pickle. Both are refused here, before a library opens anything, unless the operator's configuration allows them. A
-pickle that is allowed is still read with `weights_only`, which takes tensors out of it and calls nothing. An adapter's
-configuration names another model that transformers would load in the folder's place, unseen: it is refused always.
+Two things would run code: Python files that `auto_map` names in one of the folder's configurations, and pickled
+weights. Both are refused here, before a library opens any file, unless the operator's configuration allows them. An
+allowed pickle is still read with `weights_only`, which loads tensors and calls nothing. An adapter is always refused,
+because its configuration names another model, which transformers would load unchecked in place of the folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ADAPTER_FILE = "adapter_config.json"
 
 
 def check_model(config: RunConfig, base: Path) -> None:
-    """Raises InvalidError when the base model brings code or a pickle that may not be used, or is an adapter."""
+    """Raise InvalidError if the base model contains code or a pickle that is not allowed, or is an adapter."""
     uri = config.model.uri
     if (base / ADAPTER_FILE).exists():
         raise InvalidError(
@@ -44,24 +44,24 @@ def check_model(config: RunConfig, base: Path) -> None:
 
 
 def remote_code(folder: Path) -> str | None:
-    """The first code that a configuration of the folder names, as `file: reference`; None without any."""
+    """Return the first code that a configuration of the folder names, as `file: reference`, or None."""
     for path in sorted(folder.glob("*config.json")):
         try:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
-            continue  # nothing loads it, or it is told of when something tries
+            continue  # Either nothing loads this file, or loading it raises an error later.
         if (reference := _reference(content)) is not None:
             return f"{path.name}: {reference}"[:200]
     return None
 
 
 def has_safetensors(folder: Path) -> bool:
-    """Whether weights are there that need no pickle."""
+    """Return whether the folder has weights that are no pickle."""
     return any(folder.glob(f"*{SAFE_SUFFIX}"))
 
 
 def _reference(content: Any) -> str | None:
-    """What stands under `auto_map`, at whatever depth: configurations hold others."""
+    """Return the value of `auto_map` at any depth, since configurations may be nested."""
     left = [content]
     while left:
         part = left.pop()
@@ -75,7 +75,10 @@ def _reference(content: Any) -> str | None:
 
 
 def _pickle(folder: Path) -> str | None:
-    """A file that would be unpickled: any where there is nothing else, or one that an index names among others."""
+    """Return the name of a file that would be unpickled, or None.
+
+    It is a pickle in a folder without safetensors, or a file that an index of safetensors names.
+    """
     for path in sorted(folder.glob(f"*{SAFE_SUFFIX}{INDEX_SUFFIX}")):
         try:
             names = json.loads(path.read_bytes())["weight_map"].values()

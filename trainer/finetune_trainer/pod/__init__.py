@@ -1,1 +1,1 @@
-"""The folders of a pod, and the files by which its agent and its ranks speak to each other."""
+"""The folders of a pod, and the files through which its agent and its ranks communicate."""

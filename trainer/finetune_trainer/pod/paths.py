@@ -1,4 +1,4 @@
-"""Where URIs and the run's folders are in this pod."""
+"""Maps URIs and the run's folders to paths in this pod."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_trainer.contract import RunConfig
 
 @dataclass(frozen=True)
 class Paths:
-    """Folders of this pod. The agent and the ranks get them from the environment."""
+    """The folders of this pod. The agent and the ranks get them from the environment."""
 
     workspace: Path
     claims: Path
@@ -21,7 +21,10 @@ class Paths:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
-        """Raises KeyError when a variable is missing: the operator sets them all."""
+        """Read the folders from the environment, where the operator sets them all.
+
+        Raises KeyError if a variable is missing.
+        """
         return cls(
             workspace=Path(environment[contract.ENV_WORKSPACE]),
             claims=Path(environment[contract.ENV_CLAIMS]),
@@ -29,7 +32,7 @@ class Paths:
         )
 
     def local(self, uri: str) -> Path | None:
-        """The path that a URI names; None for `hf://`, which names no path."""
+        """Return the path that a URI names, or None for `hf://`, which names no path."""
         scheme, _, rest = uri.partition("://")
         match scheme:
             case "workspace":
@@ -41,9 +44,9 @@ class Paths:
         return None
 
     def run(self, config: RunConfig) -> Path:
-        """Folder of the run."""
+        """Return the folder of the run."""
         return self.workspace / config.folder
 
     def output(self, config: RunConfig) -> Path:
-        """Folder of the saved result."""
+        """Return the folder of the saved result."""
         return self.workspace / config.output

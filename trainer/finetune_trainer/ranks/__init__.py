@@ -1,1 +1,4 @@
-"""What ranks do together: meeting, waiting, agreeing, and noticing that another one is slow, frozen or gone."""
+"""The coordination of ranks: rendezvous, waiting, agreement, and the detection of slow, frozen or lost ranks.
+
+Models and data do not belong here.
+"""

@@ -1,4 +1,4 @@
-"""What this rank is doing and when it last got on: told by the training thread, read by the watch."""
+"""Records what this rank is doing and when it last made progress, for the watch."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ RECENT_STEPS = 20
 
 @dataclass(frozen=True)
 class Moment:
-    """A look at a rank."""
+    """The state of a rank at one time."""
 
     phase: Phase
     ticks: int
-    """How often it got on: equally often on every rank until the same point of the training."""
+    """How often the rank has made progress: equally often on every rank at the same point of the training."""
     since: float
-    """When it last did; monotonic seconds."""
+    """When the rank last made progress, in monotonic seconds."""
     steps: int
-    """Done in this attempt."""
+    """The number of optimizer steps done in this attempt."""
     median_step: float
-    """Seconds; 0 before the second step."""
+    """The median duration of the recent steps in seconds; 0 before the second step."""
     waits: bool
-    """For a rank that does something alone."""
+    """Whether the rank waits for another one that works alone."""
 
 
 @dataclass
 class Activity:
-    """Of one rank. Its methods may be called from two threads."""
+    """The activity of one rank. Its methods may be called from two threads."""
 
     _phase: Phase = Phase.INIT
     _ticks: int = 0
@@ -46,19 +46,19 @@ class Activity:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, phase: Phase) -> None:
-        """Something else begins; a step that is interrupted by it is not measured."""
+        """Begin another phase. A step that it interrupts is not measured."""
         with self._lock:
             self._phase = phase
             self._step_began = None
             self._get_on()
 
     def tick(self) -> None:
-        """A micro-batch, a batch of an evaluation, a parameter that was saved."""
+        """Record progress: a micro-batch, a batch of an evaluation, or a saved parameter."""
         with self._lock:
             self._get_on()
 
     def step(self) -> None:
-        """An optimizer step has ended."""
+        """Record the end of an optimizer step."""
         with self._lock:
             now = time.monotonic()
             if self._step_began is not None:
@@ -69,7 +69,7 @@ class Activity:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """For another rank, however long that takes."""
+        """Mark this rank as waiting for another one, for however long that takes."""
         with self._lock:
             self._waits = True
         try:
@@ -80,7 +80,7 @@ class Activity:
                 self._since = time.monotonic()
 
     def look(self) -> Moment:
-        """As it is now."""
+        """Return the current state."""
         with self._lock:
             median = statistics.median(self._seconds) if self._seconds else 0.0
             return Moment(self._phase, self._ticks, self._since, self._steps, median, self._waits)

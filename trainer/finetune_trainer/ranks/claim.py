@@ -1,7 +1,7 @@
-"""Which attempt of a run is the newest to have begun: an outdated one leaves, on a node that was cut off, say.
+"""Records the newest attempt of a run, so that an outdated attempt ends, for example on a node that was cut off.
 
-A file in the run's folder holds the attempt's number. It spares work; that no two attempts write one path does not rest
-on it.
+A file in the run's folder holds the attempt's number. It only saves work: the rule that no two attempts write to the
+same path does not depend on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLAIM_FILE = "attempt"
 
 
 def claim(config: RunConfig, paths: Paths) -> None:
-    """Begin. Raises SupersededError when a newer attempt has begun; OSError."""
+    """Record that this attempt has begun. Raises SupersededError if a newer attempt has begun, or OSError."""
     refuse_outdated(config, paths)
     folder = paths.run(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,14 +26,14 @@ def claim(config: RunConfig, paths: Paths) -> None:
 
 
 def refuse_outdated(config: RunConfig, paths: Paths) -> None:
-    """Raises SupersededError."""
+    """Raise SupersededError if a newer attempt has begun."""
     newest = _claimed(paths.run(config))
     if newest > config.attempt:
         raise SupersededError(f"attempt {newest} of the run has begun; attempt {config.attempt} makes way")
 
 
 def is_outdated(config: RunConfig, paths: Paths) -> bool:
-    """Whether a newer attempt has begun."""
+    """Return whether a newer attempt has begun."""
     return _claimed(paths.run(config)) > config.attempt
 
 

@@ -1,7 +1,7 @@
-"""What the ranks say to each other outside the gradients: waiting for work of one rank, errors, stopping, small sums.
+"""The ranks' communication besides gradients: waiting for one rank's work, errors, stopping, and small sums.
 
-Waiting and errors go through the rendezvous store and not through collectives: a collective gives up after minutes,
-but tokenising may take hours; and a rank that failed never comes to a collective for which its siblings wait.
+Waiting and errors use the rendezvous store instead of collectives. A collective times out after minutes, but tokenising
+may take hours; and a rank that failed never joins a collective for which the other ranks wait.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from finetune_trainer.ranks.rendezvous import wait_for_store
 
 T = TypeVar("T")
 POLL_SECONDS = (0.002, 0.1)
-"""First and longest pause between two looks at the store."""
+"""The first and the longest pause between two polls of the store, in seconds."""
 TELLING_SECONDS = 10.0
 PARTING_SECONDS = 60.0
 PARTING_IN_FAILURE_SECONDS = 5.0
-"""Some may wait in a collective, and do not come."""
+"""Shorter than after a success, because some ranks may wait in a collective and never part."""
 STOP_KEY = "stop"
-"""In the store: a rank that waits for another was asked to stop."""
+"""The store's key that is set if a rank that waits for another was asked to stop."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""Of one collective; the longest wait between two is a step's difference between ranks, or the writing of one shard."""
+"""The timeout of one collective. The longest waits come from different step times of the ranks, or from the writing of
+one shard."""
 
 
 class SiblingError(Exception):
-    """Another rank failed; this one ends for the same reason."""
+    """Another rank failed, and this one ends for the same reason."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -48,7 +49,7 @@ class SiblingError(Exception):
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code of a rank that ended with this error; 1 for what has no class of its own."""
+    """Return the exit code of a rank that ended with this error; 1 if the error has no code of its own."""
     if isinstance(error, TrainingError | SiblingError):
         return int(error.exit_code)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -58,29 +59,35 @@ def exit_code_of(error: BaseException) -> int:
 
 @dataclass
 class Ranks:
-    """This rank among its siblings."""
+    """The rank of this process, and its means to communicate with the other ranks."""
 
     store: dist.Store
     rank: int
     world: int
     scratch: Path
-    """Of this pod; a stop request lies there."""
+    """The scratch folder of this pod, which contains the stop file if a stop was requested."""
     device: torch.device
     on_failure: Callable[[Exception], object] = lambda error: None
-    """Called with this rank's own error before its siblings hear of it: what they do then may end this process."""
+    """The function that is called with this rank's own error before the other ranks learn of it: their reaction may end
+    this process."""
     activity: Activity = field(default_factory=Activity)
     is_beside_store: bool = False
-    """This is rank 0's pod."""
+    """Whether this rank is in rank 0's pod, which also runs the store."""
     _agreements: int = field(default=0, init=False)
 
     def first(self, action: Callable[[], T]) -> T | None:
-        """Let rank 0 act while the others wait, however long; its result there, None elsewhere. An error of rank 0 is
-        raised on every rank."""
+        """Run `action` on rank 0 while the others wait without limit. Returns its result there, and None on the others.
+
+        An error of rank 0 is raised on every rank.
+        """
         return self.every(action if self.rank == 0 else lambda: None)
 
     def every(self, action: Callable[[], T]) -> T:
-        """Act on every rank and wait until all have done so. If any failed, every rank raises: the failed ones their
-        own error, the others a SiblingError with its words and its exit code."""
+        """Run `action` on every rank and wait until all have done so.
+
+        If any rank failed, every rank raises: the failed ones their own error, the others a SiblingError with its
+        message and exit code.
+        """
         self._agreements += 1
         done, told, failure = (f"{name}/{self._agreements}" for name in ("done", "told", "failure"))
         try:
@@ -105,8 +112,11 @@ class Ranks:
         return result
 
     def outcomes(self, action: Callable[[], T]) -> tuple[list[T], str | None]:
-        """Act on every rank and wait until all have done so. Returns what each has got, as JSON can say it, by rank, on
-        every rank; or the words of the first that failed, which ends nothing."""
+        """Run `action` on every rank and return all results, by rank, or the message of the first rank that failed.
+
+        Every rank returns the same once all have done so. A failure is not raised. The results must be serialisable as
+        JSON.
+        """
         self._agreements += 1
         mine, all_of_them = f"outcome/{self._agreements}/{self.rank}", f"outcomes/{self._agreements}"
         try:
@@ -124,29 +134,35 @@ class Ranks:
         return [value for value, _ in answers], failure
 
     def _tell(self, told: str) -> None:
-        """Give the others time to read the failure: when this process ends, the store may end with it."""
+        """Give the other ranks time to read the failure: when this process ends, the store may end with it."""
         self.store.add(told, 1)
         deadline = time.monotonic() + TELLING_SECONDS
         while self.store.add(told, 0) < self.world and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS[-1])
 
     def part(self, seconds: float = PARTING_SECONDS) -> None:
-        """The last that a rank does here. With rank 0's pod the store ends, at which the others may still look: so its
-        ranks wait for them, at most so long."""
+        """Leave the store, as a rank's last action.
+
+        The store ends with rank 0's pod, while the other ranks may still poll it. The ranks of that pod therefore wait
+        for all others, for at most `seconds`.
+        """
         deadline = time.monotonic() + seconds
-        with contextlib.suppress(dist.DistError):  # it has ended
+        with contextlib.suppress(dist.DistError):  # the store has ended
             self.store.add("parted", 1)
             while self.is_beside_store and self.store.add("parted", 0) < self.world and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS[0])
 
     def agreed(self, name: str, value: str) -> str:
-        """Rank 0's value."""
+        """Return rank 0's value on every rank."""
         if self.rank == 0:
             self.store.set(name, value)
         return self.store.get(name).decode()
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all ranks, in one collective. Whatever is not finite anywhere is not finite in the sum."""
+        """Return the sums over all ranks, in one collective.
+
+        A value that is not finite on any rank makes its sum not finite.
+        """
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
         if self.world > 1:
             dist.all_reduce(totals)
@@ -158,30 +174,34 @@ class Ranks:
         return (self.scratch / contract.STOP_FILE).exists()
 
     def stop_together(self, alone: bool = False) -> None:
-        """Raise StoppedError on all ranks if any was asked to stop; on this one, if it acts `alone` and the others
-        wait."""
+        """Raise StoppedError on all ranks if any was asked to stop.
+
+        With `alone`, this rank acts while the others wait, and only this rank raises.
+        """
         heard = alone and self.store.check([STOP_KEY])
         if heard or (self.stop_requested if alone else self.sum(self.stop_requested)[0]):
             raise_stopped()
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give rank 0's buffers to all. Running statistics are those of each rank's own rows; a checkpoint and a result
-        hold one rank's, so the others' must never be measured with."""
+        """Broadcast rank 0's buffers to all ranks.
+
+        Running statistics depend on each rank's own rows. A checkpoint and a result contain those of one rank, so a
+        model must never be measured with the others'.
+        """
         for buffer in persistent_buffers(getattr(model, "module", model)).values() if self.world > 1 else ():
             dist.broadcast(buffer, src=0)
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a model holds besides its parameters, such as the running statistics of batch normalisation."""
+    """Return the buffers in a model's state dict, such as the running statistics of batch normalisation."""
     persistent = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name in persistent}
 
 
 def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Path) -> Ranks:
-    """Meet the other ranks, as the environment says (`launch.place`), and set up this rank's device. DS_ACCELERATOR
-    must be set.
+    """Meet the other ranks as the environment specifies (`launch.place`), and set up this rank's device.
 
-    Raises MismatchError when the pod has fewer GPUs than processes.
+    DS_ACCELERATOR must be set. Raises MismatchError if the pod has fewer GPUs than processes.
     """
     import deepspeed
 
@@ -194,7 +214,7 @@ def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Pat
         torch.cuda.set_device(local_rank)
         device, backend = torch.device("cuda", local_rank), "nccl"
     else:
-        # DeepSpeed's shared-memory collectives would be compiled in the pod.
+        # Otherwise DeepSpeed would compile its shared-memory collectives in the pod.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         device, backend = torch.device("cpu"), "gloo"
     if rank > 0:
@@ -210,7 +230,10 @@ def join(config: RunConfig, rank: int, world: int, local_rank: int, scratch: Pat
 
 
 def _gather(store: dist.Store, world: int) -> None:
-    """Return when all ranks have come. Without limit, as `wait_for_store`: an image may take long to come."""
+    """Wait until all ranks have come.
+
+    Like `wait_for_store`, this has no time limit, because an image may take long to pull.
+    """
     store.add("come", 1)
     pause, longest = POLL_SECONDS
     while store.add("come", 0) < world:
@@ -219,5 +242,5 @@ def _gather(store: dist.Store, world: int) -> None:
 
 
 def raise_stopped() -> None:
-    """Raises StoppedError."""
+    """Raise StoppedError."""
     raise StoppedError("stopped on request before the training was complete")

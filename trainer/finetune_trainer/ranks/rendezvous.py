@@ -1,8 +1,8 @@
-"""Where the ranks of a job meet: a store that rank 0's pod keeps in a process of its own.
+"""The store at which the ranks of a job meet, which rank 0's pod runs in a process of its own.
 
     python -m finetune_trainer.ranks.rendezvous HOST:PORT
 
-Not in rank 0: when that is frozen, the others find out by what the store holds.
+The store does not run in rank 0, so that the others can detect from its content when rank 0 is frozen.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from datetime import timedelta
 
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS = (0.2, 2.0)
-"""First and longest pause between two attempts to reach the store: a thousand ranks ask at once."""
+"""The first and the longest pause between two attempts to reach the store, in seconds: a thousand ranks may try at
+once."""
 REPORT_SECONDS = 10.0
 WITHOUT_LIMIT = timedelta(days=1)
 
 
 def wait_for_store(address: tuple[str, int]) -> None:
-    """Return when its port answers: a name that resolves is not a port that answers. Without limit, for how long is
-    too long is the operator's to say, and a pod that is asked to stop meanwhile ends this process."""
+    """Wait until the store's port answers; a host name that resolves does not mean that it does.
+
+    There is no time limit: the operator decides how long is too long, and a stop request to the pod ends this process.
+    """
     host, port = address
     started = reported = time.monotonic()
     pause, longest = RETRY_SECONDS
@@ -41,7 +44,7 @@ def wait_for_store(address: tuple[str, int]) -> None:
 
 
 def main() -> None:
-    """Keep the store until this process is killed."""
+    """Run the store until this process is killed."""
     from torch.distributed import TCPStore
 
     host, _, port = sys.argv[1].rpartition(":")

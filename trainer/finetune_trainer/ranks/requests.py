@@ -1,6 +1,7 @@
-"""What is asked of a training from outside, looked at once a step: to stop, to save, to make way for a newer attempt.
+"""Requests to a training, checked once a step: to stop, to save, or to end because a newer attempt has begun.
 
-Rank 0 speaks for the run's clock and folder, every rank for its own pod; the step's collective makes it one word.
+Rank 0 decides on what concerns the run's clock and folder, and every rank on its own pod. The step's collective
+combines these decisions.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from finetune_trainer.pod.paths import Paths
 from finetune_trainer.ranks.claim import is_outdated
 
 SECONDS_BETWEEN_LOOKS = 2.0
-"""At what lies on a volume."""
+"""Seconds between two reads of a file on a volume."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """By one rank's word, or by any rank's."""
+    """The requests that one rank observed, or that any rank observed."""
 
     stop: bool
     save: bool
@@ -28,7 +29,7 @@ class Asked:
 
 
 class Requests:
-    """As this rank hears them."""
+    """The requests as this rank observes them."""
 
     def __init__(self, config: RunConfig, paths: Paths, rank: int) -> None:
         self._config = config
@@ -42,7 +43,7 @@ class Requests:
         """The request that the newest checkpoint answers."""
 
     def now(self) -> Asked:
-        """What this rank knows."""
+        """Return the requests that this rank observes now."""
         stop = self._stop_file.exists()
         if not self._is_first:
             return Asked(stop, save=False, make_way=False)
@@ -54,7 +55,7 @@ class Requests:
         return Asked(stop, due or self._requested() != self.answered, self._is_outdated)
 
     def saved(self) -> None:
-        """A checkpoint was written, or tried: what was asked for before is answered."""
+        """Record that a checkpoint was written or attempted, which answers all requests before it."""
         self._last_save = time.monotonic()
         self.answered = self._requested()
 

@@ -1,7 +1,8 @@
-"""How long each rank works for itself in a step, without waiting for others: by this a slow node is known.
+"""Measures how long each rank works in a step without waiting for others, which shows a slow node.
 
-Measured are the loading of the rows and the forward pass, the only parts in which no rank waits for another; under
-ZeRO-3 a forward pass gathers shards and waits, and only the loading is left. On GPUs by events on the stream.
+The loading of the rows and the forward pass are measured, because no rank waits for another in them. Under ZeRO-3 a
+forward pass gathers shards and waits, so only the loading is measured. On GPUs the forward pass is measured by events
+on the stream.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from finetune_trainer.ranks.distributed import Ranks
 
 STEPS_BETWEEN_LOOKS = 20
 SLOW = 1.5
-"""Times the median rank's time."""
+"""The multiple of the median rank's time from which a rank counts as slow."""
 LEAST_SECONDS = 0.05
-"""More than the median's in so many steps together; less is noise."""
+"""The minimum excess in seconds over the median rank's time in STEPS_BETWEEN_LOOKS steps together; less is noise."""
 
 
 class OwnTime:
-    """Of this rank, since the last look."""
+    """The time that this rank has worked by itself since `of_ranks` was last called."""
 
     def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -35,14 +36,14 @@ class OwnTime:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Around the making of a batch."""
+        """Measure the making of a batch."""
         began = time.monotonic()
         yield
         self._seconds += time.monotonic() - began
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Around a forward pass."""
+        """Measure a forward pass."""
         if self._forward_waits:
             yield
         elif self._on_gpu:
@@ -56,19 +57,21 @@ class OwnTime:
                 yield
 
     def of_ranks(self) -> list[float]:
-        """This rank's seconds at its place among zeros, to be summed over all ranks; the next look begins at 0. The
-        device must have done the work."""
+        """Return this rank's seconds at its place among zeros, to be summed over all ranks, and start again at 0.
+
+        The device must have finished the work.
+        """
         seconds = self._seconds + sum(begin.elapsed_time(end) / 1000 for begin, end in self._events)
         self._seconds, self._events = 0.0, []
         return [seconds if rank == self._ranks.rank else 0.0 for rank in range(self._ranks.world)]
 
 
 def straggler(own_seconds: Sequence[float]) -> tuple[int, float] | None:
-    """The slowest rank and its time in multiples of the median rank's, if it is slow."""
+    """Return the slowest rank, and its time as a multiple of the median rank's, or None if no rank is slow."""
     if len(own_seconds) < 2:
         return None
     longest = max(own_seconds)
-    # Of two ranks, the median would be half the slow one's own.
+    # The ordinary median of two ranks would be half the slow rank's own time.
     median = statistics.median_low(own_seconds)
     if longest <= max(SLOW * median, median + LEAST_SECONDS):
         return None

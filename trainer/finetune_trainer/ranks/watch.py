@@ -1,11 +1,11 @@
-"""Ends a rank that would otherwise wait for ever, and says for whom it waited.
+"""Ends a rank that would otherwise wait forever, and reports for which rank it waited.
 
-A thread beside the training thread. It tells the others through the rendezvous store that its process lives and how
-far it is, touches a file by which the pod's agent knows the same, and looks for five things: that its own training
-thread gets on; that no other rank has fallen silent (rank 0 looks at all, the others at rank 0); that no other rank
-has called out a reason to end; that the store answers, for it ends with rank 0's pod; and, while the model is loaded,
-that its pod is not asked to stop. A collective cannot be interrupted, so what follows is the end of the process: the
-stacks of all threads go to the workspace, the reason into the rank's last word.
+The watch is a thread beside the training thread. It reports through the rendezvous store that its process lives and how
+far it is, and touches a file from which the pod's agent learns the same. It checks five things: that its own training
+thread makes progress; that no other rank has fallen silent (rank 0 checks all ranks, the others check rank 0); that no
+other rank has published a reason to end; that the store answers, because it ends with rank 0's pod; and, while the
+model is loaded, that its pod is not asked to stop. A collective cannot be interrupted, so if a check fails, the process
+ends: the stacks of all threads of a hung rank go to the workspace, and the reason goes to the rank's exit file.
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ BEAT_SECONDS = 2.0
 TELLING_SECONDS = 5.0
 STEPS_OF_PATIENCE = 10
 LOAD_SECONDS = 6 * 3600.0
-"""For reading and encoding any data, which one rank does while the others wait."""
+"""The limit for reading and encoding data, which one rank does while the others wait."""
 EXPORT_SECONDS = 3600.0
-"""For writing the result, and a merged copy, to a slow volume, and for reading it again."""
+"""The limit for writing the result and a merged copy to a slow volume, and for reading it again."""
 LEAD_SECONDS = 0.5
 CALLED_OUT = "ending"
-"""In the store: why all ranks must end."""
+"""The store's key with the reason why all ranks must end."""
 STOPPED_BEFORE = "The pod was asked to stop before its training began."
 STOP_SECONDS = 10.0
 STEPS_UNTIL_STOP = 3
-"""A pod that was asked to stop, and has not ended a step after so many of them, waits for pods that are gone."""
+"""The number of median steps within which a pod that was asked to stop must end a step; otherwise it waits for pods
+that are gone."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Why the rank must end now."""
+    """The reason why a rank must end now."""
 
     exit_code: int
     sentence: str
     slowest_rank: int | None = None
     is_symptom: bool = False
-    """Another pod knows better what happened."""
+    """Whether the cause is in another pod, which reports it."""
 
 
 def patience_with(moment: Moment, patience: Patience) -> float:
-    """Seconds that a rank may go without getting on."""
+    """Return the seconds that a rank may go without progress."""
     if moment.waits or moment.phase in (Phase.INIT, Phase.LOAD):
         return LOAD_SECONDS
     if moment.phase in (Phase.EXPORT, Phase.CHECK):
@@ -63,12 +64,12 @@ def patience_with(moment: Moment, patience: Patience) -> float:
 
 
 def slowest(ticks: Mapping[int, int], silent: set[int]) -> int:
-    """Of all ranks the one for which the others wait: one that says nothing, else the one that is least far."""
+    """Return the rank for which the others wait: a silent one, or else the one with the least progress."""
     return min(ticks, key=lambda rank: (rank not in silent, ticks[rank], rank))
 
 
 def hung(moment: Moment, rank: int, ticks: Mapping[int, int], silent: set[int], seconds: float) -> Ending:
-    """The words for a rank that has not got on for so long."""
+    """Return the ending for a rank that has made no progress for `seconds`."""
     behind = slowest({**ticks, rank: moment.ticks}, silent)
     others = "it is the one that is least far" if behind == rank else f"all wait for rank {behind}"
     if behind in silent:
@@ -81,7 +82,7 @@ def hung(moment: Moment, rank: int, ticks: Mapping[int, int], silent: set[int], 
 
 
 def stopped_alone(moment: Moment, now: float) -> Ending | None:
-    """The end of a rank that was asked to stop, and whose siblings are gone already."""
+    """Return the ending for a rank that was asked to stop and whose other ranks are already gone, or None."""
     if moment.waits or moment.phase not in (Phase.TRAIN, Phase.EVAL) or moment.steps <= 1:
         return None
     if now - moment.since <= max(STOP_SECONDS, STEPS_UNTIL_STOP * moment.median_step):
@@ -91,7 +92,7 @@ def stopped_alone(moment: Moment, now: float) -> Ending | None:
 
 
 class Watch:
-    """Of one rank; a context manager. `leave` writes the rank's last word and ends the process."""
+    """The watch of one rank; a context manager. `leave` writes the rank's exit file and ends the process."""
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class Watch:
         self._closing = threading.Event()
         self._beats = 0
         self._heard: dict[int, tuple[str, float]] = {}
-        """Of each rank that is listened to: its last beat and when it changed."""
+        """The last beat of each rank that this one observes, and when the beat last changed."""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -145,7 +146,7 @@ class Watch:
             except Exception as error:
                 sentence = f"Rank 0's pod does not answer any more ({type(error).__name__})."
                 ending = Ending(1, sentence, slowest_rank=0, is_symptom=True)
-                # The training thread mostly notices too, and knows more.
+                # The training thread mostly notices this too, and its error is more precise.
                 if self._closing.wait(TELLING_SECONDS):
                     return
             if ending is not None and not self._closing.is_set():
@@ -155,7 +156,7 @@ class Watch:
                 return
 
     def _touch(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk
+        with contextlib.suppress(OSError):  # the disk may be full
             self._beat_file.touch()
 
     def _look(self) -> Ending | None:
@@ -192,8 +193,10 @@ class Watch:
         return {rank: int(text.split()[1]) for rank, (text, _) in self._heard.items()}
 
     def _call_out(self, ending: Ending) -> Ending:
-        """Tell the others, and give them time to hear it: the store may end with this process. What was called out
-        first counts."""
+        """Publish the ending and give the others time to read it, because the store may end with this process.
+
+        If several ranks publish one, the first counts.
+        """
         first = self._store.compare_set(
             CALLED_OUT, "", json.dumps([int(ending.exit_code), ending.sentence, ending.slowest_rank])
         )
@@ -201,7 +204,7 @@ class Watch:
         while self._store.add("told", 0) < self._world - 1 and time.monotonic() < deadline:
             if self._closing.wait(0.1):
                 break
-        # What they then notice of this process's end must not come before their own last word.
+        # The others must write their exit files before they notice that this process has ended.
         self._closing.wait(LEAD_SECONDS)
         return ending if ending.exit_code == ExitCode.PREEMPTED else self._called_out(first)
 

@@ -1,4 +1,7 @@
-"""What differs between tasks: features of a row, a batch of rows, the loss sum, the metrics. One file per task."""
+"""The differences between the tasks: encoding of rows, batches, loss and metrics, with one file for each task.
+
+The training loop does not belong here and does not depend on the task.
+"""
 
 from functools import cache
 from importlib import import_module
@@ -12,7 +15,7 @@ __all__ = ["IGNORED", "Batch", "Settings", "Task", "task_of"]
 
 @cache
 def task_of(name: contract.Task) -> Task:
-    """The task of that name."""
+    """Return the implementation of the task with this name."""
     module, _, kind = TASKS[name].implementation.partition(":")
     task: Task = getattr(import_module(f"{__name__}.{module}"), kind)()
     return task

@@ -1,15 +1,16 @@
-"""The part of a long text that a tokenizer has to read, when only its first tokens are kept.
+"""Finds the part of a long text that must be tokenised if only its first tokens are kept.
 
-A fixed number of characters per token would be wrong for some tokenizer, so a piece of the text is tokenised and the
-tokens are counted that the rest of the text cannot change. A tokenizer of the tokenizers library splits a text into
-pre-tokens first and then encodes each of them for itself. Whatever follows the piece can therefore change only
+A fixed number of characters for each token would be wrong for some tokenizers. Instead, a piece of the text is
+tokenised, and only those of its tokens count that the rest of the text cannot change. A tokenizer of the tokenizers
+library first splits a text into pre-tokens and then encodes each of them independently. The text after the piece can
+therefore change only
 
-- the last pre-token of the piece, which may go on;
-- the characters just before the end, which may belong to an added token, or to a character that is composed of several;
-- digits, blanks and combining marks at the end, because pre-tokenizers and normalizers look over whole runs of them.
+- the last pre-token of the piece, which may continue;
+- the characters just before the end, which may be part of an added token or of a composed character;
+- digits, white space and combining marks at the end, because pre-tokenizers and normalizers process whole runs of them.
 
-A tokenizer that takes the whole text as one pre-token (as Llama 2's does) gives no such tokens, and neither does a
-slow one: for them the text stays whole.
+A tokenizer that treats the whole text as one pre-token (such as Llama 2's) has no unchangeable tokens, and a slow
+tokenizer does not report them: both get the whole text.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import unicodedata
 from transformers import PreTrainedTokenizerBase
 
 CHARACTERS_PER_TOKEN = 16
-"""How long the first piece is; most tokenizers need four or five characters of prose for a token."""
+"""The length of the first piece for each token; most tokenizers need four or five characters of prose for a token."""
 MARGIN = 64
-"""Characters at the end of a piece whose tokens are not counted."""
+"""The number of characters at the end of a piece whose tokens are not counted."""
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
-    """A beginning of the text that has the same first `tokens` tokens as the whole text, special ones not counted."""
+    """Return a beginning of the text that has the same first `tokens` tokens as the text, without special tokens."""
     characters = CHARACTERS_PER_TOKEN * tokens + MARGIN
     if len(text) <= characters or not tokenizer.is_fast:
         return text
@@ -39,7 +40,7 @@ def beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str
 
 
 def _certain_tokens(tokenizer: PreTrainedTokenizerBase, piece: str, margin: int) -> int:
-    """How many of the first tokens of a piece stay as they are, whatever follows the piece."""
+    """Return how many of the first tokens of a piece do not depend on the text after the piece."""
     encoding = tokenizer(piece, add_special_tokens=False).encodings[0]
     end = len(piece)
     while end and _belongs_to_a_run(piece[end - 1]):

@@ -1,4 +1,4 @@
-"""The next token of a text, of the assistant's words in a chat, or of a completion after its prompt."""
+"""The task of predicting the next token of a text, of the assistant's messages in a chat, or of a completion."""
 
 from __future__ import annotations
 
@@ -29,32 +29,36 @@ from finetune_trainer.tasks.turns import end_of_turn_tokens
 from finetune_trainer.tasks.vocabulary import make_room
 
 FILLER = 0
-"""Token id at padded places. Any would do: the attention mask hides it, and its label is IGNORED."""
+"""The token id of padding. Its value does not matter: the attention mask hides it, and its label is IGNORED."""
 
 
 class CausalLM(TextTask):
-    """Next-token prediction. Its loss is over supervised tokens, each predicted from those before it.
+    """Next-token prediction. The loss covers the supervised tokens, each predicted from those before it.
 
-    No pad token is needed: padding is known by its place."""
+    No padding token is needed, because the attention mask identifies the padding.
+    """
 
     model_types = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     auto_class = AutoModelForCausalLM
     arguments = MappingProxyType({"use_cache": False})
 
     def can_learn(self, model: PreTrainedModel) -> bool:
-        """Whether it reads from left to right: one that reads both ways would see the words that it has to predict."""
+        """Return whether the model reads from left to right, because it must not see the tokens that it predicts."""
         return reads_left_to_right(model)
 
     def adapt(
         self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]
     ) -> tuple[int, ...]:
-        """Give each token a row in the embeddings, and let the model stop where it learns to stop."""
+        """Add embeddings for new tokens, and let generation stop at the tokens that end the learned answers."""
         ends = end_of_turn_tokens(processor) if "messages" in columns else (processor.eos_token_id,)
         _stop_at(model, [end for end in ends if end is not None])
         return make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
-        """Columns: id, input_ids, labels, count, length, cut. A row may have nothing to learn."""
+        """Encode the rows into the columns id, input_ids, labels, count, length and cut.
+
+        A row may have nothing to learn.
+        """
         tokenizer, longest = settings.processor, max_tokens(settings)
         chat = Chat(tokenizer) if "messages" in rows.column_names else None
         unknown = 0
@@ -64,7 +68,7 @@ class CausalLM(TextTask):
             features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "count": [], "length": [], "cut": []}
             for ids, supervised in _supervised_rows(columns, tokenizer, chat, longest):
                 features["cut"].append(len(ids) > longest)
-                # A row without any token would attend to nothing, and the softmax of nothing is NaN.
+                # A row without tokens would have no position to attend to, and the softmax over no position is NaN.
                 ids = ids[:longest] or [FILLER]
                 labels = [token if counts else IGNORED for token, counts in zip(ids, supervised, strict=False)]
                 labels += [IGNORED] * (len(ids) - len(labels))
@@ -87,7 +91,7 @@ class CausalLM(TextTask):
         return encoded_rows
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
-        """Padded at the right to the longest row."""
+        """Return a batch that is padded at the right to the longest row."""
         ids = rows["input_ids"]
         labels = padded(rows["labels"], IGNORED)
         labels[torch.tensor(weights) == 0] = IGNORED
@@ -95,7 +99,7 @@ class CausalLM(TextTask):
         return Batch(features, labels)
 
     def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits at a place predict the token at the next one; the first token is predicted from nothing."""
+        """Return the logits at each position with the label at the next one; the first token is never predicted."""
         following = labels[:, 1:]
         counts = following != IGNORED
         return logits[:, :-1][counts], following[counts]
@@ -104,8 +108,11 @@ class CausalLM(TextTask):
 def _supervised_rows(
     columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, chat: Chat | None, longest: int
 ) -> Iterator[Supervised]:
-    """The rows, at least up to the token after the `longest` first ones. Conversations are read whole, because where a
-    turn ends, and whether it ends at all, is found by comparing all of their tokens."""
+    """Yield the supervised rows, at least up to the token after the first `longest` ones.
+
+    Conversations are tokenised as a whole, because all of their tokens must be compared to find out where a turn ends
+    and whether it ends at all.
+    """
     if chat is not None:
         yield from chat.supervised_rows([json.loads(text) for text in columns["messages"]], columns["id"])
     elif "completion" in columns:
@@ -118,10 +125,10 @@ def _supervised_rows(
 
 
 def _stop_at(model: PreTrainedModel, ends: Sequence[int]) -> None:
-    """Add to the tokens at which generation stops."""
+    """Add these ids to the tokens at which generation stops."""
     generation = getattr(model, "generation_config", None)
     if generation is None:
-        return  # the model cannot generate
+        return  # The model cannot generate text.
     own = generation.eos_token_id
     known = [] if own is None else [own] if isinstance(own, int) else list(own)
     if new := [end for end in ends if end not in known]:

@@ -1,8 +1,8 @@
-"""Which tokens of a chat a language model learns: what the assistant says, with the end of each turn.
+"""Selects the tokens of a chat that a language model learns: the assistant's messages and the end of each turn.
 
-A template may mark what the assistant says by `{% generation %}`. The marks only narrow down what is learned of a turn:
-the author may leave out thoughts, for example. What they cover outside the turn, or leave out at its end, changes
-nothing.
+A template may mark the assistant's output by `{% generation %}`. Such marks can only reduce what is learned of a turn:
+the template's author may exclude thoughts, for example. Marked text outside a turn is not learned, and the end of a
+turn is learned although it is not marked.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from finetune_trainer.tasks.turn_openings import TurnOpenings
 from finetune_trainer.tasks.turns import Turn, Turns
 
 Conversation = Mapping[str, Any]
-"""`messages`, and `tools` and `documents` if there are any, as `data.messages` checked them."""
+"""The keys `messages` and, if present, `tools` and `documents`, as validated by `data.messages`."""
 
 
 class Chat:
-    """Encodes the conversations of a data set and notes which of their keys the template never writes."""
+    """Encodes the conversations of a data set and records which of their keys the template never uses."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -38,11 +38,14 @@ class Chat:
         self._rows_with: Counter[str] = Counter()
 
     def supervised(self, conversation: Conversation, row: str) -> Supervised:
-        """Tokens of a conversation, and which of them are learned. `row` names it in an InvalidError."""
+        """Return the tokens of a conversation and which of them are learned.
+
+        `row` is the id that an InvalidError names.
+        """
         return next(self.supervised_rows([conversation], [row]))
 
     def supervised_rows(self, conversations: Sequence[Conversation], rows: Sequence[str]) -> Iterator[Supervised]:
-        """The same for many conversations, which are tokenised together."""
+        """Yield the same for many conversations, which are tokenised together."""
         written = [self._written(conversation, row) for conversation, row in zip(conversations, rows, strict=True)]
         encoded = self._tokenizer([each.text for each in written], add_special_tokens=False)
         encodings = encoded.encodings or [None] * len(rows)
@@ -87,7 +90,7 @@ class Chat:
 
     @property
     def notes(self) -> list[str]:
-        """One sentence for each key that the template never wrote, in any of the conversations so far."""
+        """The notes for the user: one sentence for each key that the template has not used so far."""
         return [
             f"dataset.columns.messages: the chat template of the model does not use {key!r}, which {count} "
             f"row{' has' if count == 1 else 's have'}"
@@ -96,7 +99,7 @@ class Chat:
         ]
 
     def _note_keys(self, written: Written) -> None:
-        """Count keys that nothing is written of: what the template writes is the same without them."""
+        """Count the keys that the template does not use: it writes the same text without them."""
         keys = {*written.beside, *(key for message in written.messages for key in message)}
         if not (new := keys - self._used - {"role", "content"}):
             return
@@ -110,13 +113,16 @@ class Chat:
         return self._template.text(messages, beside)
 
     def _refuse_unwritten(self, message: Mapping[str, Any], row: str) -> None:
-        """A message whose only words are in a key that the template does not write would be learned as silence."""
+        """Raise InvalidError if all output of a message is in keys that the template never writes.
+
+        The model would learn an empty answer.
+        """
         keys = [key for key in ANSWER_KEYS if message.get(key)]
         if keys and not _content(message) and not self._used.intersection(keys):
             raise _unwritten(keys[0], row)
 
     def _refuse_silence(self, message: Mapping[str, Any], turn: Turn, ids: Sequence[int], row: str) -> None:
-        """The same where the template writes a key sometimes, but not in this message."""
+        """Raise InvalidError if the template writes no output for this message, although it may do so for others."""
         keys = ["content"] if _content(message) else [key for key in ANSWER_KEYS if message.get(key)]
         if keys and all(self._turns.is_blank(token) for token in ids[turn.begin : turn.close]):
             raise _unwritten(keys[0], row)
@@ -124,15 +130,15 @@ class Chat:
     # ---- marks of the template --------------------------------------------------------------------------------------
 
     def _marked_tokens(self, written: Written, ids: Sequence[int], encoding: Encoding | None) -> list[range]:
-        """Places of the tokens that have a character in a marked range.
+        """Return the positions of the tokens that have a character in a marked range.
 
-        transformers' own mask looks up the token of a range's first character. If the tokenizer drops that character,
-        as many drop blanks, it finds none and leaves out this range and all that follow it.
+        The mask of transformers is not used: it looks up the token of a range's first character. If the tokenizer drops
+        that character, as many drop white space, the mask omits this range and all following ones.
         """
         places = []
         spans = encoding.offsets if encoding is not None else []
         for begin, end in written.marked or ():
-            if encoding is None:  # a tokenizer that does not say which characters a token stands for
+            if encoding is None:  # The tokenizer does not report character offsets.
                 before, through = (self._turns.tokens(written.text[:place]) for place in (begin, end))
                 after = common(through, ids)
                 places.append(range(common(before, ids), after if after == len(through) else after + 1))
@@ -155,7 +161,7 @@ def _unwritten(key: str, row: str) -> InvalidError:
 
 
 def _narrowed(turns: Sequence[Turn], marked: Sequence[range], length: int) -> list[bool]:
-    """Which of the tokens are learned: those of the turns that are marked, and the ends of turns that have one."""
+    """Return which tokens are learned: the marked tokens of the turns, and the end of each turn with a marked token."""
     learned = [False] * length
     for turn in turns:
         for places in marked:

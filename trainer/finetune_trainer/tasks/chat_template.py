@@ -1,16 +1,18 @@
-"""Writes conversations as the chat template of a tokenizer does.
+"""Renders conversations with the chat template of a tokenizer.
 
-Templates disagree on four things, and files come in one form of each, so the form is changed where a template needs
-the other one. Which one it needs is seen by rendering: the template fails, or writes Python's notation of the object.
+Templates differ in four points, and the data has one form of each, so the form is changed if the template needs the
+other one. The template shows what it needs when it is rendered: with a wrong form it fails, or writes the Python
+representation of an object.
 
-- `tool_calls[].function.arguments` is a JSON text in OpenAI's files. transformers hands it on as it is, its
-  documentation asks for an object, and most templates expect one: Qwen2.5's, Llama 3.1's and Mistral's apply `tojson`,
-  which would quote the text a second time, and Qwen3-Coder's iterates over the keys. So an object is the first choice.
-  DeepSeek's templates concatenate and need the text.
-- `content` as a list of parts: templates of models that read pictures iterate over them. To the others the parts are
-  given as one text.
-- `content` as a text: some of those iterate over its characters and write nothing. They are given one part.
-- `content` that is missing beside `tool_calls`: most templates check for it. To the others it is given as empty.
+- `tool_calls[].function.arguments` is a JSON text in OpenAI's files. transformers passes it to the template unchanged,
+  its documentation asks for an object, and most templates expect one: Qwen2.5's, Llama 3.1's and Mistral's apply
+  `tojson`, which would quote a text a second time, and Qwen3-Coder's iterates over the keys. So an object is tried
+  first. DeepSeek's templates concatenate the arguments and need the text.
+- `content` as a list of parts: templates of models that read images iterate over the parts. Other templates get the
+  parts as one text.
+- `content` as a text: some templates that expect parts iterate over its characters and write nothing. They get a list
+  of one part.
+- `content` that is missing beside `tool_calls`: most templates handle it. The others get an empty text.
 """
 
 from __future__ import annotations
@@ -29,20 +31,20 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from finetune_trainer.errors import InvalidError
 
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""How a chat template marks what the assistant says."""
+"""The tag with which a chat template marks the assistant's output."""
 QUOTED = re.compile("'([^']*)'")
 PYTHON_OBJECT = " object"
 LONGEST_COMPLAINT, SHORTEST_COMPLAINT = 200, 10
-"""Characters of what a template says when it refuses a conversation."""
+"""The greatest and the smallest length, in characters, of a template's own error message that is quoted."""
 
 Message = Mapping[str, Any]
 
 PLAIN: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
-"""A conversation by which is tried what a template does."""
+"""A conversation for tests of the template's behaviour."""
 
 
 class Form(NamedTuple):
-    """In which form a conversation is given to the template."""
+    """The form in which a conversation is passed to the template."""
 
     arguments_as_text: bool = False
     parts_as_text: bool = False
@@ -51,19 +53,22 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Written:
-    """A conversation and what the template writes of it."""
+    """A conversation and the text that the template renders for it."""
 
     messages: list[dict[str, Any]]
-    """As they were given to the template."""
+    """The messages as they were passed to the template."""
     beside: dict[str, Any]
-    """`tools` and `documents`, where the row has them."""
+    """The row's `tools` and `documents`, if it has them."""
     text: str
     marked: list[tuple[int, int]] | None
-    """Begin and end, in characters, of what the template marks as the assistant's; None if it marks nothing ever."""
+    """The ranges, in characters, that the template marks as the assistant's; None if the template has no marks."""
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, with the form in which it takes messages. Raises InvalidError without one."""
+    """The chat template of a tokenizer, and the form of messages that it needs.
+
+    Raises InvalidError if the tokenizer has no chat template.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
@@ -76,7 +81,7 @@ class ChatTemplate:
         self._needs_parts = not self._writes_answer_of(PLAIN) and self._writes_answer_of(_in_parts(PLAIN))
 
     def written(self, messages: list[dict[str, Any]], beside: dict[str, Any], row: str) -> Written:
-        """The whole conversation. Raises InvalidError, which names the row, when the template refuses it."""
+        """Render a whole conversation. Raises InvalidError, which names the row, if the template refuses it."""
         complaint = None
         if self._needs_parts:
             messages = _in_parts(messages)
@@ -84,7 +89,7 @@ class ChatTemplate:
             given = [_formed(message, form) for message in messages]
             try:
                 text, marked = self._render(given, beside)
-            except Exception as error:  # a template is a program of the model's author, and may fail in any way
+            except Exception as error:  # A template is a program of the model's author and may raise anything.
                 complaint = complaint or self._complaint(error, beside)
                 continue
             if not any(notation in text for notation in _notations(given)):
@@ -96,15 +101,18 @@ class ChatTemplate:
         )
 
     def text(self, messages: list[dict[str, Any]], beside: dict[str, Any], answering: bool = False) -> str | None:
-        """Other messages of a conversation in the form in which it was written, `answering`: up to where the assistant
-        begins to answer. None when the template refuses them, as it may a part of a conversation that it takes."""
+        """Render other messages in the form that fits the conversation, or return None if the template refuses them.
+
+        With `answering`, the text ends where the assistant begins to answer. A template may refuse a part of a
+        conversation that it accepts as a whole.
+        """
         if not messages:
             return None
         try:
             text: Any = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=answering, tokenize=False, **beside
             )
-        except Exception:  # as above
+        except Exception:  # As above, the template may raise anything.
             return None
         return str(text)
 
@@ -113,7 +121,7 @@ class ChatTemplate:
         return text is not None and PLAIN[-1]["content"] in text
 
     def _forms(self, messages: list[dict[str, Any]]) -> Iterator[Form]:
-        """Those that differ for these messages: at first the one that the template took last."""
+        """Yield the forms that make a difference for these messages, beginning with the one that worked last."""
         yield self._form
         choices = Form(
             any(True for _ in _calls(messages)),
@@ -139,18 +147,21 @@ class ChatTemplate:
         return texts[0], marked[0]
 
     def _complaint(self, error: Exception, beside: dict[str, Any]) -> str:
-        """What the template says, as far as it stands in the template: the rest may be text of the row."""
+        """Return the template's error message, as far as the template itself contains it.
+
+        The rest may be text of the row.
+        """
         said = (str(error).splitlines() or [""])[0][:LONGEST_COMPLAINT]
         try:
             template = self._tokenizer.get_chat_template(tools=beside.get("tools"))
         except ValueError:
-            return said  # there are several templates and no default, which transformers says
+            return said  # This is the message of transformers: there are several templates and no default.
         names = QUOTED.findall(said)
         if isinstance(error, TypeError) or (
             isinstance(error, UndefinedError)
             and all(name in template or name.endswith(PYTHON_OBJECT) for name in names)
         ):
-            return said  # types and names, and no values
+            return said  # The message contains types and names, but no values.
         length = len(said)
         while said[:length] not in template:
             length -= 1
@@ -195,7 +206,7 @@ def _with_arguments(function: Message, as_text: bool) -> dict[str, Any]:
 
 
 def _parsed(arguments: str) -> Any:
-    """The object; a text that is none stays as it is: that is how the model wrote it."""
+    """Return the arguments as an object, or the text as the model wrote it if it is not a JSON object."""
     try:
         parsed = json.loads(arguments or "{}")
     except ValueError:
@@ -209,7 +220,7 @@ def _calls(messages: list[dict[str, Any]]) -> Iterator[Message]:
 
 
 def _notations(messages: list[dict[str, Any]]) -> Iterator[str]:
-    """How Python would write the lists and objects of the messages, which no model should learn."""
+    """Yield the Python representation of the lists and objects in the messages, which no model should learn."""
     for call in _calls(messages):
         arguments = call.get("function", call).get("arguments")
         if arguments and not isinstance(arguments, str):

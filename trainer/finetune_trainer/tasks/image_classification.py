@@ -1,4 +1,4 @@
-"""One label for a picture."""
+"""The task of predicting one label for an image."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ from finetune_trainer.tasks.task import Batch, Classification, Settings
 
 
 class ImageClassification(Classification):
-    """Picture to label. Pictures stay encoded until a batch is made: as pixels they are some fifty times larger."""
+    """Image classification.
+
+    Images remain encoded until a batch is made, because their pixels need about 50 times as much space.
+    """
 
     model_types = frozenset(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
     auto_class = AutoModelForImageClassification
 
     def load_processor(self, folder: Path, remote_code: bool) -> BaseImageProcessor:
-        """The image processor, in its Pillow variant: the same pixels on every machine, and no torchvision."""
+        """Load the Pillow variant of the image processor.
+
+        It computes the same pixels on every machine and does not need torchvision.
+        """
         processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=remote_code
         )
         return processor
 
     def adapt(self, model: PreTrainedModel, processor: BaseImageProcessor, columns: Collection[str]) -> tuple[int, ...]:
-        """Nothing changes: pictures need no vocabulary."""
+        """Return no tokens and change nothing, because images have no vocabulary."""
         return ()
 
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
-        """Columns: id, image (with its bytes, since other pods do not see a path of this one), label, count, length,
-        cut."""
+        """Encode the rows into the columns id, image, label, count, length and cut.
+
+        The column image holds the bytes, because other pods cannot read the paths of this one.
+        """
 
         def encoded(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             pictures = [
@@ -50,9 +58,10 @@ class ImageClassification(Classification):
         )
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
-        """Resized and normalised as the image processor says. All that it returns reaches the model.
+        """Resize and normalise the images with the image processor, whose whole output is passed to the model.
 
-        Raises InvalidError when the processor makes pictures of different sizes."""
+        Raises InvalidError if the processor makes images of different sizes.
+        """
         mode = "L" if getattr(settings.model, "num_channels", 3) == 1 else "RGB"
         pictures = [opaque(picture).convert(mode) for picture in rows["image"]]
         try:
@@ -69,14 +78,16 @@ class ImageClassification(Classification):
 
 
 def _sizes(processor: BaseImageProcessor, pictures: list[Image.Image]) -> list[str]:
-    """Heights and widths of the pictures as the processor makes them one by one."""
+    """Return the heights and widths of the images if the processor makes each of them alone."""
     made = (processor(images=[picture], return_tensors="pt")["pixel_values"].shape[-2:] for picture in pictures)
     return sorted({f"{height}x{width}" for height, width in made})
 
 
 def opaque(picture: Image.Image) -> Image.Image:
-    """The picture as it looks on white paper. Otherwise the colours below transparent pixels, which nobody sees, would
-    be learned."""
+    """Return the image as it appears on a white background.
+
+    Otherwise the model would learn the invisible colours of transparent pixels.
+    """
     if not picture.has_transparency_data:
         return picture
     seen = picture.convert("RGBA")

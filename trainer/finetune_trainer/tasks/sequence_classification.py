@@ -1,4 +1,4 @@
-"""One label for a text."""
+"""The task of predicting one label for a text."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ PAD_TOKEN = "<|pad|>"
 
 
 class SequenceClassification(TextTask, Classification):
-    """Text to label. Models that read from left to right answer at the last token before the padding."""
+    """Text classification. Models that read from left to right answer at the last token before the padding."""
 
     model_types = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
     auto_class = AutoModelForSequenceClassification
 
     def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: Callable[[], PreTrainedModel | None]) -> None:
-        """Such models find the last token by the id of the padding, which must therefore occur nowhere in a text."""
+        """Add a padding token if the tokenizer has none.
+
+        Models that read from left to right find the last token by the padding's id, which therefore must not occur in a
+        text.
+        """
         super().adapt_processor(processor, shape)
         if processor.pad_token_id is None:
             processor.add_special_tokens({"pad_token": PAD_TOKEN})
@@ -42,12 +46,12 @@ class SequenceClassification(TextTask, Classification):
     def adapt(
         self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, columns: Collection[str]
     ) -> tuple[int, ...]:
-        """Give each token a row in the embeddings, and tell the model the id of the padding."""
+        """Add embeddings for new tokens, and set the padding's id in the model's configuration."""
         set_padding(model, processor)
         return make_room(model, processor)
 
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
-        """Columns: id, input_ids, label, count, length, cut."""
+        """Encode the rows into the columns id, input_ids, label, count, length and cut."""
         tokenizer, longest = settings.processor, max_tokens(settings)
         unknown = 0
 
@@ -57,7 +61,7 @@ class SequenceClassification(TextTask, Classification):
             if tokenizer.truncation_side == "right":
                 texts = [beginning(tokenizer, text, longest + 1) for text in texts]
             ids = tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
-            # Of a row that has exactly the greatest length, only one more token of room tells whether it was cut.
+            # A row with exactly the greatest length is encoded again with one more token to see whether it was cut.
             full = [place for place, tokens in enumerate(ids) if len(tokens) == longest]
             of_full = [texts[place] for place in full]
             longer = tokenizer(of_full, truncation=True, max_length=longest + 1)["input_ids"] if of_full else []
@@ -80,7 +84,7 @@ class SequenceClassification(TextTask, Classification):
         return encoded_rows
 
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
-        """Padded to the longest row."""
+        """Return a batch that is padded to the longest row."""
         ids = rows["input_ids"]
         features = {
             "input_ids": padded(ids, settings.processor.pad_token_id),
@@ -90,7 +94,10 @@ class SequenceClassification(TextTask, Classification):
 
 
 def _refuse_unequal_ends(rows: datasets.Dataset, model_type: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Encoder-decoders answer at the end of the text, and find it only if all rows have equally many such tokens."""
+    """Raise InvalidError if the rows have different numbers of end-of-sequence tokens.
+
+    Encoder-decoders answer at the last such token, and find it only if all rows have the same number of them.
+    """
     end = tokenizer.eos_token_id
     counts = [tokens.count(end) for tokens in rows["input_ids"]]
     usual = Counter(counts).most_common(1)[0][0] if counts else 0

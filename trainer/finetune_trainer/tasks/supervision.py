@@ -1,7 +1,7 @@
-"""Which tokens of a text, or of a prompt and its completion, a language model learns.
+"""Selects the tokens that a language model learns of a text, or of a prompt and its completion.
 
-Where the completion begins is found by comparing token ids with and without it, not by counting characters: the prompt
-alone is what the model is given when it is used. A token that spans the border is learned.
+The beginning of the completion is found by comparing the token ids with and without it, not by counting characters,
+because the model is given the prompt alone when it is used. A token that spans the border is learned.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 
 class Supervised(NamedTuple):
-    """Tokens of a row, and for each whether it is learned."""
+    """The tokens of a row and, for each, whether it is learned."""
 
     ids: list[int]
     learned: list[bool]
 
 
 def text(tokenizer: PreTrainedTokenizerBase, words: str) -> Supervised:
-    """All tokens, and the end of the text."""
+    """Return all tokens of a text with an end-of-sequence token, all of them learned."""
     ids = _ended(tokenizer, tokenizer(words)["input_ids"])
     return Supervised(ids, [True] * len(ids))
 
 
 def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Supervised:
-    """The answer and its end, given the prompt."""
+    """Return the tokens of a prompt and its answer; those of the answer and the end-of-sequence token are learned."""
     before = tokenizer(prompt)["input_ids"]
     ids = _ended(tokenizer, tokenizer(prompt + answer)["input_ids"])
     begin = common(before, ids)
@@ -34,7 +34,7 @@ def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> 
 
 
 def common(first: Sequence[object], second: Sequence[object]) -> int:
-    """Length of the common beginning."""
+    """Return the length of the common beginning of two sequences."""
     for place, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return place

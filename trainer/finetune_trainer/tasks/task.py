@@ -1,4 +1,4 @@
-"""What a task must answer for the loop, which knows no task."""
+"""The interface of the tasks, which lets the training loop work without knowing the task."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from finetune_trainer import contract
 from finetune_trainer.tasks.metrics import Accuracy, MacroF1, Metric
 
 IGNORED = -100
-"""Label of what counts for neither loss nor metric."""
+"""The label of positions that count in neither the loss nor a metric."""
 
 
 class Batch(NamedTuple):
-    """Rows for one forward pass."""
+    """The rows of one forward pass."""
 
     features: dict[str, torch.Tensor]
-    """Arguments of the model, (rows, ...)."""
+    """The arguments of the model, each of shape (rows, ...)."""
     labels: torch.Tensor
-    """(rows,) classes, or (rows, tokens) token ids; IGNORED where nothing is to be learned."""
+    """The classes (rows,) or token ids (rows, tokens); IGNORED where nothing is to be learned."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """The batch on a device; floating-point features in this precision."""
+        """Move the batch to a device and convert its floating-point features to this precision."""
         features = {
             name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
             for name, tensor in self.features.items()
@@ -40,84 +40,99 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task needs to know of the run besides the rows."""
+    """The settings of a run that a task needs besides the rows."""
 
     processor: Any
-    """Tokenizer or image processor."""
+    """The tokenizer or image processor."""
     model: PreTrainedConfig
     sequence_length: int
-    """Tokens at which a row is cut."""
+    """The number of tokens at which a row is cut."""
 
 
 class Task(ABC):
-    """One kind of model and what it learns."""
+    """A kind of model and what it learns."""
 
     model_types: frozenset[str]
-    """Names of the architectures, as in config.json, that can do the task."""
+    """The model types, as in config.json, that can do the task."""
     auto_class: Any
-    """The class of transformers that loads its models."""
+    """The class of transformers that loads the task's models."""
     arguments: Mapping[str, Any] = MappingProxyType({})
-    """For every call of the model, besides a batch's features."""
+    """The arguments of every call of the model besides a batch's features."""
 
     @abstractmethod
     def load_processor(self, folder: Path, remote_code: bool) -> Any:
-        """Tokenizer or image processor of a model folder; `remote_code`: whether it may run code that lies there.
-        Raises OSError or ValueError when it has none."""
+        """Load the tokenizer or image processor of a model folder.
+
+        `remote_code` is whether it may run code of that folder. Raises OSError or ValueError if the folder has none.
+        """
 
     def can_learn(self, model: PreTrainedModel) -> bool:
-        """Whether the start model, on the CPU and in evaluation mode, can do the task. It is tried, if need be."""
+        """Return whether the start model can do the task, if necessary by running it.
+
+        The model is on the CPU and in evaluation mode.
+        """
         return True
 
     def adapt_processor(  # noqa: B027  # optional
         self, processor: Any, shape: Callable[[], PreTrainedModel | None]
     ) -> None:
-        """Change the processor to what the task needs, before rows are encoded. `shape` builds the model without values
-        in its weights, or gives None where it cannot be built without them."""
+        """Change the processor as the task needs it, before rows are encoded.
+
+        `shape` builds the model without the values of its weights, or returns None if it cannot be built so.
+        """
 
     @abstractmethod
     def adapt(self, model: PreTrainedModel, processor: Any, columns: Collection[str]) -> tuple[int, ...]:
-        """Change the model to what the task and the adapted processor need, before the start checkpoint is written.
-        `columns` are those of the rows. Returns the ids of tokens whose embeddings no training has touched. Raises
-        InvalidError."""
+        """Change the model as the task and the adapted processor need it, before the start checkpoint is written.
+
+        `columns` are those of the rows. Returns the ids of the tokens whose embeddings were never trained. Raises
+        InvalidError if the model cannot be changed.
+        """
 
     @abstractmethod
     def encode(self, rows: datasets.Dataset, settings: Settings, notes: list[str] | None = None) -> datasets.Dataset:
-        """The rows as training reads them, in the same order. Besides what `collate` needs they have `count`, how many
-        labels count in the loss, `length` in tokens (0 for images), and `cut`, whether the row was longer than that.
-        Sentences that the user should read about the rows are added to `notes`. Raises InvalidError."""
+        """Encode the rows for the training, in the same order.
+
+        Besides the columns that `collate` needs, the result has `count`, the number of labels that count in the loss,
+        `length`, the number of tokens (0 for images), and `cut`, whether the row was longer than that. Sentences about
+        the rows for the user are added to `notes`. Raises InvalidError if the rows cannot be used.
+        """
 
     def effective_length(self, settings: Settings) -> int | None:
-        """Tokens at which rows are cut; None for pictures."""
+        """Return the number of tokens at which rows are cut, or None for images."""
         return None
 
     @abstractmethod
     def collate(self, rows: Mapping[str, Sequence[Any]], weights: Sequence[int], settings: Settings) -> Batch:
-        """A batch of encoded rows (columns of equal length); the labels of a row of weight 0 are IGNORED."""
+        """Make a batch of encoded rows (columns of equal length). The labels of rows of weight 0 are IGNORED."""
 
     @abstractmethod
     def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, classes) and labels (n,) of what counts, and nothing else."""
+        """Return the logits (n, classes) and labels (n,) of only those positions that count."""
 
     def loss_sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy in nats of `aligned` logits and labels, summed in fp32; 0, with zero gradients, for none."""
+        """Return the cross-entropy in nats of `aligned` logits and labels, summed in fp32.
+
+        Without any labels it is 0, with zero gradients.
+        """
         return cross_entropy(logits.float(), labels, reduction="sum")
 
     def metric(self, name: contract.Metric, classes: int) -> Metric | None:
-        """A streaming metric over `aligned` logits and labels; None if it follows from the mean loss."""
+        """Return a streaming metric over `aligned` logits and labels, or None if it follows from the mean loss."""
         if name == "perplexity":
             return None
         return Accuracy() if name == "accuracy" else MacroF1(classes)
 
 
 class Classification(Task):
-    """One label for each row."""
+    """A task with one label for each row."""
 
     def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows whose label counts."""
+        """Return the logits and labels of the rows whose label counts."""
         counts = labels != IGNORED
         return logits[counts], labels[counts]
 
     @staticmethod
     def labels(labels: Sequence[int], weights: Sequence[int]) -> torch.Tensor:
-        """(rows,) classes, IGNORED at weight 0."""
+        """Return the classes as a tensor (rows,), with IGNORED for rows of weight 0."""
         return torch.tensor([label if weight else IGNORED for label, weight in zip(labels, weights, strict=True)])

@@ -1,4 +1,4 @@
-"""Tokenizers: loading one, the length at which rows are cut, padding, and rows that it does not know."""
+"""Loads tokenizers, determines the length at which rows are cut, pads rows, and counts rows of unknown tokens."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from finetune_trainer.tasks.task import Settings, Task
 POSITION_TABLE = re.compile(
     r"^(?!.*(vision|audio|image)).*\b(position_embeddings|embed_positions|positions_embed|wpe)$"
 )
-"""Names of modules that hold a learned vector for each position of a text."""
+"""The names of modules that hold a learned vector for each position of a text."""
 OTHER_NAMES = ("n_positions", "max_seq_len", "n_ctx", "max_sequence_length")
-"""Names under which configurations that have no `max_position_embeddings` say how many positions there are. Old T5
-models name one, which their relative positions make meaningless."""
+"""The names of the number of positions in configurations that have no `max_position_embeddings`.
+
+Old T5 models have one of them, but it means nothing there, because their positions are relative.
+"""
 
 
 class TextTask(Task):
     """A task whose processor is a tokenizer, and whose rows are tokens."""
 
     def load_processor(self, folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
+        """Load the tokenizer."""
         return load_tokenizer(folder, remote_code)
 
     def adapt_processor(self, processor: PreTrainedTokenizerBase, shape: Callable[[], PreTrainedModel | None]) -> None:
-        """The tokenizer knows how many positions the model has."""
+        """Limit the tokenizer's length to the number of positions that the model has."""
         if (model := shape()) is not None:
             limit_length(model, processor)
 
     def effective_length(self, settings: Settings) -> int:
-        """Tokens of the longest row."""
+        """Return the number of tokens at which rows are cut."""
         return max_tokens(settings)
 
 
 def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder. Raises OSError or ValueError when it has none."""
+    """Load the tokenizer of a model folder. Raises OSError or ValueError if the folder has none."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code)
-    # Without files, transformers makes one of the special tokens alone, to which every word is unknown.
+    # If the files are missing, transformers returns a tokenizer that has only special tokens and knows no word.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError("its vocabulary is empty")
     return tokenizer
@@ -49,7 +51,7 @@ def load_tokenizer(folder: Path, remote_code: bool) -> PreTrainedTokenizerBase:
 def limit_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Lower the tokenizer's `model_max_length` to the number of tokens for which the model has learned positions.
 
-    The tables are measured, because the first rows of some stand for no position: RoBERTa has 514 rows for 512 tokens.
+    The tables are measured, because their first rows may not be positions: RoBERTa has 514 rows for 512 tokens.
     """
     for name, module in model.named_modules():
         rows = getattr(module, "weight", None)
@@ -60,27 +62,29 @@ def limit_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell the model the id of the padding, in its configuration and in that of its text part if it has several."""
+    """Set the padding's id in the model's configuration and in that of its text part."""
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = tokenizer.pad_token_id
 
 
 def max_tokens(settings: Settings) -> int:
-    """Tokens at which rows are cut: no more than the model has positions for."""
+    """Return the number of tokens at which rows are cut: at most the number of positions that the model has."""
     config = settings.model.get_text_config()
     is_relative = hasattr(config, "relative_attention_num_buckets")
     stated = [
         getattr(config, name, None) for name in ("max_position_embeddings", *(() if is_relative else OTHER_NAMES))
     ]
-    # Some say -1 when there is no limit.
+    # Some configurations have -1 for no limit.
     limits = [limit for limit in stated if isinstance(limit, int) and limit > 0]
     longest: int = settings.processor.model_max_length
     return min(settings.sequence_length, longest, *limits)
 
 
 def unknown_rows(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> int:
-    """The number of rows of token ids in which all tokens but special ones are the unknown token. Rows without any
-    such token, and rows of special tokens alone, are not among them."""
+    """Return how many rows of token ids consist of the unknown token and special tokens only.
+
+    Rows without an unknown token are not counted.
+    """
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return 0
@@ -98,11 +102,11 @@ def note_unknown_rows(unknown: int, rows: int, notes: list[str] | None) -> None:
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    """(rows, longest) integers; `filler` at the right of shorter rows."""
+    """Return a tensor (rows, longest) of integers, with `filler` at the right of shorter rows."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
 
 def attention_mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(rows, longest): 1 for a token, 0 for padding."""
+    """Return a tensor (rows, longest) with 1 for a token and 0 for padding."""
     return padded([[1] * len(row) for row in rows], 0)

@@ -1,8 +1,9 @@
-"""Finds the assistant's turns by the tokens that open and close them, where that is safe, in one look at the tokens.
+"""Finds the assistant's turns by their opening and closing tokens, in one pass over the tokens, where that is safe.
 
-Comparing parts of a conversation (`turns`) holds for every template, but takes a rendering and a tokenisation for each
-turn. For conversations of a kind that was compared before, and for which this search found the same, it is enough that
-the opening occurs as often as the assistant speaks and that no message quotes the special tokens of both.
+Comparing parts of a conversation (`turns`) works for every template, but needs a rendering and a tokenisation for each
+turn. The search here is used for a kind of conversation that was compared before, with the same result as the search,
+if the opening occurs as often as there are assistant messages and no message quotes the special tokens of the opening
+and the closing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Kind = tuple[frozenset[Any], str, bool]
 
 
 class TurnOpenings:
-    """What it has learned of a template from conversations that were compared."""
+    """The opening and closing tokens of a template's turns, learned from conversations that were compared."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, special: frozenset[int], closing: frozenset[int]) -> None:
         self._tokenizer = tokenizer
@@ -31,13 +32,13 @@ class TurnOpenings:
         self._known: set[Kind] = set()
 
     def found(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
-        """The turns of the messages with these numbers, or None when they have to be compared."""
+        """Return the turns of the messages with these numbers, or None if they have to be compared."""
         if _kind(written) not in self._known or self._is_quoted(written):
             return None
         return self._search(written, ids, numbers)
 
     def learn(self, written: Written, ids: Sequence[int], turns: Mapping[int, Turn]) -> None:
-        """Take over the opening of turns that were compared, or note that the search finds them."""
+        """Record the opening of turns that were compared, and whether the search finds the same turns."""
         if self._closing is None or not turns:
             return
         if not self._opening:
@@ -48,7 +49,7 @@ class TurnOpenings:
             self._known.add(_kind(written))
 
     def _is_quoted(self, written: Written) -> bool:
-        """Whether a message contains what the template opens or closes a turn with."""
+        """Return whether a message contains a special token with which the template opens or closes a turn."""
         return any(mark in text for text in _texts(written.messages) for mark in self._marks)
 
     def _search(self, written: Written, ids: Sequence[int], numbers: Sequence[int]) -> dict[int, Turn] | None:
@@ -66,8 +67,10 @@ class TurnOpenings:
         return {number: turns[number] for number in numbers}
 
     def _opening_of(self, written: Written, ids: Sequence[int], turn: Turn) -> tuple[int, ...]:
-        """The shortest run of tokens before the turn that starts with a special token and occurs before answers only,
-        by their number."""
+        """Return the shortest run of tokens before the turn that begins with a special token and opens only answers.
+
+        A run that occurs as often as there are assistant messages counts as such; without one the result is empty.
+        """
         answers = sum(message["role"] == "assistant" for message in written.messages)
         for start in range(turn.begin - 1, -1, -1):
             if ids[start] in self._special:
@@ -78,14 +81,17 @@ class TurnOpenings:
 
 
 def _kind(written: Written) -> Kind:
-    """What may make a template write a conversation in another way: the roles, their keys, and how it ends."""
+    """Return the properties of a conversation that may change how a template renders it.
+
+    They are the roles, the keys of their messages, the last role, and whether there are several answers.
+    """
     shapes = frozenset((message["role"], *sorted(message)) for message in written.messages)
     answers = sum(message["role"] == "assistant" for message in written.messages)
     return shapes, written.messages[-1]["role"], answers > 1
 
 
 def _after(opening: Sequence[int], ids: Sequence[int]) -> Iterator[int]:
-    """The places after each occurrence."""
+    """Yield the position after each occurrence of the opening."""
     first, length, place = opening[0], len(opening), 0
     wanted = list(opening)
     while True:
@@ -99,7 +105,7 @@ def _after(opening: Sequence[int], ids: Sequence[int]) -> Iterator[int]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in an object, but not those that are empty."""
+    """Yield all texts in an object that are not blank."""
     if isinstance(value, str):
         if value.strip():
             yield value

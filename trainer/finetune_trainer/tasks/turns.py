@@ -1,13 +1,13 @@
 """Finds where the assistant's turns begin and end among the tokens of a conversation.
 
-A turn begins where the conversation goes on after what the model is given when it has to answer, and it ends with the
-token that ends a turn. Both are found by comparing token ids of the conversation and of parts of it, not by counting
-characters, so that it holds for every tokenizer and every chat template.
+A turn begins where the conversation continues after the prompt that the model is given when it has to answer, and it
+ends with the token that ends a turn. Both are found by comparing the token ids of the conversation and of parts of it,
+not by counting characters, so that the method works for every tokenizer and every chat template.
 
-The end of a turn is the first special token after its content. Most templates write one (ChatML's <|im_end|>, Llama 3's
-<|eot_id|>, Gemma's <end_of_turn>, Mistral's </s>); what follows it, such as a line break, is not learned, because the
-model stops there. Where a template writes none, the special token with which the next message begins ends the turn, as
-GLM-4's <|user|> does, and the last turn of a conversation gets the tokenizer's end of text.
+A turn ends with the first special token after its content. Most templates write one (ChatML's <|im_end|>, Llama 3's
+<|eot_id|>, Gemma's <end_of_turn>, Mistral's </s>); what follows it, such as a line break, is not learned, because
+generation stops there. If a template writes none, the special token that begins the next message ends the turn, such as
+GLM-4's <|user|>, and the last turn of a conversation gets the tokenizer's end-of-sequence token.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ WITH_A_CALL: list[dict[str, Any]] = [
     {"role": "assistant", "content": "It is noon."},
 ]
 WITH_THOUGHTS: list[dict[str, Any]] = [PLAIN[0], {**PLAIN[1], "reasoning_content": "I am greeted."}]
-"""Conversations by which is tried how a template ends turns."""
+"""The conversations that show how a template ends turns."""
 
 
 class Turn(NamedTuple):
-    """Places of the turn's tokens: `begin` is the first one, `close` the one that ends the turn, and `end` is after
-    both. Where the template ends turns by a text of its own and no special token, `close` is `end`."""
+    """The positions of a turn's tokens.
+
+    `begin` is the first token, `close` the token that ends the turn, and `end` the position after it. If the template
+    ends turns with a text of its own and no special token, `close` equals `end`.
+    """
 
     begin: int
     close: int
@@ -42,7 +45,7 @@ class Turn(NamedTuple):
 
 
 class Turns:
-    """Finds turns, given a tokenizer and its template."""
+    """Finds the turns for a tokenizer and its template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> None:
         self._tokenizer = tokenizer
@@ -51,14 +54,17 @@ class Turns:
         special = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         self.special = frozenset(special - {tokenizer.unk_token_id})
         self.closing: frozenset[int] = frozenset()
-        """Tokens that end a plain answer."""
+        """The tokens that end a plain answer."""
         self._blank: dict[int, bool] = {}
         self._ends_by_text = False
         self._try_a_plain_answer()
 
     def found(self, written: Written, ids: list[int], numbers: Collection[int], row: str) -> dict[int, Turn]:
-        """The turns of the messages with these numbers (from 0), all of them the assistant's. Appends the end of text
-        to `ids` where the last turn needs it. Raises InvalidError when a turn has no end or cannot be found."""
+        """Return the turns of the assistant messages with these numbers, counted from 0.
+
+        An end-of-sequence token is appended to `ids` if the last turn needs it. Raises InvalidError if a turn has no
+        end or cannot be found.
+        """
         turns = {}
         for number in numbers:
             region = self._region(written, ids, number)
@@ -71,20 +77,20 @@ class Turns:
         return turns
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a text that the template wrote, special tokens included."""
+        """Return the token ids, including special tokens, of a text that the template wrote."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def is_blank(self, token: int) -> bool:
-        """Whether the token is white space and nothing else."""
+        """Return whether the token is only white space."""
         if token not in self._blank:
             self._blank[token] = token not in self.special and not str(self._tokenizer.decode([token])).strip()
         return self._blank[token]
 
-    # ---- where a turn begins, and where what the template writes of it ends -----------------------------------------
+    # ---- the range of a turn ----------------------------------------------------------------------------------------
 
     def _region(self, written: Written, ids: list[int], number: int) -> tuple[int, int] | None:
-        """From the turn's first token to where its text, with its end if the template writes one, is over."""
+        """Return the range of the turn's tokens, with its end if the template writes one; None if it is not found."""
         begin = self._begin(written, ids, number)
         last = number + 1 == len(written.messages)
         through = written.text if last else self._template.text(written.messages[: number + 1], written.beside)
@@ -92,8 +98,8 @@ class Turns:
             end = len(ids) if last else common(self.tokens(through), ids)
             if begin <= end:
                 return begin, end
-        # The template writes the turn otherwise when it is the last one, as those of models that think do, or a
-        # conversation that ends there.
+        # The template renders the turn differently if it is the last one, as templates of reasoning models do, or it
+        # refuses a conversation that ends there.
         emptied = self._without_answer(written, ids, number)
         if emptied is None:
             return None
@@ -105,15 +111,15 @@ class Turns:
         if prompt is None:
             return None
         if not written.text.startswith(prompt):
-            # What the template adds for the answer may differ from what it writes before one (an open <think>), but
-            # the messages before it must be the same.
+            # The generation prompt may differ from what precedes an answer in the conversation (an open <think>), but
+            # the text of the messages before it must be the same.
             history = self._template.text(before, written.beside)
             if history is None or not written.text.startswith(history[: common(history, prompt)]):
                 return None
         return common(self.tokens(prompt), ids)
 
     def _without_answer(self, written: Written, ids: list[int], number: int) -> tuple[int, int] | None:
-        """The tokens that are gone when the message says nothing."""
+        """Return the range of tokens that disappear if the message is empty, or None if there is no difference."""
         emptied = {"role": written.messages[number]["role"], "content": ""}
         messages = [*written.messages[:number], emptied, *written.messages[number + 1 :]]
         text = self._template.text(messages, written.beside)
@@ -143,19 +149,19 @@ class Turns:
         )
 
     def _close(self, ids: Sequence[int], begin: int, end: int) -> int | None:
-        """The place of the token that ends the turn."""
+        """Return the position of the token that ends the turn, or None if there is none."""
         tail = end
         while tail > begin and (ids[tail - 1] in self.special or self.is_blank(ids[tail - 1])):
             tail -= 1
         if ends := [place for place in range(tail, end) if ids[place] in self.special]:
-            # A turn that calls a tool may have an end of its own, after marks that are special tokens as well.
+            # A turn that calls a tool may have a different end, after other special tokens.
             known = [place for place in ends if ids[place] in self.closing]
             return known[0] if known else ends[-1 if self.closing else 0]
         following = next((place for place in range(end, len(ids)) if not self.is_blank(ids[place])), None)
         return following if following is not None and ids[following] in self.special else None
 
     def _try_a_plain_answer(self) -> None:
-        """See how the template ends one."""
+        """Find out how the template ends a plain answer."""
         answer = PLAIN[-1]["content"]
         try:
             text = self._template.written(PLAIN, {}, "a trial").text
@@ -172,11 +178,11 @@ class Turns:
 
 
 def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Ids of the tokens that end the assistant's turns in plain conversations and in those with a tool call: at each of
-    them a model that has learned such conversations stops. Raises InvalidError without a chat template.
+    """Return the ids of the tokens that end the assistant's turns in plain conversations and in those with a tool call.
 
-    A token that the template also writes within a turn is left out, as gpt-oss' <|end|> after thoughts: generation
-    would stop before the answer.
+    A model that has learned such conversations stops at each of them. A token that the template also writes within a
+    turn is left out, such as gpt-oss' <|end|> after thoughts, because generation would stop before the answer. Raises
+    InvalidError if the tokenizer has no chat template.
     """
     template = ChatTemplate(tokenizer)
     turns = Turns(tokenizer, template)
@@ -189,7 +195,7 @@ def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
             ids = turns.tokens(written.text)
             found = turns.found(written, ids, answers, "a trial").values()
         except InvalidError:
-            continue  # the template takes no such conversation
+            continue  # The template refuses this kind of conversation.
         ends.update((ids[turn.close], None) for turn in found if turn.close < turn.end)
         within.update(token for turn in found for token in ids[turn.begin : turn.close])
     return tuple(end for end in ends if end in turns.closing or end not in within)

@@ -1,8 +1,8 @@
-"""The rows that a model's embeddings have for the tokens of its tokenizer.
+"""Adds and initialises the rows of a model's embeddings for new tokens of its tokenizer.
 
-Users add tokens to a tokenizer, and no training has touched the rows of such tokens: either the model has no rows for
-them yet, or they fall on rows with which the model's authors padded the vocabulary. These rows begin as the mean of the
-rows of all other tokens, so that a new token is at first an average one and not noise.
+Users add tokens to a tokenizer, and the rows of such tokens were never trained: either the model has no rows for them,
+or they use rows with which the model's authors padded the vocabulary. These rows are initialised with the mean of all
+other tokens' rows, so that a new token begins as an average one and not as noise.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetune_trainer.errors import InvalidError
 
 ROWS_AT_ONCE = 8192
-"""Rows that are converted to fp32 at the same time: a whole vocabulary would take gigabytes."""
+"""The number of rows that are converted to fp32 at once, because a whole vocabulary would need gigabytes."""
 ZERO_LENGTH = 1e-16
-"""Rows that were never trained are often zero, or have decayed to almost zero."""
+"""The norm up to which a row counts as zero. Untrained rows are often zero, or have decayed to almost zero."""
 LENGTH_SPREAD = 0.05
-"""How much the lengths of untrained rows differ: those of random rows with 1000 numbers differ by two percent."""
+"""The relative spread of untrained rows' norms. Those of random rows with 1000 elements differ by two percent."""
 TAIL = 0.01
-"""The share of trained rows that may be shorter, or longer, than others are."""
+"""The fraction of trained rows that may have extreme norms."""
 
 
 def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Give every token of the tokenizer a row in the model's embeddings; embeddings that are larger stay so.
+    """Give every token of the tokenizer a row in the model's embeddings; larger embeddings keep their size.
 
-    Returns the ids of the tokens that no training has touched and that a text may hold, in ascending order; a token
-    that only fills up batches is not among them. Raises InvalidError for a model whose embeddings cannot be enlarged.
+    Returns the ids, in ascending order, of the tokens that were never trained and may occur in a text; a token that is
+    only used for padding is not included. Raises InvalidError if the model's embeddings cannot be enlarged.
     """
     table = _embeddings(model)
     if table is None:
@@ -47,7 +47,10 @@ def make_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
 
 
 def _embeddings(model: PreTrainedModel) -> torch.Tensor | None:
-    """(tokens, hidden); None for a model that has no row for each token, but hashes characters, for example."""
+    """Return the input embeddings (tokens, hidden).
+
+    Returns None for a model without a row for each token, for example one that hashes characters.
+    """
     try:
         table = getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
@@ -56,8 +59,11 @@ def _embeddings(model: PreTrainedModel) -> torch.Tensor | None:
 
 
 def _enlarge(model: PreTrainedModel, rows: int) -> None:
-    """Some models say in more than one place how many tokens they have: resizing them leaves a configuration by which
-    the saved model cannot be loaded."""
+    """Resize the embeddings. Raises InvalidError if the model does not support it.
+
+    Some models store the number of tokens in several places of their configuration, so that the saved model could not
+    be loaded after resizing. Building the model again without values detects this.
+    """
     try:
         model.resize_token_embeddings(rows, mean_resizing=False)
         with torch.device("meta"):
@@ -73,15 +79,16 @@ def _enlarge(model: PreTrainedModel, rows: int) -> None:
 
 
 def _fillers(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The token for padding, unless texts end with it."""
+    """Return the padding token, unless it is also the end-of-sequence token."""
     return {tokenizer.pad_token_id} - {tokenizer.eos_token_id, None}
 
 
 def _untrained(table: torch.Tensor, tokenizer: PreTrainedTokenizerBase, used: Collection[int]) -> set[int]:
-    """Tokens that were added to the tokenizer's own vocabulary and whose rows were never trained.
+    """Return the tokens that were added to the tokenizer's own vocabulary and whose rows were never trained.
 
-    Their rows are zero, or as long as the rows that no token has, where trained ones are shorter or longer. A token on
-    a padding row that cannot be told from a trained one is not found: it keeps the row as it is."""
+    Their rows are zero, or have the same norm as rows without a token, where trained rows are shorter or longer. A
+    token whose padding row cannot be distinguished from a trained one is not found and keeps its row.
+    """
     present = table.shape[0]
     added = {token for token in tokenizer.added_tokens_decoder if tokenizer.vocab_size <= token < present}
     if not (added := added - _fillers(tokenizer)):
@@ -101,7 +108,7 @@ def _untrained(table: torch.Tensor, tokenizer: PreTrainedTokenizerBase, used: Co
 
 @torch.no_grad()
 def _begin_as_mean(model: PreTrainedModel, rows: list[int], known: Collection[int]) -> None:
-    """Write the mean over the rows `known` into `rows`, for all that has a row for each token."""
+    """Set `rows` to the mean of the rows `known`, in all tensors that have a row for each token."""
     for tensor in _tables(model):
         is_known = torch.zeros(tensor.shape[0], dtype=torch.bool)
         is_known[list(known)] = True
@@ -115,7 +122,7 @@ def _in_fp32(table: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _tables(model: PreTrainedModel) -> list[torch.Tensor]:
-    """The input embeddings, and those of the output if they are others, with their bias."""
+    """Return the input embeddings and, unless they are tied to them, the output embeddings, with the output's bias."""
     table: Any = model.get_input_embeddings().weight
     output: Any = model.get_output_embeddings()
     tables = [table] if output is None or output.weight is table else [table, output.weight]

@@ -1,1 +1,4 @@
-"""The training itself: the loop, its steps, and what it reports."""
+"""The training loop, its optimizer steps, and the reports about them.
+
+What concerns the model itself belongs to the package `model`, and checkpoints to `checkpoint`.
+"""

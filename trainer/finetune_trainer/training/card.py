@@ -1,4 +1,4 @@
-"""The model card: what was trained from what, how well it does, and how to load it. It holds nobody's data."""
+"""Writes the model card: how the model was trained, how well it does, and how to load it. It contains no user data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_card(
 
 
 def _evaluations(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Step and loss of each evaluation, in the order of the steps."""
+    """Return the step and loss of each evaluation, in the order of the steps."""
     return sorted((record["step"], record["metrics"]["loss"]) for record in history if "split" in record)
 
 
@@ -120,7 +120,7 @@ def _recipe_table(config: RunConfig, prepared: Prepared, result: Result) -> str:
 
 
 def _steps(config: RunConfig, result: Result) -> str:
-    """How many steps were trained, which of them is kept, and why."""
+    """Describe how many steps were trained, which of them is kept, and why."""
     text = f"{result.last_step or result.step}"
     if result.stopped_early:
         assert config.training.early_stopping is not None, "only early stopping ends a training early"
@@ -138,7 +138,7 @@ def _evaluation(config: RunConfig) -> str:
 
 def _loading(config: RunConfig, start: Path, result: Result) -> str:
     auto_class, processor = TASKS[config.task].auto_class, TASKS[config.task].processor_class
-    # The code that the base brought lies beside the weights.
+    # The base model's own code is in the same folder as the weights.
     trust = ", trust_remote_code=True" if config.allow_remote_code and remote_code(start) else ""
     whole = _code(
         f"from transformers import {auto_class}, {processor}",

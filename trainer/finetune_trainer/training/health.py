@@ -1,4 +1,7 @@
-"""Steps that went wrong: skipped because a number was not finite, or with a loss far above that of the steps before."""
+"""Counts the steps that went wrong.
+
+Such a step was skipped because a value was not finite, or its loss was far above those of the steps before (a spike).
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ import statistics
 from finetune_trainer.checkpoint.files import Health
 
 MAX_SKIPPED_IN_ROW = 10
-"""One more, and the training has diverged."""
+"""The greatest number of skipped steps in a row. With one more, the training has diverged."""
 RECENT_LOSSES = 50
 LOSSES_TO_COMPARE = 20
-"""With fewer, nothing is called a spike: at the beginning the loss falls fast."""
+"""The number of losses that are needed to call another one a spike. In the beginning, the loss falls quickly."""
 SPIKE_DEVIATIONS = 6.0
-"""Standard deviations, estimated from the median absolute deviation, above the median."""
+"""The distance of a spike from the median, in standard deviations that the median absolute deviation estimates."""
 SPIKE_FACTOR = 1.5
-"""And at least so many times the median, so that a curve without noise has no spikes."""
+"""The smallest ratio of a spike and the median, so that a curve without noise has no spikes."""
 DEVIATION_OF_MEDIAN = 1.4826
-"""Standard deviation of a normal distribution in units of its median absolute deviation."""
+"""The ratio of a normal distribution's standard deviation and its median absolute deviation."""
 
 
 def after_step(before: Health, loss: float, skipped: bool) -> Health:
-    """`loss` is the step's mean; NaN if nothing in it was supervised."""
+    """Return the health after a step. `loss` is the step's mean loss; NaN if the step has no supervised labels."""
     if skipped:
         return before.model_copy(update={"skipped": before.skipped + 1, "skipped_in_row": before.skipped_in_row + 1})
     if not math.isfinite(loss):
@@ -36,7 +39,7 @@ def after_step(before: Health, loss: float, skipped: bool) -> Health:
 
 
 def is_spike(loss: float, recent: tuple[float, ...]) -> bool:
-    """Whether a loss is far above the recent ones."""
+    """Return whether a loss is far above the recent ones."""
     if len(recent) < LOSSES_TO_COMPARE:
         return False
     median = statistics.median(recent)

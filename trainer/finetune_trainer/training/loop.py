@@ -1,4 +1,4 @@
-"""The training of one attempt, from data to saved result."""
+"""The training of one attempt, from the data to the saved result."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from finetune_trainer.training.steps import Step, refuse_divergence, sampler_of,
 
 
 def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Result | None:
-    """Train and save. All ranks call this; rank 0 gets the result, the others None.
+    """Train the model and save the result. All ranks call this; rank 0 gets the result, the others None.
 
-    Raises InvalidError, DivergedError, StoppedError, SupersededError or NoCheckpointError; SiblingError when another
+    Raises InvalidError, DivergedError, StoppedError, SupersededError or NoCheckpointError, and SiblingError if another
     rank failed.
     """
     report.phase(Phase.LOAD)
@@ -93,7 +93,7 @@ def train(config: RunConfig, paths: Paths, ranks: Ranks, report: Report) -> Resu
 
 @dataclass
 class Training:
-    """Where the training of this attempt is, and what belongs to each step besides the step itself."""
+    """The state of this attempt's training, and the work after each step: reports, evaluations and checkpoints."""
 
     config: RunConfig
     paths: Paths
@@ -111,7 +111,7 @@ class Training:
         self._checkpoints = Checkpoints(self.config, self.paths, self.prepared, self.ranks, self.total)
 
     def begin(self) -> None:
-        """From the newest checkpoint that can be trusted; without any, measure the start model."""
+        """Resume from the newest checkpoint that can be trusted, or evaluate the start model if there is none."""
         if resumed := self._checkpoints.resume(self.engine):
             manifest, told = resumed
             self.position, self.base_metrics = manifest.position, manifest.base_metrics
@@ -122,14 +122,14 @@ class Training:
         else:
             self.report.begin()
             self.report.phase(Phase.EVAL)
-            # Some models show only now that they cannot work with DeepSpeed.
+            # Some models fail only here if they do not work with DeepSpeed.
             with refusals_named(self.config, self.prepared):
                 self.base_metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)
             self.report.evaluation(0, 0.0, self.base_metrics, "base")
         self.report.phase(Phase.TRAIN)
 
     def after(self, step: Step) -> None:
-        """Report, measure, save, stop: in this order. Raises what `train` raises, on all ranks."""
+        """Report a step, evaluate, save and stop, in this order. Raises the errors of `train`, on all ranks."""
         is_due = evaluation_is_due(self.config, step.number, self.sampler.steps_per_epoch, self.total)
         self.position = self.position.model_copy(
             update={
@@ -150,21 +150,21 @@ class Training:
         best_before = self.position.best
         is_best = is_due and self._evaluate()
         if (step.asked.save or is_best) and not self.save() and is_best:
-            # A model without a checkpoint cannot become the result.
+            # The best model is restored from its checkpoint, so a model without one cannot become the result.
             self.position = self.position.model_copy(update={"best": best_before})
 
     @property
     def done(self) -> int:
-        """Optimizer steps that are done or skipped."""
+        """The number of optimizer steps that are done or skipped."""
         return self.position.step
 
     @property
     def is_over(self) -> bool:
-        """Whether no further step is trained, although some may be left."""
+        """Whether the training ends here, although steps may be left."""
         return ends_early(self.config, self.position)
 
     def save(self) -> bool:
-        """Write a checkpoint of this step, unless there is one. Returns whether there is one now."""
+        """Write a checkpoint of this step, unless it exists. Returns whether it exists now."""
         if self._checkpoints.has(self.position):
             return True
         self.report.phase(Phase.SAVE)
@@ -176,9 +176,9 @@ class Training:
         return isinstance(told, CheckpointReport)
 
     def take_kept_model(self) -> int:
-        """Give the engine the model that becomes the result. Returns the optimizer step after which it was so.
+        """Give the engine the model that becomes the result, and return the number of its optimizer step.
 
-        Raises NoCheckpointError when the best model's checkpoint does not answer as it did, and the last one's neither.
+        Raises NoCheckpointError if neither the checkpoint of the best step nor that of the last step can be restored.
         """
         best = self.position.best
         if self.config.keep == "Last" or best is None or best.step == self.done:
@@ -197,11 +197,14 @@ class Training:
         return self.done
 
     def release(self) -> None:
-        """Let go of the engine's memory."""
+        """Release the engine, to free its memory."""
         self.engine = None
 
     def _evaluate(self) -> bool:
-        """Evaluate the model. Returns whether it is the best so far. Raises StoppedError after saving."""
+        """Evaluate the model and return whether it is the best so far.
+
+        Raises StoppedError after saving a checkpoint.
+        """
         self.report.phase(Phase.EVAL)
         try:
             metrics = evaluate(self.engine, self.prepared, self.config, self.ranks)

@@ -1,7 +1,7 @@
-"""The records of a run: metrics.jsonl, and the same as TensorBoard events.
+"""Writes the records of a run to metrics.jsonl and as TensorBoard events.
 
-An attempt that resumes writes the records up to its checkpoint anew and goes on from there: every step is there once. A
-disk that is full costs no training: what could not be written is tried again with the next record.
+An attempt that resumes rewrites the records up to its checkpoint and continues from there, so that each step occurs
+once. A full disk does not end the training: records that could not be written are written with the next record.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 Record = dict[str, Any]
-"""`step` and `epoch`; of an evaluation `split` and `metrics`, of a step its figures."""
+"""The keys `step` and `epoch`, with `split` and `metrics` for an evaluation, or with a step's figures."""
 
 
 def read_metrics(run: Path) -> list[Record]:
-    """The records of a run's metrics.jsonl; an evaluation has the key `split`, a step has not."""
+    """Return the records of a run's metrics.jsonl. Evaluations have the key `split`, steps do not."""
     return [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
 
 
 class MetricsFiles:
-    """Of one run, written by one process."""
+    """The metrics files of one run, written by one process."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -36,7 +36,7 @@ class MetricsFiles:
         self._pending = b""
 
     def read(self) -> list[Record]:
-        """What an earlier attempt has left; a line that a crash has cut, or somebody else has spoilt, is left out."""
+        """Return the records of earlier attempts, without lines that are incomplete or damaged."""
         records = []
         with contextlib.suppress(OSError):
             for line in self._path.read_text(errors="replace").splitlines():
@@ -47,22 +47,25 @@ class MetricsFiles:
         return records
 
     def begin(self, records: list[Record]) -> None:
-        """Start with these. Another process may still write to the file that was there: it writes to nowhere."""
-        from torch.utils.tensorboard import SummaryWriter  # takes a second, and only rank 0 writes
+        """Begin the files with these records.
+
+        The file is replaced: a process of an earlier attempt that still has it open writes to the deleted file.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # The import takes a second, and only rank 0 needs it.
 
         self._run.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         temporary.write_text("".join(_line(record) for record in records))
         temporary.replace(self._path)
-        # Without a buffer, which would write its part of a line again after the disk was full.
+        # A buffered file would write a part of a line twice after the disk was full.
         self._file = self._path.open("ab", buffering=0)
-        # TensorBoard itself forgets the events from there on that earlier files of the folder have.
+        # TensorBoard ignores the events of the folder's earlier files from this step on.
         last = records[-1]["step"] if records else None
         purged_from = None if last is None else last + 1
         self._events = SummaryWriter(str(self._run / TENSORBOARD_FOLDER), purge_step=purged_from)
 
     def append(self, record: Record) -> None:
-        """One more."""
+        """Write a record, and records that could not be written before."""
         self._pending += _line(record).encode()
         try:
             while self._pending:
@@ -74,13 +77,13 @@ class MetricsFiles:
                 self._events.add_scalar(name, value, record["step"])
 
     def flush(self) -> None:
-        """Until the disk has it all."""
+        """Wait until the disk has all records."""
         with contextlib.suppress(OSError):
             os.fsync(self._file.fileno())
             self._events.flush()
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the files. No record may follow."""
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()
@@ -99,7 +102,7 @@ def _scalars(record: Record) -> dict[str, float]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
+    """Replace NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

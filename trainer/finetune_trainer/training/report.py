@@ -1,8 +1,8 @@
-"""What a rank tells while it works: records of every step, and the files that the pod's agent reads.
+"""Writes what a rank reports: the records of every step, and the files that the pod's agent reads.
 
-The training thread only leaves the newest state; a thread of ours writes it to the scratch folder at most five times a
-second, so that tiny steps are not slowed and the last state always gets written. The heartbeat is stamped by the
-training thread: it stands still when training does.
+The training thread only stores the newest state, and a separate thread writes it to the scratch folder at most five
+times a second, so that very short steps are not slowed down and the last state is always written. The heartbeat is set
+by the training thread, so it stops when the training stops.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from finetune_trainer.training.steps import Step
 
 SECONDS_BETWEEN_WRITES = 0.2
 RECENT_STEPS = 20
-"""Speed and the remaining time are taken from the last so many steps."""
+"""The number of recent steps from which speed and remaining time are computed."""
 
 Split = Literal["base", "epoch", "step", "final"]
-"""Which evaluation it is: before training, after an epoch, after some steps, or of the saved and reloaded result."""
+"""The kind of an evaluation: before training, after an epoch, after some steps, or of the saved and reloaded result."""
 
 
 class Report:
-    """Of one rank; rank 0 writes metrics and progress, every rank its status. Close it, or use it as a context."""
+    """The reports of one rank: rank 0 writes metrics and progress, and every rank writes its status.
+
+    Close it, or use it as a context manager.
+    """
 
     def __init__(self, config: RunConfig, paths: Paths, rank: int, backend: str, activity: Activity) -> None:
         self._activity = activity
@@ -72,26 +75,31 @@ class Report:
         self.close()
 
     def phase(self, phase: Phase) -> None:
-        """The rank begins to do something else; the time of what it did before does not count as a step's."""
+        """Report that the rank begins another phase. The time before it does not count as a step's time."""
         self._step_began = time.monotonic()
         self._activity.enter(phase)
         self._set_status(phase=phase)
 
     def begin(self) -> None:
-        """A training from its start."""
+        """Begin the records of a training that starts from the beginning."""
         if self._metrics:
             self._metrics.begin([])
 
     def resume(self, position: Position, base_metrics: dict[str, float], checkpoint: CheckpointReport) -> None:
-        """A training that goes on from a checkpoint: what was reported after it is done again, and so forgotten."""
+        """Continue the records of a training that resumes from a checkpoint.
+
+        Later records are dropped, because their steps are repeated.
+        """
         self._checkpoint = checkpoint
         if self._metrics:
             self._metrics.begin(_until(position, base_metrics, self._metrics.read()))
         self._set_status(step=position.step)
 
     def step(self, step: Step, total_steps: int, position: Position, slow: tuple[int, float] | None) -> None:
-        """An optimizer step is done, or skipped. `slow`: a rank that is much slower than the others, and how many times
-        the median."""
+        """Report an optimizer step that was done or skipped.
+
+        `slow` is a rank that is much slower than the others, and its time in multiples of the median.
+        """
         now = time.monotonic()
         self._recent.append((now - self._step_began, step.tokens, step.samples))
         self._step_began = now
@@ -137,7 +145,7 @@ class Report:
         )
 
     def checkpoint(self, told: CheckpointReport | str) -> None:
-        """A checkpoint was written; or could not be, and why."""
+        """Report a checkpoint that was written, or the reason why it could not be written."""
         if isinstance(told, CheckpointReport):
             self._checkpoint = told
         elif self._metrics:
@@ -147,7 +155,7 @@ class Report:
         self._set_status()
 
     def facts(self, facts: Facts) -> None:
-        """What preparation has found in the data; its notes are written to the log."""
+        """Report the facts about the data that the preparation found, and write their notes to the log."""
         if self._metrics:
             for note in facts.notes:
                 self.say(note)
@@ -155,23 +163,23 @@ class Report:
                 write_atomically(self._scratch / contract.FACTS_FILE, facts.to_json())
 
     def say(self, sentence: str) -> None:
-        """Write a sentence to the pod's log, once for all ranks."""
+        """Write a sentence to the pod's log, on rank 0 only."""
         if self._metrics:
             sys.stderr.write(f"{sentence}\n")
 
     def flush(self) -> None:
-        """Let the disk have what was recorded: a checkpoint must not know more than the metrics."""
+        """Flush the records to the disk, so that no checkpoint is newer than the metrics."""
         if self._metrics:
             self._metrics.flush()
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float], split: Split) -> None:
-        """Metrics on the evaluation rows."""
+        """Report the metrics on the evaluation rows."""
         if self._metrics:
             self._record({"step": step, "epoch": epoch, "split": split, "metrics": metrics})
         self._set_status()
 
     def close(self) -> None:
-        """Write what is not yet written. Nothing may be reported afterwards."""
+        """Write the remaining state. Nothing may be reported afterwards."""
         self._closing.set()
         self._changed.set()
         self._writer.join()
@@ -195,7 +203,7 @@ class Report:
             self._closing.wait(SECONDS_BETWEEN_WRITES)
 
     def _write_files(self) -> None:
-        """A scratch folder that is full is no reason to stop: the next word may find room."""
+        """Write the state to the scratch folder. If the folder is full, the next write may succeed."""
         with contextlib.suppress(OSError):
             write_atomically(self._scratch / contract.rank_status_file(self._rank), self._status.to_json())
             if self._progress is not None:
@@ -205,7 +213,7 @@ class Report:
 
 
 def _until(position: Position, base_metrics: dict[str, float], records: Iterable[Record]) -> list[Record]:
-    """The records of what a checkpoint's training has done: each step once, and each evaluation."""
+    """Return the records up to a checkpoint's position: each step once, and each evaluation."""
     kept: dict[tuple[int, str], Record] = {
         (0, "base"): {"step": 0, "epoch": 0.0, "split": "base", "metrics": base_metrics}
     }

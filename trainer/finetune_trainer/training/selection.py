@@ -1,7 +1,7 @@
-"""When the model is evaluated, which evaluation is the best one, and whether the training ends early.
+"""Determines when the model is evaluated, which evaluation is the best, and whether the training ends early.
 
-All of it is a function of the training's position, which every checkpoint stores. A training that is interrupted
-therefore selects the same model, and ends at the same step, as one that runs without interruption.
+All of this depends only on the training's position, which every checkpoint stores. An interrupted training therefore
+selects the same model, and ends at the same step, as one without interruption.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ LOWER_IS_BETTER = frozenset({"perplexity"})
 
 
 def evaluation_is_due(config: RunConfig, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-    """Whether the model is evaluated after this optimizer step (counted from 1).
+    """Return whether the model is evaluated after this optimizer step, counted from 1.
 
-    The last step is always one of them if the best model is wanted: it is a candidate like the others.
+    If the best model is kept, the model is always evaluated after the last step, so that it can be chosen too.
     """
     interval = config.evaluate_every_steps or steps_per_epoch
     return step % interval == 0 or (step == total_steps and config.keep == "Best")
 
 
 def after_evaluation(config: RunConfig, before: Position, metrics: Mapping[str, float]) -> Position:
-    """The position with this evaluation taken into account.
+    """Return the position, updated with this evaluation.
 
     The run's first metric decides. Of two models with the same value, the one with the lower loss is better.
     """
@@ -42,18 +42,18 @@ def after_evaluation(config: RunConfig, before: Position, metrics: Mapping[str, 
 
 
 def ends_early(config: RunConfig, position: Position) -> bool:
-    """Whether the training ends here because the metric has not improved for `patience` evaluations."""
+    """Return whether the training ends here because the metric has not improved for `patience` evaluations."""
     stopping = config.training.early_stopping
     return stopping is not None and position.evaluations_without_improvement >= stopping.patience
 
 
 def _rank(best: Best) -> tuple[float, float]:
-    """Greater is better."""
+    """Return a sort key; greater is better."""
     return (-best.value if best.metric in LOWER_IS_BETTER else best.value, -best.loss)
 
 
 def _gain(now: Best, reference: float) -> float:
-    """How much better the metric is than the reference."""
+    """Return by how much the metric is better than the reference; 0 if the difference is not finite."""
     gain = reference - now.value if now.metric in LOWER_IS_BETTER else now.value - reference
     return gain if math.isfinite(gain) else 0.0
 

@@ -1,9 +1,9 @@
-"""The optimizer steps of a run, one after the other.
+"""Performs the optimizer steps of a run.
 
-A step's loss is the sum over its rows divided by the count of what is supervised in them. The counts are stored with
-the rows, so every rank knows the denominator before the step begins and only sums go over the wire: the gradients'
-and, in one small collective, {requests, loss, own time}. Step number, rows, learning rate and randomness are functions
-of the step alone, never of DeepSpeed's counters: a resumed run goes on with the next one.
+The loss of a step is the sum over its rows divided by the number of supervised labels in them. These numbers are stored
+with the rows, so every rank knows the denominator before the step begins, and only sums are communicated: those of the
+gradients and, in one small collective, of requests, loss and own time. Step number, rows, learning rate and randomness
+depend on the step alone, never on DeepSpeed's counters, so a resumed run continues with the next step.
 """
 
 from __future__ import annotations
@@ -36,33 +36,39 @@ MAX_NAMED_ROWS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step that was done, or skipped."""
+    """An optimizer step that was done or skipped."""
 
     number: int
-    """From 1."""
+    """The number of the step, counted from 1."""
     loss: float
-    """Mean over what is supervised in the step's rows, in nats; NaN if there was nothing, or it is not finite."""
+    """The mean over the step's supervised labels, in nats; NaN if there are none or it is not finite."""
     grad_norm: float
-    """L2 norm over all trained parameters before clipping; not finite if the step was skipped."""
+    """The L2 norm over all trained parameters before clipping; not finite if the step was skipped."""
     learning_rate: float
     tokens: int
-    """Without padding; 0 for images."""
+    """The number of tokens without padding; 0 for images."""
     samples: int
     asked: Asked
-    """By any rank, before the step's end."""
+    """The requests that any rank received before the end of the step."""
     bad_rows: tuple[str, ...] = ()
-    """Ids of the first rows of what was not finite: the micro-batches', if it was the loss, or the step's."""
+    """The ids of rows that may be the cause of a skipped step; at most MAX_NAMED_ROWS.
+
+    They are the first rows of the micro-batches whose loss was not finite, or of the step if only its gradient was not.
+    """
     own_seconds: tuple[float, ...] = ()
-    """Of each rank, its own work in the last steps; every so many steps."""
+    """The seconds of each rank's own work since the last measurement; empty except in every 20th step.
+
+    `ranks.stragglers` measures them.
+    """
 
     @property
     def skipped(self) -> bool:
-        """Its gradients were dropped."""
+        """Whether the step's gradients were dropped."""
         return not math.isfinite(self.grad_norm)
 
 
 def sampler_of(config: RunConfig, prepared: Prepared) -> Sampler:
-    """The order of the training rows."""
+    """Return the sampler, which determines the order of the training rows."""
     return Sampler(
         rows=len(prepared.train),
         global_batch=config.training.global_batch_size,
@@ -74,7 +80,7 @@ def sampler_of(config: RunConfig, prepared: Prepared) -> Sampler:
 
 
 def total_steps(config: RunConfig, sampler: Sampler) -> int:
-    """Optimizer steps of the run."""
+    """Return the number of optimizer steps of the run."""
     if config.training.max_steps is not None:
         return config.training.max_steps
     assert config.training.epochs is not None, "one of epochs and max_steps is set"
@@ -84,7 +90,7 @@ def total_steps(config: RunConfig, sampler: Sampler) -> int:
 def steps(
     engine: Any, prepared: Prepared, config: RunConfig, ranks: Ranks, requests: Requests, done: int = 0
 ) -> Iterator[Step]:
-    """Do all steps of the run after the first `done`."""
+    """Perform all steps of the run after the first `done`, and yield each of them."""
     training = config.training
     sampler = sampler_of(config, prepared)
     total = total_steps(config, sampler)
@@ -121,7 +127,7 @@ def steps(
 
 
 def refuse_divergence(config: RunConfig, step: Step, skipped_in_row: int) -> None:
-    """Raises DivergedError after too many steps in a row that were skipped."""
+    """Raise DivergedError if too many steps in a row were skipped."""
     if skipped_in_row > MAX_SKIPPED_IN_ROW:
         named = ", ".join(step.bad_rows)
         raise DivergedError(
@@ -142,7 +148,10 @@ def _accumulate(
     ranks: Ranks,
     own_time: OwnTime,
 ) -> tuple[list[float], list[MicroBatch]]:
-    """Forward and backward over this rank's micro-batches of a step. Returns the loss sum of each."""
+    """Run forward and backward passes over this rank's micro-batches of a step.
+
+    Returns the sum of the loss of each micro-batch, and the micro-batches.
+    """
     task = task_of(config.task)
     micro_batches = sampler.micro_batches(number, ranks.rank)
     losses = torch.zeros(len(micro_batches), dtype=torch.float64, device=ranks.device)
@@ -151,12 +160,12 @@ def _accumulate(
         with own_time.loading():
             batch = load_batch(prepared.train, micro_batch, task, prepared, ranks.device, config)
         engine.set_gradient_accumulation_boundary(micro_batch is micro_batches[-1])
-        # What fails in the first step is wrong with the model. It has worked when a later step begins.
+        # An error in the first step is the model's fault. In later steps it is not, since the model has worked before.
         with refusals_named(config, prepared) if number == 0 else nullcontext():
             with own_time.forward():
                 logits = engine(**batch.features, **task.arguments).logits
                 loss = task.loss_sum(*task.aligned(logits, batch.labels))
-            # DeepSpeed averages over the ranks. A step in which nothing is supervised has zero gradients.
+            # DeepSpeed averages over the ranks. A step without supervised labels has zero gradients.
             engine.backward(_spoilt(loss) * ranks.world / max(count, 1), scale_wrt_gas=False)
         losses[place] = loss.detach()
         ranks.activity.tick()
@@ -171,7 +180,10 @@ def _bad_rows(
     loss_is_finite: bool,
     ranks: Ranks,
 ) -> tuple[str, ...]:
-    """Ids of the rows whose loss was not finite, from all ranks; of the step's rows if only the gradient was not."""
+    """Return the ids of rows that may be the cause of a skipped step; at most MAX_NAMED_ROWS.
+
+    They are those of all ranks' micro-batches whose loss was not finite, or of the step if only its gradient was not.
+    """
     if loss_is_finite:
         return tuple(prepared.train[items[:MAX_NAMED_ROWS].tolist()]["id"])
     rows = [
@@ -186,5 +198,8 @@ def _bad_rows(
 
 
 def _spoilt(loss: torch.Tensor) -> torch.Tensor:
-    """The loss; NaN if it is infinite, whose gradient might be finite: then every rank sees it in the gradient norm."""
+    """Return the loss, or NaN if it is infinite.
+
+    The gradient of an infinite loss may be finite; with NaN, every rank sees the failure in the gradient norm.
+    """
     return loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)

@@ -1,4 +1,4 @@
-"""One file for each step of the day. Each has a `STEP`, which says what it measures, and `measure`, which does it.
+"""The steps of the day, one file each: `STEP` describes what it measures, and `measure` does it.
 
-A step runs in a process of its own. The files import torch inside of functions, so that `day.py --list` is quick.
+A step runs in its own process. The files import torch inside of functions, so that `day.py --list` is fast.
 """

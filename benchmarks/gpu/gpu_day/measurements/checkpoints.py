@@ -1,4 +1,4 @@
-"""(h) What a checkpoint costs by part and ZeRO stage: gather, copy, serialise, hash, write; a whole save, a resume."""
+"""(h) The cost of a checkpoint by part and ZeRO stage: gather, copy, serialise, hash, write; a whole save, a resume."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gpu_day.models import LLAMA, TINY, config_of
 from gpu_day.step import Column, Day, Figures, Step, number
 
 SHAPE = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 2816}
-"""52 million parameters, whose master weights and moments are 0.6 GB."""
+"""A model of 52 million parameters, whose master weights and moments are 0.6 GB."""
 TOKENS = 64
 
 
 def measure(day: Day) -> None:
-    """All stages."""
+    """Measure all ZeRO stages."""
     from gpu_day.here import Here
 
     here = Here(day)
@@ -57,7 +57,7 @@ def _measure(day: Day, here: Any, stage: int) -> Figures:
 
 
 def _parts(engine: Any, folder: Path) -> Figures:
-    """GB/s of each part of a save, one after the other."""
+    """Return GB/s for each part of a save. The parts run one after the other."""
     from safetensors.torch import save as to_bytes
 
     from finetune_trainer.checkpoint import engine_state
@@ -95,7 +95,7 @@ def _parts(engine: Any, folder: Path) -> Figures:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file and waits for the disk."""
+    """Write a file and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -35,7 +35,7 @@ print(json.dumps({"seconds": time.monotonic() - began, "failed": failed}))
 
 
 def measure(day: Day) -> None:
-    """All rows."""
+    """Measure all rows."""
     with ThreadPoolExecutor() as pool:
         with_compiler = pool.submit(_imports, dict(os.environ), day.device)
         with tempfile.TemporaryDirectory() as empty:
@@ -53,7 +53,7 @@ def measure(day: Day) -> None:
 
 
 def modules() -> list[str]:
-    """All modules of the trainer, and the one that trains on this machine."""
+    """Return all modules of the trainer, and the one that trains on this machine."""
     import finetune_trainer
 
     found = [m.name for m in pkgutil.walk_packages(finetune_trainer.__path__, "finetune_trainer.")]
@@ -61,7 +61,7 @@ def modules() -> list[str]:
 
 
 def _imports(variables: dict[str, str], device: str) -> dict[str, Any]:
-    """Imports everything in a new process."""
+    """Import all modules in a new process."""
     variables = {**variables, **{k: v for k, v in environment().items() if k != "PATH"}, "DS_ACCELERATOR": device}
     began = time.monotonic()
     command = [sys.executable, "-c", IMPORT_ALL, json.dumps(modules())]
@@ -88,7 +88,7 @@ def _said(day: Day) -> str:
 
 
 def _all_reduce(day: Day) -> dict[str, Any]:
-    """Sums 1 GiB over the only rank of a world."""
+    """Sum 1 GiB over the only rank of a world."""
     import torch
     import torch.distributed as dist
 
@@ -107,7 +107,7 @@ def _all_reduce(day: Day) -> dict[str, Any]:
 
 
 def _ceilings(day: Day) -> dict[str, Any]:
-    """What a bf16 matrix product and a copy reach, on random numbers: the ceilings of everything else."""
+    """Measure a bf16 matrix product and a copy on random numbers: the upper limits of all other figures."""
     import torch
 
     side = PRODUCT_SIDE if day.on_gpu else 256
@@ -124,7 +124,7 @@ def _ceilings(day: Day) -> dict[str, Any]:
 
 
 def _seconds(action: Any) -> float:
-    """Mean over some repetitions after three that warm up."""
+    """Return the mean seconds over some repetitions, after three for warming up."""
     for _ in range(3):
         action()
     wait()

@@ -1,4 +1,4 @@
-"""(d) Faults in the middle of a step: what the operator calls them, what follows, and when the job trains again."""
+"""(d) Faults in the middle of a step: their failure class, what follows, and when the job trains again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNALS: dict[str, tuple[str, signal.Signals]] = {
 FROZEN = "SIGSTOP to the rank"
 VOCABULARY = 512
 LONG_VOCABULARY, LONG_ROW = 131072, 8192
-"""The logits of eight such rows take 17 GB in bf16 and 34 GB in fp32."""
+"""The vocabulary and the row length. The logits of eight such rows take 17 GB in bf16 and 34 GB in fp32."""
 MEMORY_SHARE = 0.5
 MOST_ROWS = 4
 WARM_STEPS = 5
@@ -40,7 +40,7 @@ ENDLESS = 1_000_000
 
 
 def measure(day: Day) -> None:
-    """One job for each fault, each under an operator of its own, as with `finetune run`."""
+    """Measure one job for each fault, each with its own operator, as in `finetune run`."""
     from gpu_day.runs import hook_variables
 
     os.environ.update(hook_variables())
@@ -90,7 +90,7 @@ class DisturbedJob:
     row: str
 
     async def measure(self, figures: Figures) -> None:
-        """Starts the job, disturbs it and waits until it trains again."""
+        """Start the job, disturb it and wait until it trains again."""
         await self.operator.create(self._job())
         faults = {NAN: self._spoilt_row, MEMORY: self._full_memory}
         await faults.get(self.row, self._signalled)(figures)
@@ -109,7 +109,7 @@ class DisturbedJob:
         return manifest(self.name, LLAMA, self.day.folder / data, self.day.device, training=training, **spec)
 
     async def _spoilt_row(self, figures: Figures) -> None:
-        """The step of the row is skipped and the training goes on."""
+        """Wait until the job has skipped the row's step and trained further."""
         while not (skipped := [record for record in self._steps() if "skippedRows" in record]):
             await asyncio.sleep(POLL_SECONDS)
         await self._trains(skipped[0]["step"] + WARM_STEPS)
@@ -120,7 +120,7 @@ class DisturbedJob:
         figures["seconds"] = later["time"] - skipped[0]["time"]
 
     async def _signalled(self, figures: Figures) -> None:
-        """The signal, and the next attempt."""
+        """Send the signal and wait for the next attempt."""
         module, number = SIGNALS[self.row]
         await self._trains(WARM_STEPS)
         rank = self._process("finetune_trainer.rank")
@@ -135,7 +135,7 @@ class DisturbedJob:
             figures.update({"held": held, "left": memory_of(rank)})
 
     async def _full_memory(self, figures: Figures) -> None:
-        """Attempts with smaller plans, until one trains."""
+        """Wait for attempts with smaller plans, until one trains."""
         while not (status := await self.operator.status(self.name)).ledger:
             await asyncio.sleep(POLL_SECONDS)
         began, ended = time.time(), status.ledger[0]
@@ -148,20 +148,20 @@ class DisturbedJob:
         figures["seconds"] = again - began
         figures["followed"] = f"attempt {status.run.attempt}, {status.run.micro_batch_size} rows in a forward pass"
 
-    # ---- looking at a job -------------------------------------------------------------------------------------------
+    # ---- observing a job --------------------------------------------------------------------------------------------
 
     def _steps(self) -> list[dict[str, Any]]:
-        """The records of the steps so far."""
+        """Return the records of the steps so far."""
         run = self.operator.run_folder(self.name)
         records = []
         with contextlib.suppress(OSError):
             for line in (run / "metrics.jsonl").read_text().splitlines() if run else ():
-                with contextlib.suppress(ValueError):  # a line that is being written
+                with contextlib.suppress(ValueError):  # this line is still being written
                     records.append(json.loads(line))
         return [record for record in records if "split" not in record]
 
     async def _trains(self, steps: int) -> None:
-        """Waits for so many steps. Raises RuntimeError if an attempt fails before."""
+        """Wait until the job has done this many steps. Raises RuntimeError if an attempt fails before."""
         while len(self._steps()) < steps:
             status = await self.operator.status(self.name)
             if status.ledger:
@@ -169,7 +169,7 @@ class DisturbedJob:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _trains_again(self, fault_time: float) -> float:
-        """The time of the first step of a later attempt. Raises RuntimeError if there will be none."""
+        """Return the time of the first step of a later attempt. Raises RuntimeError if there will be none."""
         while True:
             run = self.operator.run_folder(self.name)
             claim = run / "attempt" if run else Path()
@@ -185,7 +185,7 @@ class DisturbedJob:
             await asyncio.sleep(POLL_SECONDS)
 
     def _process(self, module: str) -> int:
-        """The process of the job's pod that runs this module."""
+        """Return the process of the job's pod that runs this module. Raises RuntimeError if there is none."""
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError, KeyError):
                 run_json = process.environ()["FINETUNE_RUN_CONFIG"]

@@ -1,4 +1,4 @@
-"""(g) Where the time of small models goes: how long the GPU is idle, how often the host waits for it, and for data."""
+"""(g) Where small models spend their time: how long the GPU is idle, how often the host waits for it, and for data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpu_day.step import Column, Day, Figures, Step, gibibytes, number, percent
 TOKENS = 128
 WARM_UP, MEASURED, PROFILED = 3, 6, 3
 SYNCHRONISATIONS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-"""Calls in which the host waits for the device; reading a number from the device makes the first of them."""
+"""Calls in which the host waits for the device. Reading a number from the device makes the first of them."""
 WORKLOADS: dict[str, tuple[Family, int]] = {
     "BERT-large, 8 x 128 tokens": (BERT, 8),
     "BERT-large, 128 x 128 tokens": (BERT, 128),
@@ -28,7 +28,7 @@ WORKLOADS: dict[str, tuple[Family, int]] = {
 
 
 def measure(day: Day) -> None:
-    """All models in Full, one after the other, with the trainer's own loop, loading included."""
+    """Measure all models in Full, one after the other, with the trainer's own loop and loading."""
     from gpu_day.here import Here
 
     here = Here(day)
@@ -63,7 +63,7 @@ def _measure(day: Day, here: Any, family: Family, rows: int) -> Figures:
 
 
 def _rows(day: Day, family: Family, count: int, model_config: Any) -> tuple[Any, Any]:
-    """Encoded rows as `prepare` leaves them, and the tokenizer or image processor."""
+    """Return encoded rows, as `prepare` makes them, and the tokenizer or image processor."""
     import datasets
 
     from gpu_day.here import token_rows
@@ -85,7 +85,7 @@ def _rows(day: Day, family: Family, count: int, model_config: Any) -> tuple[Any,
 
 
 def _picture(side: int, number: int) -> bytes:
-    """A JPEG of twice the side, as large as photographs of that size are."""
+    """Return a JPEG with twice the model's side, whose file is as large as a photograph's of that size."""
     from PIL import Image, ImageFilter
 
     noise = random.Random(number).randbytes(4 * side * side * 3)
@@ -97,7 +97,7 @@ def _picture(side: int, number: int) -> bytes:
 
 @contextmanager
 def _timed_loading() -> Iterator[list[float]]:
-    """The seconds that each micro-batch's loading takes: decoding, collating and copying to the device."""
+    """Yield a list that collects the seconds of decoding, collating and copying each micro-batch to the device."""
     from finetune_trainer.training import steps
 
     load, seconds = steps.load_batch, []
@@ -116,13 +116,16 @@ def _timed_loading() -> Iterator[list[float]]:
 
 
 def _steps(day: Day, steps: Iterator[float]) -> tuple[list[float], float, float]:
-    """The seconds of steps that nobody profiled; of the profiled ones the device's busy seconds and the host's waits
-    for a step."""
+    """Return the seconds of steps without a profiler, and the profiler's figures for further steps.
+
+    The profiler's figures, for each step, are the seconds in which the device is busy and the number of times the host
+    waits for it.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     for _ in range(WARM_UP):
         next(steps)
-    # First, because a profiler slows the steps after it too.
+    # These steps come first, because a profiler also slows the steps after it.
     seconds = [next(steps) for _ in range(MEASURED)]
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if day.on_gpu else [])]
     with profile(activities=kinds) as profiler:
@@ -131,12 +134,12 @@ def _steps(day: Day, steps: Iterator[float]) -> tuple[list[float], float, float]
     trace = day.folder / "trace.json"
     profiler.export_chrome_trace(str(trace))
     busy, waits = told_by(trace)
-    # Each step ends with a wait of the benchmark's own, and the profiler with one of its own.
+    # Each step ends with a wait of the benchmark, and the profiler ends with one.
     return seconds, busy / PROFILED, (waits - PROFILED - 1) / PROFILED
 
 
 def told_by(trace: Path) -> tuple[float, int]:
-    """From torch's trace: the seconds in which anything ran on the device, and how often the host waited for it."""
+    """Return how long the device was busy, in seconds, and how often the host waited for it, from torch's trace."""
     events = json.loads(trace.read_text())["traceEvents"]
     device = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
     spans = [(event["ts"], event["ts"] + event["dur"]) for event in device]
@@ -145,7 +148,7 @@ def told_by(trace: Path) -> tuple[float, int]:
 
 
 def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length that at least one of the spans covers."""
+    """Return the length that at least one of the spans covers."""
     total, end = 0.0, float("-inf")
     for begin, stop in sorted(spans):
         total += max(0.0, stop - max(begin, end))

@@ -1,4 +1,4 @@
-"""(e) What a forward and backward pass of an 8B-shaped model needs, by tokens, rows and activation checkpointing."""
+"""(e) The memory of a forward and backward pass of an 8B-shaped model, by tokens, rows and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SMALL_DIVISOR = 32
 
 
 def row_name(rows: int, tokens: int, activations: str) -> str:
-    """The name of a shape in the table."""
+    """Return the name of a shape in the table."""
     return f"{rows} x {tokens:,} tokens, {activations}"
 
 
 def measure(day: Day) -> None:
-    """All shapes, the small ones first; after running out of memory the engine is made anew."""
+    """Measure all shapes, small ones first. The engine is made anew after it ran out of memory."""
     from gpu_day.here import Here, prepared_of, token_rows
     from gpu_day.runs import LORA
 
@@ -62,7 +62,7 @@ def measure(day: Day) -> None:
 
 
 def _checkpoint_activations(model: Any, wanted: bool) -> None:
-    """Sets what `load_model` sets for a run with activation checkpointing."""
+    """Set what `load_model` sets for a run with or without activation checkpointing."""
     base = model.get_base_model()
     if wanted:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -71,7 +71,7 @@ def _checkpoint_activations(model: Any, wanted: bool) -> None:
 
 
 def _ran_out(error: Exception) -> bool:
-    """Returns whether the trainer would class the error as running out of memory."""
+    """Return whether the trainer would classify the error as running out of memory."""
     from finetune_trainer.contract import ExitCode
     from finetune_trainer.ranks.distributed import exit_code_of
 

@@ -15,18 +15,20 @@ ROWS, EVALUATION_ROWS = 48, 24
 METHODS = ("Full", "LoRA")
 STAGES = (0, 1, 2, 3)
 TOLERANCE = 2e-2
-"""Between the loss that the trainer reports and that of a plain load, in bf16: relative, and absolute below a loss of
-one. The batches differ in their padding."""
+"""The largest difference between the loss that the trainer reports and that of a plain load, in bf16: relative, and
+absolute below a loss of one. The two use different padding."""
 
 
 def row_name(family: Family, stage: int, method: str) -> str:
-    """The name of a combination in the table."""
+    """Return the name of a combination in the table."""
     return f"{family.name}, ZeRO-{stage}, {method}"
 
 
 def measure(day: Day) -> None:
-    """All combinations at the same time. The results are loaded in this thread, one by one, while others train:
-    transformers does not load in threads."""
+    """Measure all combinations at the same time.
+
+    This thread loads the results one by one while others train, because transformers cannot load in several threads.
+    """
     from finetune_operator.local.ports import free_ports
 
     combinations = {row_name(f, s, m): (f, s, m) for f in FAMILIES for s in STAGES for m in METHODS}
@@ -61,7 +63,10 @@ def _make(folder: Path, family: Family) -> Path:
 def _train_twice(
     day: Day, source: Path, family: Family, stage: int, method: str, folder: Path, port: int
 ) -> tuple[Path, Figures]:
-    """Stops the training in the middle and goes on. Returns the run's folder and what was measured."""
+    """Stop the training in the middle and resume it.
+
+    Returns the run's folder and the measured figures.
+    """
     from finetune_trainer.checkpoint.files import found, read_manifest
     from finetune_trainer.contract import ExitCode
     from gpu_day.runs import LORA, paths_in, run_config, run_rank
@@ -97,7 +102,10 @@ def _train_twice(
 
 
 def plain_loss(family: Family, run: Path, method: str, device: str) -> float:
-    """The mean loss of the saved result over the run's evaluation rows, by transformers and PEFT alone, row by row."""
+    """Return the mean loss of the saved result over the run's evaluation rows.
+
+    Only transformers and PEFT are used, row by row.
+    """
     import datasets
     import torch
     from torch.nn.functional import cross_entropy

@@ -1,4 +1,4 @@
-"""(f) An 8B-shaped model with all its layers, LoRA: tokens per second beside Hugging Face's Trainer, in turns."""
+"""(f) Tokens per second of an 8B-shaped model with all its layers, LoRA: this trainer and Hugging Face's, in turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gpu_day.schedule import environment
 from gpu_day.step import Column, Day, Figures, Step, gibibytes, number, percent
 
 PEAK_FLOPS = 790e12
-"""bf16, dense: what a matrix product of 8,192 reaches on an H200; an H100 has the same arithmetic."""
+"""The floating-point operations per second in bf16, dense, that a matrix product of 8,192 reaches on an H200. An H100
+has the same arithmetic."""
 STEPS = 5
 TURNS = 2
 OURS, PEER = "this trainer", "Hugging Face's Trainer"
@@ -33,7 +34,10 @@ class Workload:
     mixed: bool = False
 
     def lengths(self, steps: int) -> list[int]:
-        """Tokens of each row; the mix is log-normal, with a mean of about 460 for a longest row of 2,048."""
+        """Return the tokens of each row.
+
+        The mixed lengths are log-normal, with a mean of about 460 for a longest row of 2,048.
+        """
         if not self.mixed:
             return [self.longest] * self.rows * steps
         draw = random.Random(7)
@@ -49,12 +53,15 @@ WORKLOADS = (
 
 
 def row_name(workload: Workload, side: str) -> str:
-    """The name of a side's row in the table."""
+    """Return the name of a side's row in the table."""
     return f"{workload.name}, {side}"
 
 
 def measure(day: Day) -> None:
-    """Both sides hold their model all the time; they train in turns, and give back the memory of activations."""
+    """Measure both sides in turns.
+
+    Both keep their model on the device all the time, and release the memory of activations after each turn.
+    """
     workers = {side: Worker(module, day) for side, module in SIDES.items()}
     try:
         for workload in WORKLOADS:
@@ -73,7 +80,7 @@ def measure(day: Day) -> None:
 
 
 def summary(turns: Sequence[Figures], workload: Workload, day: Day) -> Figures:
-    """One side's figures over all steps of its turns. Raises RuntimeError if the side failed."""
+    """Return one side's figures over all steps of its turns. Raises RuntimeError if the side failed."""
     for turn in turns:
         if "failed" in turn:
             raise RuntimeError(turn["failed"])
@@ -95,19 +102,19 @@ def summary(turns: Sequence[Figures], workload: Workload, day: Day) -> Figures:
 
 
 def flops_per_token(parameters: int, shape: dict[str, int], tokens: int) -> float:
-    """Floating-point operations that training an adapter needs for one token of rows of so many tokens.
+    """Return the floating-point operations for one token when an adapter is trained on rows of `tokens` tokens.
 
-    Two for each parameter of the matrices in the forward pass, and two in the backward pass: frozen weights have no
-    gradients of their own. Causal attention adds 2 x layers x width x tokens forward and twice that backward, half of
-    what PaLM's appendix B (https://arxiv.org/abs/2204.02311) counts for attention to all tokens. What is computed again
-    does not count. `parameters`: without the embedding, which is a lookup.
+    Each parameter of the matrices needs two in the forward pass and two in the backward pass, because frozen weights
+    have no gradients of their own. Causal attention adds 2 x layers x width x tokens forward and twice that backward,
+    half of what PaLM's appendix B (https://arxiv.org/abs/2204.02311) counts for attention to all tokens. Recomputed
+    activations do not count. `parameters` excludes the embedding, which is a lookup.
     """
     attention = 6 * shape["num_hidden_layers"] * shape["hidden_size"] * tokens
     return 4 * parameters + attention
 
 
 class Worker:
-    """One side, in a process of its own that keeps its model on the device."""
+    """One side, in its own process that keeps its model on the device."""
 
     def __init__(self, module: str, day: Day) -> None:
         shape = LLAMA_8B if day.on_gpu else {**TINY, "vocab_size": 512, "max_position_embeddings": 2048}
@@ -122,7 +129,7 @@ class Worker:
         )
 
     def train(self, workload: Workload) -> Figures:
-        """Trains some steps. A process that has ended answers with its exit code."""
+        """Train some steps and return the figures. For a process that has ended, they contain its exit code."""
         lengths = [max(4, length // self._divisor) for length in workload.lengths(STEPS)]
         asked = {"rows": workload.rows, "microBatch": workload.micro_batch, "mixed": workload.mixed, "lengths": lengths}
         answer = ""
@@ -139,7 +146,7 @@ class Worker:
         return figures
 
     def end(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.kill()
         self._process.wait()
 

@@ -1,4 +1,4 @@
-"""(c) Whole `finetune run`s, through operator and agent, with a merge; and the memory that the engine leaves behind."""
+"""(c) Whole `finetune run`s through operator and agent, with a merge, and the memory after the engine is destroyed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 8
 
 
 def measure(day: Day) -> None:
-    """All runs at the same time."""
+    """Measure all runs at the same time."""
     shape, vocabulary = (MEDIUM, VOCABULARY) if day.on_gpu else (TINY, 512)
     save_base(day.folder / "data" / "base", LLAMA, shape, vocabulary)
     save_rows(day.folder / "data" / "rows", LLAMA, [64] * 64, vocabulary)
@@ -31,7 +31,7 @@ def measure(day: Day) -> None:
 
 
 def _run(day: Day, row: str) -> dict[str, Any]:
-    """One run, as a user starts it. Raises RuntimeError with its last line if it fails."""
+    """Make one run as a user does. Raises RuntimeError with its last line if it fails."""
     from gpu_day.jobs import manifest
     from gpu_day.runs import hook_variables
     from gpu_day.schedule import environment
@@ -68,7 +68,7 @@ def _run(day: Day, row: str) -> dict[str, Any]:
 
 
 def told_by(phases: list[dict[str, Any]], began: float) -> dict[str, Any]:
-    """Times and bytes from the lines of the rank's hook. `began`: when the run was started."""
+    """Return times and bytes from the lines of the rank's hook. `began` is the time at which the run was started."""
     first = {line["phase"]: line for line in reversed(phases)}
     figures: dict[str, Any] = {
         "untilTraining": first["train"]["time"] - began,

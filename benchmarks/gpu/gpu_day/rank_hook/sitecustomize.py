@@ -1,12 +1,15 @@
-"""Looks at a rank from inside, and makes it stop or run out of memory. Python loads this file: it is in PYTHONPATH.
+"""Observes a rank from inside, and makes it stop or run out of memory.
 
-Variables of the environment say what to do; without them, nothing happens.
+Python loads this file because it is in PYTHONPATH.
+
+Environment variables define what it does; without them, it does nothing.
 
 - GPU_DAY_PHASES: a file that gets a line of JSON whenever the rank begins a phase: the phase, the time, and the bytes
-  of GPU memory that torch has allocated, has allocated at most since the last line, and has reserved.
-- GPU_DAY_STOP_AFTER: after so many steps in this process the pod is asked to stop.
+  of GPU memory that torch has allocated, the most that it has allocated since the last line, and has reserved.
+- GPU_DAY_STOP_AFTER: the number of steps in this process after which the pod is asked to stop.
 - GPU_DAY_MEMORY_SHARE: the share of the GPU's memory that this process may use; torch's allocator refuses more.
-- GPU_DAY_MOST_ROWS: a forward pass of more rows raises torch.OutOfMemoryError. It stands for a full memory on CPUs.
+- GPU_DAY_MOST_ROWS: the largest forward pass in rows; a larger one raises torch.OutOfMemoryError. It simulates full
+  memory on CPUs.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[3]))
 
-from after_import import after_import  # the benchmarks are no package
+from after_import import after_import  # the benchmarks are not a package
 
 
 def watch_report(module: Any) -> None:
-    """Follow the phases and steps that the rank reports."""
+    """Observe the phases and steps that the rank reports."""
     report = module.Report
     phase, step = report.phase, report.step
 
@@ -36,7 +39,7 @@ def watch_report(module: Any) -> None:
 
     def watched_step(self: Any, done: Any, *arguments: Any) -> None:
         step(self, done, *arguments)
-        # The request is seen in the next step, at whose end the rank stops.
+        # The rank sees the request in the next step and stops at its end.
         if str(done.number + 1) == os.environ.get("GPU_DAY_STOP_AFTER"):
             (Path(os.environ["FINETUNE_SCRATCH"]) / "stop").touch()
 
@@ -44,7 +47,7 @@ def watch_report(module: Any) -> None:
 
 
 def memory() -> dict[str, int]:
-    """Bytes on the GPU; the peak begins anew."""
+    """Return the bytes of GPU memory in use, and reset the peak."""
     import torch
 
     if not torch.cuda.is_available():
@@ -56,7 +59,7 @@ def memory() -> dict[str, int]:
 
 
 def limit_memory(module: Any) -> None:
-    """Leave a part of the GPU's memory to the engine."""
+    """Limit this process to its share of the GPU's memory."""
     if (share := os.environ.get("GPU_DAY_MEMORY_SHARE")) is None:
         return
     import torch
@@ -66,7 +69,7 @@ def limit_memory(module: Any) -> None:
 
 
 def limit_rows(module: Any) -> None:
-    """Refuse forward passes of many rows."""
+    """Make forward passes with too many rows fail."""
     if (most := os.environ.get("GPU_DAY_MOST_ROWS")) is None:
         return
     import torch

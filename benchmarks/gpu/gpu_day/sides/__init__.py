@@ -1,1 +1,1 @@
-"""The sides of the comparison of speed: processes that read lines of JSON, train, and answer with figures."""
+"""The sides of the speed comparison: processes that read lines of JSON, train, and answer with figures."""

@@ -1,4 +1,4 @@
-"""This trainer: its engine and its steps, with the rows in memory."""
+"""The side of this trainer: its engine and its steps, with the rows in memory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Hugging Face's Trainer with PEFT, on one device and without DeepSpeed.
+"""The side of Hugging Face's Trainer with PEFT, on one device and without DeepSpeed.
 
-Its settings are chosen for speed: adapters in bf16 without fp32 master weights, which it would otherwise cast in every
-layer; the fused optimizer; no check of the loss that waits for the device; loading in other processes; rows of like
-length together where lengths differ.
+Its settings are chosen for speed. Adapters are in bf16 without fp32 master weights, which it would otherwise cast in
+every layer. The optimizer is fused, no check of the loss waits for the device, other processes load the data, and rows
+of similar length are together if lengths differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         model = get_peft_model(base, adapter, autocast_adapter_dtype=False)
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """The time of every step, with the device's work done."""
+        """Records the time of every step, including the device's work."""
 
         def __init__(self) -> None:
             self.times: list[float] = []
@@ -56,12 +56,12 @@ def main() -> None:
 
     def collate(rows: list[dict[str, Any]]) -> Any:
         batch = padding([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
-        # A plain number: to read a tensor would make the host wait for the device.
+        # This is a plain number, because reading a tensor would make the host wait for the device.
         batch["useful"] = sum(len(row["input_ids"]) for row in rows)
         return batch
 
     class Counting(Trainer):  # type: ignore[misc]
-        """Counts the tokens of every micro-batch, which its collator has counted in a worker."""
+        """Records the tokens of every micro-batch, which its collator has counted in a worker."""
 
         def training_step(self, model: Any, inputs: Any, *arguments: Any, **others: Any) -> Any:
             seen.append(inputs.pop("useful"))

@@ -1,4 +1,4 @@
-"""What both sides share: reading what to train, and answering."""
+"""What both sides share: reading the requests and answering them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpu_day.step import sentence_of
 
 
 def serve(train: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answers every line of stdin until it ends. Only answers go to stdout: what libraries print goes to stderr."""
+    """Answer every line of stdin until it ends. Only answers go to stdout; the output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -29,6 +29,6 @@ def serve(train: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def matrix_parameters(model: Any) -> int:
-    """All parameters but those of the embedding."""
+    """Return the number of all parameters except those of the embedding."""
     embedding = model.get_input_embeddings()
     return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in embedding.parameters())

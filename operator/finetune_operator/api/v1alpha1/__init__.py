@@ -1,7 +1,6 @@
-"""FineTuneJob, version v1alpha1: its spec and its status as pydantic models.
+"""The pydantic models of FineTuneJob v1alpha1, from which `crd.py` generates the CRD and its descriptions.
 
-The CRD's schema is generated from these models (`crd.py`); rules over several fields are in `validation.py`.
-Descriptions become `kubectl explain`.
+Rules over several fields do not belong here, but in `validation.py`.
 """
 
 from finetune_operator.api.v1alpha1.finetunejob import FineTuneJob, ObjectMeta

@@ -1,4 +1,4 @@
-"""The object itself: metadata, spec and status."""
+"""The FineTuneJob object: metadata, spec and status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_operator.constants import API_VERSION, KIND
 
 
 class ObjectMeta(BaseModel):
-    """The metadata that the operator reads; the rest is not ours."""
+    """The metadata fields that the operator reads; all others are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
@@ -26,11 +26,11 @@ class ObjectMeta(BaseModel):
 
 
 class FineTuneJob(BaseModel):
-    """A declaration of the model that is wanted, kept in Git."""
+    """The custom resource FineTuneJob: a declaration of the model that is wanted."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
-    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]  # the literal is what is checked
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]  # pydantic checks the literal
     kind: Literal["FineTuneJob"] = KIND  # type: ignore[assignment]
     metadata: ObjectMeta
     spec: FineTuneJobSpec

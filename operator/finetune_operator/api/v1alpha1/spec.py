@@ -1,7 +1,7 @@
-"""The spec of a FineTuneJob: what model is wanted.
+"""The spec of a FineTuneJob: a description of the model that is wanted. Class docstrings appear in the CRD.
 
-A default that depends on another field is not in the schema, which could not tell it from a user's word. The field's
-description gives it, and `core/run/resolve.py` fills it in.
+A default that depends on another field is not in the schema: the API server would fill it in, and it could not be
+distinguished from a value that the user set. The field's description states it, and `core/run/resolve.py` applies it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ Quantity = Annotated[
     Field(json_schema_extra={"x-kubernetes-int-or-string": True, "maxLength": 32}),
 ]
 Preserved = dict[str, Any]
-"""An object whose keys belong to somebody else: kept as it is, checked by its owner."""
+"""An object whose keys are defined elsewhere, by Kubernetes or DeepSpeed: stored unchanged, and validated there."""
 
 
 def _with_texts(**longest: int) -> tuple[AfterValidator, FieldInfo]:
-    """Fields of a preserved object that rules look at, and so must be texts, with the number of characters of each."""
+    """Return annotations by which some fields of a preserved object must be strings of a maximum length.
+
+    The validation rules read these fields. `longest` maps each field to its maximum number of characters.
+    """
 
     def check(value: Preserved) -> Preserved:
         for name, characters in longest.items():
@@ -49,7 +52,7 @@ VolumeMount = Annotated[Preserved, *_with_texts(name=63, mountPath=1024)]
 
 
 class Model(BaseModel):
-    """Base: camelCase in YAML, unknown fields refused, values as written (no coercion from strings)."""
+    """The base class of the spec's models: camelCase in YAML, unknown fields are refused, strings are not converted."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
 
@@ -66,34 +69,43 @@ class ModelSource(Model):
 
 
 class Evaluation(Model):
-    """Where the evaluation rows come from: exactly one of the two."""
+    """The source of the evaluation rows: exactly one of `fraction` and `uri`."""
 
     fraction: float | None = Field(
-        None, gt=0, le=0.5, description="Part of the dataset that is held out, chosen by the content of each row."
+        None,
+        gt=0,
+        le=0.5,
+        description=("The fraction of the dataset that is held out. Rows are chosen by their content."),
     )
-    uri: Uri | None = Field(None, description="A dataset of its own, with the same columns.")
+    uri: Uri | None = Field(None, description="A separate dataset with the same columns.")
     max_leak_fraction: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Part of the evaluation rows that may also be training rows (but for case and blanks); with more, "
-        "the job fails. Default: 0.01.",
+        description=(
+            "The fraction of the evaluation rows that may also be training rows, ignoring case and whitespace. "
+            "With more, the job fails. Default: 0.01."
+        ),
     )
 
 
 class Columns(Model):
     """Names of the dataset's columns."""
 
-    text: Text | None = Field(None, description="Text to classify or, for CausalLM, to continue.")
-    label: Text | None = Field(None, description="Class of the row: a name or a number.")
+    text: Text | None = Field(None, description="The text to classify, or to continue for CausalLM.")
+    label: Text | None = Field(None, description="The class of the row: a name or a number.")
     messages: Text | None = Field(
         None,
-        description="Chat: a list of {role, content} and what else the model's chat template reads; the assistant's "
-        "words are learned, but for messages of weight 0.",
+        description=(
+            "A chat: a list of {role, content} with the other keys that the model's chat template reads. The "
+            "assistant's messages are learned, except those with weight 0."
+        ),
     )
-    prompt: Text | None = Field(None, description="What the model is given; goes with completion.")
-    completion: Text | None = Field(None, description="What the model shall answer; only this is learned.")
-    image: Text | None = Field(None, description="Picture: a path, bytes, or the column of an image folder.")
+    prompt: Text | None = Field(None, description="The text that the model is given. Requires completion.")
+    completion: Text | None = Field(
+        None, description="The text that the model should answer; only this text is learned."
+    )
+    image: Text | None = Field(None, description="A picture: a path, bytes, or the column of an image folder.")
 
 
 class Dataset(Model):
@@ -104,68 +116,95 @@ class Dataset(Model):
         "folder of them, an image folder, or a hub dataset. A folder that holds several splits is refused: name one."
     )
     revision: Text | None = Field(None, description="Branch, tag or commit of a hub repository. Default: main.")
-    evaluation: Evaluation = Field(Evaluation(fraction=0.1), description="Rows that are measured, never learned.")
+    evaluation: Evaluation = Field(
+        Evaluation(fraction=0.1), description="The rows that are evaluated and never learned."
+    )
     columns: Columns
     max_bad_fraction: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Part of the rows that may have nothing to learn after they are cut to training.sequenceLength; "
-        "with more, the job fails. Default: 0.01.",
+        description=(
+            "The fraction of the rows that may have nothing to learn after they are cut to "
+            "training.sequenceLength. With more, the job fails. Default: 0.01."
+        ),
     )
 
 
 class Method(Model):
     """What is trained: all parameters, or a low-rank adapter on the linear layers."""
 
-    type: Literal["Full", "LoRA"] = Field("LoRA", description="A new head is always trained in full.")
-    rank: int | None = Field(None, ge=1, le=1024, description="LoRA only. Default: 16.")
-    alpha: float | None = Field(None, gt=0, le=4096, description="LoRA only. Default: twice the rank.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="LoRA only. Default: 0.")
+    type: Literal["Full", "LoRA"] = Field(
+        "LoRA",
+        description=(
+            "Full trains all parameters; LoRA trains a low-rank adapter. A new head is always trained in full."
+        ),
+    )
+    rank: int | None = Field(None, ge=1, le=1024, description="The rank of the adapter; LoRA only. Default: 16.")
+    alpha: float | None = Field(
+        None, gt=0, le=4096, description="The scale of the adapter; LoRA only. Default: twice the rank."
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="The dropout of the adapter; LoRA only. Default: 0.")
     target_modules: list[Text] | None = Field(
         None,
         min_length=1,
         max_length=64,
-        description="LoRA only. Names of layers. Default: the linear layers of the body on which it has an effect.",
+        description=(
+            "Names of the layers that get an adapter; LoRA only. Default: the linear layers of the body on which "
+            "an adapter has an effect."
+        ),
     )
 
 
 class EarlyStopping(Model):
-    """When a training ends before its last step: evaluate's first metric has not improved for a while."""
+    """The condition for ending a training early: the first metric of `evaluate` no longer improves."""
 
-    patience: int = Field(ge=1, le=1_000_000, description="Evaluations in a row without an improvement.")
+    patience: int = Field(
+        ge=1, le=1_000_000, description="The number of consecutive evaluations without an improvement."
+    )
     min_delta: float = Field(
-        0, ge=0, le=1_000_000, description="A metric that changes by no more than this has not improved."
+        0,
+        ge=0,
+        le=1_000_000,
+        description="A change of the metric that is not larger than this is no improvement.",
     )
 
 
 class Training(Model):
-    """The recipe. Micro-batch and accumulation follow from the world and are not the user's."""
+    """The recipe of the training. The micro-batch and the number of accumulation steps follow from the world."""
 
     epochs: int | None = Field(
-        None, ge=1, le=10_000, description="Passes over the data. Default: 3, unless maxSteps is set."
+        None, ge=1, le=10_000, description=("The number of passes over the data. Default: 3, unless maxSteps is set.")
     )
-    max_steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimizer steps, instead of epochs.")
-    global_batch_size: int = Field(32, ge=1, le=1_000_000, description="Rows in an optimizer step, over all ranks.")
+    max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="The number of optimizer steps, instead of epochs."
+    )
+    global_batch_size: int = Field(
+        32, ge=1, le=1_000_000, description="The number of rows in an optimizer step, over all ranks."
+    )
     sequence_length: int | None = Field(
-        None, ge=8, le=1_048_576, description="Tokens at which a row is cut; text only. Default: 512."
+        None, ge=8, le=1_048_576, description="The number of tokens to which a row is cut; text only. Default: 512."
     )
     learning_rate: float | None = Field(
-        None, gt=0, le=1, description="Highest learning rate. Default: 2e-4 for LoRA, 2e-5 for Full."
+        None, gt=0, le=1, description="The highest learning rate. Default: 2e-4 for LoRA, 2e-5 for Full."
     )
     schedule: Literal["linear", "cosine"] = Field(
-        "linear", description="How the learning rate falls to 0 after warm-up."
+        "linear", description="How the learning rate falls to 0 after the warm-up."
     )
-    warmup_fraction: float = Field(0.1, ge=0, le=1, description="Part of the steps in which the learning rate rises.")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's; none on biases and norms.")
+    warmup_fraction: float = Field(
+        0.1, ge=0, le=1, description="The fraction of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(0.01, ge=0, le=1, description="The weight decay of AdamW. Biases and norms have none.")
     max_grad_norm: float = Field(
-        1.0, ge=0, le=1_000_000, description="Gradients are clipped to this norm; 0: not at all."
+        1.0, ge=0, le=1_000_000, description="The norm to which gradients are clipped; 0 turns clipping off."
     )
     precision: Literal["Auto", "bf16", "fp32"] = Field("Auto", description="Auto: bf16 on GPUs, fp32 on CPUs.")
     early_stopping: EarlyStopping | None = Field(
-        None, description="Ends the training when evaluations no longer improve. Default: all steps are trained."
+        None, description=("Ends the training when evaluations no longer improve. Default: all steps are trained.")
     )
-    seed: int = Field(17, ge=0, le=2_147_483_647, description="Of the order of rows, of dropout and of new parameters.")
+    seed: int = Field(
+        17, ge=0, le=2_147_483_647, description="The seed for the order of rows, for dropout and for new parameters."
+    )
 
 
 class DeepSpeed(Model):
@@ -175,49 +214,63 @@ class DeepSpeed(Model):
         2,
         ge=0,
         le=3,
-        description="What is sharded over the ranks: 0 nothing, 1 optimizer, 2 and gradients, 3 and parameters.",
+        description=(
+            "What is sharded over the ranks. 0: nothing; 1: the optimizer state; 2: also gradients; 3: also parameters."
+        ),
     )
     config: Preserved = Field(
         default_factory=dict,
-        description="Raw keys for DeepSpeed's configuration; keys that the operator plans are refused.",
+        description=("Raw keys of DeepSpeed's configuration. Keys that the operator sets itself are refused."),
     )
 
 
 class Resources(Model):
-    """What each attempt runs on: one pod per node."""
+    """The resources of each attempt, which has one pod for each node."""
 
-    nodes: int = Field(1, ge=1, le=1000, description="Pods of an attempt.")
-    gpus_per_node: int = Field(ge=0, le=64, description="GPUs of each pod, one process each. 0: train on the CPU.")
-    gpu_resource: Text = Field("nvidia.com/gpu", description="Name of the GPU's extended resource.")
-    processes_per_node: int | None = Field(None, ge=1, le=64, description="Without GPUs only. Default: 1.")
-    cpu: Quantity = Field("4", description="CPU request and limit of each pod.")
-    memory: Quantity = Field("16Gi", description="Memory request and limit of each pod.")
-    shared_memory: Quantity = Field("1Gi", description="Size of /dev/shm; counts as memory.")
+    nodes: int = Field(1, ge=1, le=1000, description="The number of pods of an attempt.")
+    gpus_per_node: int = Field(
+        ge=0, le=64, description=("The number of GPUs of each pod; each GPU gets one process. 0 trains on the CPU.")
+    )
+    gpu_resource: Text = Field("nvidia.com/gpu", description="The name of the GPU's extended resource.")
+    processes_per_node: int | None = Field(
+        None, ge=1, le=64, description="The number of processes of each pod without GPUs. Default: 1."
+    )
+    cpu: Quantity = Field("4", description="The CPU request and limit of each pod.")
+    memory: Quantity = Field("16Gi", description="The memory request and limit of each pod.")
+    shared_memory: Quantity = Field("1Gi", description="The size of /dev/shm; it counts as memory.")
     scratch: Quantity | None = Field(
         None,
-        description="Space for each pod on its node's disk: caches, temporary files, and models and data of hf://, "
-        "which are fetched there; logs count too. A pod that takes more is evicted. What is set here is reserved on "
-        "the node. Default: 100Gi, of which nothing is reserved.",
+        description=(
+            "The space for each pod on its node's disk: caches, temporary files, models and data that are fetched"
+            " from hf://, and logs. A pod that takes more is evicted. The amount is reserved on the node. "
+            "Default: a limit of 100Gi, of which nothing is reserved."
+        ),
     )
 
 
 class PodTemplate(Model):
-    """Named fields for the pods; the operator's own values win."""
+    """Fields of the pods that a user may set. Where the operator sets a value itself, that value wins."""
 
-    node_selector: dict[str, str] | None = Field(None, max_length=64, description="Node labels that the pods need.")
+    node_selector: dict[str, str] | None = Field(None, max_length=64, description="Labels that a node must have.")
     tolerations: list[Preserved] | None = Field(None, max_length=64, description="Taints that the pods tolerate.")
-    affinity: Preserved | None = Field(None, description="To nodes and other pods.")
-    env: list[Preserved] | None = Field(None, max_length=256, description="Environment of the trainer.")
-    volumes: list[NamedVolume] | None = Field(None, max_length=64, description="More volumes of the pods.")
-    volume_mounts: list[VolumeMount] | None = Field(
-        None, max_length=64, description="Where the trainer finds those volumes."
+    affinity: Preserved | None = Field(None, description="Affinity of the pods to nodes and to other pods.")
+    env: list[Preserved] | None = Field(
+        None, max_length=256, description="Environment variables of the trainer's container."
     )
-    annotations: dict[str, str] | None = Field(None, max_length=64, description="Of the pods.")
-    labels: dict[str, str] | None = Field(None, max_length=64, description="Of the pods.")
-    security_context: Preserved | None = Field(None, description="Of the pod.")
-    service_account_name: Name | None = Field(None, description="Of the pods; its token is not mounted.")
-    priority_class_name: Name | None = Field(None, description="Of the pods.")
-    init_containers: list[Preserved] | None = Field(None, max_length=16, description="Run before the trainer.")
+    volumes: list[NamedVolume] | None = Field(None, max_length=64, description="Additional volumes of the pods.")
+    volume_mounts: list[VolumeMount] | None = Field(
+        None, max_length=64, description="Where the trainer's container mounts the additional volumes."
+    )
+    annotations: dict[str, str] | None = Field(None, max_length=64, description="Annotations of the pods.")
+    labels: dict[str, str] | None = Field(None, max_length=64, description="Labels of the pods.")
+    security_context: Preserved | None = Field(None, description="The security context of the pods.")
+    service_account_name: Name | None = Field(
+        None, description="The service account of the pods; its token is not mounted."
+    )
+    priority_class_name: Name | None = Field(None, description="The priority class of the pods.")
+    init_containers: list[Preserved] | None = Field(
+        None, max_length=16, description="Containers that run before the trainer's container."
+    )
 
 
 class Storage(Model):
@@ -225,102 +278,138 @@ class Storage(Model):
 
     claim_name: Name | None = Field(
         None,
-        description="Of a PersistentVolumeClaim; ReadWriteMany for several nodes. Default: the operator's "
-        "configuration, where it is finetune unless changed.",
+        description=(
+            "The name of a PersistentVolumeClaim. Several nodes need a ReadWriteMany claim. Default: the claim in"
+            " the operator's configuration, which is finetune unless it was changed."
+        ),
     )
 
 
 class Evaluate(Model):
-    """What is measured on the evaluation rows, before training, during it, and on the saved result."""
+    """What is evaluated on the evaluation rows: before the training, during it, and on the saved result."""
 
     metrics: list[Literal["accuracy", "f1", "perplexity"]] | None = Field(
         None,
         min_length=1,
         max_length=3,
-        description="accuracy, f1 (macro) for classification, perplexity for CausalLM. The first one tells which model "
-        "is the best. Default: all that fit the task.",
+        description=(
+            "accuracy and f1 (macro) for classification, perplexity for CausalLM. The first metric decides which "
+            "model is the best. Default: all metrics of the task."
+        ),
     )
     keep: Literal["Best", "Last"] = Field(
-        "Best", description="Which model is the result: the best one of all evaluations, or that of the last step."
+        "Best", description=("Which model is the result: the best one of all evaluations, or the one of the last step.")
     )
     every_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="Optimizer steps between evaluations. Default: one after each epoch."
+        None,
+        ge=1,
+        le=100_000_000,
+        description=("The number of optimizer steps between evaluations. Default: one evaluation after each epoch."),
     )
 
 
 class Output(Model):
     """What is saved."""
 
-    merge: bool = Field(False, description="LoRA only: save also a copy with the adapter merged in.")
+    merge: bool = Field(False, description="Also save a copy of the model with the adapter merged in; LoRA only.")
 
 
 class Checkpoint(Model):
     """When the state of the training is saved, so that the next attempt resumes from there. An edit ends no attempt."""
 
     every_minutes: float = Field(
-        15, gt=0, le=1440, description="Between two checkpoints; a changed one holds from the next attempt on."
+        15, gt=0, le=1440, description=("Minutes between two checkpoints. A change applies from the next attempt on.")
     )
     keep: int = Field(
         3,
         ge=1,
         le=100,
-        description="Newest checkpoints that are kept, besides the best one; a changed one holds from the next attempt "
-        "on.",
+        description=(
+            "The number of newest checkpoints that are kept, besides the best one. A change applies from the next"
+            " attempt on."
+        ),
     )
     request: Annotated[str, StringConstraints(max_length=MAX_REQUEST_CHARACTERS)] = Field(
-        "", description="Any text; a changed one asks the running attempt for a checkpoint."
+        "", description="Any text. A changed text asks the running attempt for a checkpoint."
     )
 
 
 class FaultTolerance(Model):
-    """How often an attempt that failed is followed by another, and how long is waited for what."""
+    """How often a failed attempt is followed by another, and how long each kind of wait may last."""
 
     max_restarts: int = Field(
-        3, ge=0, le=50, description="Counted failures within windowMinutes that are followed by another attempt."
+        3,
+        ge=0,
+        le=50,
+        description=(
+            "The number of counted failures within windowMinutes after which another attempt is still started."
+        ),
     )
-    window_minutes: int = Field(60, ge=1, le=10_080, description="Older failures do not count any more.")
+    window_minutes: int = Field(60, ge=1, le=10_080, description="Minutes after which a failure no longer counts.")
     queue_minutes: int | None = Field(
-        None, ge=1, le=525_600, description="Until the first pod has a node; then the run fails. Default: for ever."
+        None,
+        ge=1,
+        le=525_600,
+        description=("Minutes until the first pod must be scheduled; then the run fails. Default: no limit."),
     )
     gang_minutes: int = Field(
         5,
         ge=1,
         le=1440,
-        description="With a node for some pods only; then all give way, uncounted, and try again.",
+        description=(
+            "Minutes for which only some pods may be scheduled. Then the attempt releases its nodes and is tried "
+            "again; this is not counted."
+        ),
     )
     startup_minutes: int = Field(
-        20, ge=1, le=1440, description="From a node for every pod to a word from every rank; then it counts as failed."
+        20,
+        ge=1,
+        le=1440,
+        description=(
+            "Minutes from all pods scheduled to all ranks reporting. After that the attempt counts as failed."
+        ),
     )
     active_minutes: int | None = Field(
-        None, ge=1, le=525_600, description="Of a run's attempts in all, nodes held; then it fails. Default: no limit."
+        None,
+        ge=1,
+        le=525_600,
+        description=(
+            "Minutes for which all attempts of a run together may hold their nodes; then the run fails. Default: "
+            "no limit."
+        ),
     )
     hang_minutes: int = Field(
         1,
         ge=1,
         le=1440,
-        description="Without any progress, or ten times the median step if that is longer; then an attempt ends as "
-        "Hung. A changed one holds from the next attempt on.",
+        description=(
+            "Minutes without any progress, or ten times the median step time if that is longer, after which an "
+            "attempt ends as Hung. A change applies from the next attempt on."
+        ),
     )
 
 
 class Retrain(Model):
-    """When a run is asked for, besides by an edit that changes the model."""
+    """What asks for a new run, besides an edit that changes the model."""
 
     request: Annotated[str, StringConstraints(max_length=256)] = Field(
-        "", description="Any text; a changed one asks for a run, and so starts a failed job again."
+        "", description=("Any text. A changed text asks for a new run, and so starts a failed job again.")
     )
     while_running: Literal["Finish", "Replace"] = Field(
         "Finish",
-        description="What an edit means for a run that has trained and goes on, unless it ends none (suspend, ttl, "
-        "budgets, checkpoint). A run that has not trained yet follows an edit at once.",
+        description=(
+            "What an edit does to a run that has already trained: Finish lets the run end first, Replace ends it."
+            " An edit that asks for no other model (suspend, ttl, budgets, checkpoint) ends no run. A run that "
+            "has not trained yet follows an edit at once."
+        ),
     )
 
 
 class FineTuneJobSpec(Model):
-    """What model is wanted."""
+    """The model that is wanted."""
 
     task: Task = Field(
-        description="What the model does: continue text, tell classes of text, tell classes of pictures."
+        description=("What the model does: CausalLM continues text, the others classify text or pictures.")
     )
     model: ModelSource
     dataset: Dataset
@@ -328,7 +417,9 @@ class FineTuneJobSpec(Model):
     training: Training = Field(Training())
     deepspeed: DeepSpeed = Field(DeepSpeed())
     resources: Resources
-    image: Text | None = Field(None, description="Of the trainer. Default: the operator's configuration.")
+    image: Text | None = Field(
+        None, description=("The trainer's image. Default: the image in the operator's configuration.")
+    )
     pod_template: PodTemplate = Field(PodTemplate())
     storage: Storage = Field(Storage())
     evaluate: Evaluate = Field(Evaluate())
@@ -336,11 +427,13 @@ class FineTuneJobSpec(Model):
     checkpoint: Checkpoint = Field(Checkpoint())
     fault_tolerance: FaultTolerance = Field(FaultTolerance())
     retrain: Retrain = Field(Retrain())
-    suspend: bool = Field(False, description="True: the run is stopped, its pods go; false: it goes on.")
+    suspend: bool = Field(False, description="True stops the run and deletes its pods; false lets it go on.")
     ttl_seconds_after_finished: int | None = Field(
         None,
         ge=0,
         le=31_536_000,
-        description="After the end the pods and what belongs to them go; the FineTuneJob and its files stay. "
-        "Default: they stay too.",
+        description=(
+            "Seconds after the end of a run until its pods and their other objects are deleted. The FineTuneJob "
+            "and its files stay. Default: nothing is deleted."
+        ),
     )

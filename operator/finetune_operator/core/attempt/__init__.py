@@ -1,1 +1,4 @@
-"""One launch of a run's pods: why it failed, what follows, how long it may take, when it is a success."""
+"""The rules for one attempt: why it failed, what follows, its deadlines, and when it has succeeded.
+
+Rules that concern several attempts of a run belong in `core/run`.
+"""

@@ -1,8 +1,8 @@
-"""Why an attempt failed: one cause out of what all its pods left behind.
+"""Determines why an attempt failed: one cause, from everything that its pods left behind.
 
-The first to fail says why; rank 0, and whoever waited for the one that failed, show symptoms. The Job controller stops
-the siblings of a failed pod, so a pod that says 75 (stopped on request) is the cause only if the cluster took it away
-first.
+The pod that failed first knows the cause; rank 0 and the ranks that waited for the failed one only show symptoms. The
+Job controller stops the siblings of a failed pod, so a pod with exit code 75 (stopped on request) is the cause only if
+the cluster took it away before another pod failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LATE = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Cause:
-    """What goes into the ledger."""
+    """The cause of a failed attempt, as it is entered in the ledger."""
 
     failure: FailureClass
     message: str
@@ -33,18 +33,18 @@ class Cause:
     pod: str | None = None
     step: int | None = None
     rows: tuple[str, ...] = ()
-    """Ids of rows whose loss or gradient was not finite."""
+    """The ids of rows whose loss or gradient was not finite."""
     slowest_rank: int | None = None
-    """For which the others waited, when it hung."""
+    """The rank that the others waited for when the attempt hung."""
     log: tuple[str, ...] = ()
 
 
 def has_failed(child: JobView, pods: tuple[PodView, ...]) -> bool:
-    """Return whether an attempt is lost.
+    """Return whether an attempt has failed.
 
-    It is lost if its Job says so or is being deleted, or if a pod has failed or is being deleted: the Job itself says
-    the latter only when the pod has ended, up to its whole grace period later. The pods of a suspended Job are deleted
-    by the Job controller, which is not a failure.
+    It has failed if its Job has failed or is being deleted, or if a pod has failed or is being deleted. The Job itself
+    reports a deleted pod only once that pod has ended, up to its whole grace period later. The pods of a suspended Job
+    are deleted by the Job controller, which is not a failure.
     """
     if child.failure or child.deleted:
         return True
@@ -54,18 +54,19 @@ def has_failed(child: JobView, pods: tuple[PodView, ...]) -> bool:
 
 
 def stops_by_itself(pods: Iterable[PodView]) -> bool:
-    """Return whether the Job controller ends an attempt's other pods: one has failed, and stays for its log.
+    """Return whether the Job controller ends the attempt's other pods because one has failed.
 
-    A pod that another container keeps running has not failed for the Job controller.
+    The failed pod stays for its log. A pod that another container keeps running has not failed for the Job controller.
     """
     return any(pod.failed and pod.present and pod.deleted is None and not pod.outlives_trainer for pod in pods)
 
 
 def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, settle: float) -> float:
-    """For the words of pods that are about to end: the one who says why may be last. 0 or less: not any more.
+    """Return the seconds to wait for the messages of pods that are about to end; 0 or less if none is awaited.
 
-    A pod that is gone says no more, but how it went may be told only now: watches do not wait for each other. One that
-    failed without a word was killed with all that was in it: what others could say is what it did to them.
+    The pod that knows the cause may be the last to end. A pod that no longer exists reports nothing more, but the event
+    about its end may arrive late, because watches do not wait for each other. A pod that failed without a message was
+    killed with all its processes, and the other pods could only report the effects.
     """
     if child.deleted:
         return 0
@@ -79,7 +80,7 @@ def seconds_to_wait(child: JobView, pods: tuple[PodView, ...], now: datetime, se
 
 
 def cause_of(child: JobView | None, pods: Iterable[PodView], ranks_per_pod: int = 1) -> Cause:
-    """The cause of a failed attempt, each of whose pods runs so many ranks."""
+    """Return the cause of a failed attempt whose pods run `ranks_per_pod` ranks each."""
     pods = list(pods)
     taken = [p for p in pods if p.disrupted or (p.deleted and not _stopped_by_controller(p, child))]
     if exceeded := next((p for p in pods if p.excess and p not in taken), None):
@@ -90,8 +91,8 @@ def cause_of(child: JobView | None, pods: Iterable[PodView], ranks_per_pod: int 
     if first_taken and (first_failed is None or _taken_at(first_taken) < _whole_second(_failed_at(first_failed))):
         return _taken(first_taken)
     stopped = min((p for p in pods if p.told_code == ExitCode.PREEMPTED or p.deleted), key=_stopped_at, default=None)
-    # Within one second nobody can tell whether a pod was deleted before the Job failed. If all others only noticed that
-    # somebody was gone, it is the one that says it was stopped.
+    # The API's times are whole seconds, so within one second it is unknown whether a pod was deleted before the Job
+    # failed. If all other pods only noticed that a pod was gone, the cause is the pod that reports it was stopped.
     noticed = (
         first_failed and _failed_at(first_failed) == _LATE and any(p.told_code == ExitCode.PREEMPTED for p in pods)
     )
@@ -117,12 +118,18 @@ def _taken_at(pod: PodView) -> datetime:
 
 
 def _stopped_at(pod: PodView) -> tuple[datetime, int]:
-    """The controller answers a deletion with others within the same second."""
+    """Return when a pod was stopped and the version that orders deletions within a second.
+
+    The Job controller answers a deletion with further deletions within the same second.
+    """
     return _taken_at(pod), pod.deletion_version
 
 
 def _whole_second(time: datetime) -> datetime:
-    """The API's times are whole seconds, so within one second the pod's own word counts."""
+    """Return a time in whole seconds.
+
+    The API's times have no fractions, so within one second the time that the pod reported takes precedence.
+    """
     return time.replace(microsecond=0)
 
 
@@ -131,7 +138,10 @@ def _stopped_by_controller(pod: PodView, child: JobView | None) -> bool:
 
 
 def _stopped(pod: PodView, child: JobView | None) -> bool:
-    """Ended because it was told to: by the agent's stop request, or by the signals of the controller's deletion."""
+    """Return whether a pod ended because it was asked to stop.
+
+    Either its agent reports a stop request, or the signals of the controller's deletion ended it.
+    """
     if pod.told_code == ExitCode.PREEMPTED:
         return True
     return pod.message is None and _stopped_by_controller(pod, child) and pod.exit_code in (_SIGKILLED, _SIGTERMED)
@@ -142,12 +152,12 @@ def _taken(pod: PodView) -> Cause:
 
 
 def _as_job_says(verdict: JobVerdict) -> Cause:
-    """The cause that the Job's condition gives, when every pod that could say more is gone."""
+    """Return the cause that the Job's condition gives, when every pod that could report more is gone."""
     if verdict.exit_code is None:
         message = f"pod {verdict.pod} was taken away, as its Job says; the pod is gone"
         return Cause(FailureClass.PREEMPTED, message, pod=verdict.pod)
     message = f"pod {verdict.pod} ended with exit code {verdict.exit_code}, as its Job says; the pod is gone"
-    # A signal may have ended a pod that somebody deleted as well as one that failed, for example for want of memory.
+    # A signal ends a pod that was deleted as well as one that failed, for example because memory ran out.
     killed = verdict.exit_code in (_SIGKILLED, _SIGTERMED)
     failure = FailureClass.UNKNOWN if killed else class_of(verdict.exit_code)
     return Cause(failure, message, verdict.exit_code, pod=verdict.pod)
@@ -159,15 +169,21 @@ def _preempted(pod: PodView, message: str) -> Cause:
 
 
 def _exceeded(pod: PodView) -> Cause:
-    """The cause that a pod's own excess is, whatever it said when it was stopped for it. No node is named: the pod
-    would have been evicted on any other, too."""
+    """Return the cause for a pod that was evicted because it exceeded its own limits.
+
+    It takes precedence over what the pod reported when it was stopped. No node is named, because the pod would have
+    been evicted from any other node too.
+    """
     message = f"pod {pod.name} was evicted because it {pod.excess}"
     step = pod.message.step if pod.message else None
     return Cause(FailureClass.INFRASTRUCTURE, message, pod.exit_code, None, None, pod.name, step)
 
 
 def _failed(pod: PodView, blamed: PodView | None) -> Cause:
-    """The cause that one pod's message gives. `blamed` is the pod of which it speaks; None if that one is not known."""
+    """Return the cause that a failed pod's message gives.
+
+    `blamed` is the pod that the message is about; None if that pod is not known.
+    """
     word = pod.message
     code = pod.told_code
     if pod.reason == "OOMKilled":

@@ -1,8 +1,8 @@
-"""Which pod failed first, when the one that says why only heard of it.
+"""Finds the pod that failed first, when the pod that reports the failure only noticed it.
 
-A node that loses its power takes its pod's last words with it. What is left are those of the survivors, a minute later:
-they waited for a rank, or a connection to it was closed. The ledger names the node of the pod that they speak of, since
-the next attempt may avoid that node.
+A node that loses power takes its pod's termination message with it. The messages of the surviving pods arrive a minute
+later: they waited for a rank, or a connection to it was closed. The ledger names the node of the pod that they refer
+to, because the next attempt may avoid that node.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from finetune_trainer.contract import CLASS_OF_EXIT_CODE
 
 
 def culprit(witness: PodView, pods: Iterable[PodView], ranks_per_pod: int) -> PodView | None:
-    """The pod of which a failed pod's last words speak: itself, unless it only heard of another one. None if it did,
-    and nobody knows of which.
+    """Return the pod that a failed pod's message is about: itself, unless it only noticed another failure.
 
-    In this order: the pod of the rank for which all waited; a pod without a word whose node is lost; the only pod
-    without a word.
+    Return None if it noticed another failure and it is unknown whose. These are tried in order: the pod of the rank
+    that all waited for; a pod without a message whose node is lost; the only pod without a message.
     """
     others = sorted((pod for pod in pods if pod.uid != witness.uid), key=lambda pod: not pod.present)
     word = witness.message
@@ -38,5 +37,5 @@ def culprit(witness: PodView, pods: Iterable[PodView], ranks_per_pod: int) -> Po
 
 
 def only_heard(pod: PodView) -> bool:
-    """Return whether a pod says what went wrong but not when, because it heard of it from another pod."""
+    """Return whether a pod reports an error but not its time, because it noticed another pod's failure."""
     return pod.message is not None and pod.message.error is not None and pod.message.error_time is None

@@ -1,10 +1,12 @@
-"""How long is waited for what, and what it means when the time is over.
+"""The deadlines of an attempt, and what it means when one has passed.
 
-No pod has a node: the run waits (`queueMinutes`, if set, then it fails). Some have one and others do not: after
-`gangMinutes` all give way, so that two gangs cannot block each other; uncounted. All have one: their ranks must report
-within `startupMinutes`. In all, the attempts of a run may hold their nodes for `activeMinutes`, if set.
-Being unschedulable is never a failure. The times are those of the pods' own conditions, so a restart of the operator
-loses none.
+If no pod has a node, the run waits, and fails after `queueMinutes` if that is set. If only some pods have a node, the
+attempt ends after `gangMinutes`, so that two gangs cannot block each other; that end is not counted. If all pods have a
+node, their ranks must report within `startupMinutes`. All attempts of a run together may hold their nodes for
+`activeMinutes`, if that is set.
+
+Apart from `queueMinutes`, being unschedulable is never a failure. The times are those of the pods' own conditions, so a
+restart of the operator loses none.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from finetune_trainer.contract import FailureClass
 
 @dataclass(frozen=True)
 class Late:
-    """A time is over."""
+    """A deadline that has passed."""
 
     failure: FailureClass
     message: str
@@ -30,10 +32,10 @@ class Late:
 
 @dataclass(frozen=True)
 class Wait:
-    """No time is over."""
+    """The time until the next deadline, when none has passed."""
 
     seconds: float | None
-    """Until one may be; None: none is running."""
+    """Seconds until a deadline may pass; None if none is running."""
 
 
 def overdue(
@@ -46,8 +48,12 @@ def overdue(
     created: datetime,
     attested: Collection[str] = (),
 ) -> Late | Wait:
-    """`reported`: all ranks have; `attested`: UIDs of the pods whose ranks just did. `refused`: why the Job controller
-    cannot make pods. `created`: the attempt's Job; what was waited for before is no queue."""
+    """Return the deadline that has passed, or the time until the next one.
+
+    `reported` tells whether all ranks have reported; `attested` has the UIDs of the pods whose ranks have just
+    attested. `refused` is why the Job controller cannot create pods. `created` is when the attempt's Job was created;
+    waiting before that time does not count as queueing.
+    """
     alive = [pod for pod in pods if not pod.failed and pod.present]
     scheduled = [pod for pod in alive if pod.scheduled]
     held_up = _holding_up(alive, run.nodes, refused)
@@ -88,13 +94,13 @@ def _of_a_whole_gang(
 
 
 def active_seconds(run: RunStatus, pods: Iterable[PodView], now: datetime) -> int:
-    """For how long this attempt has held all its nodes."""
+    """Return for how many seconds this attempt has held all its nodes."""
     times = [pod.scheduled_at for pod in pods if pod.scheduled_at]
     return max(0, round((now - max(times)).total_seconds())) if len(times) >= run.nodes else 0
 
 
 def _holding_up(pods: list[PodView], nodes: int, refused: str | None) -> str:
-    """Which pod waits, and for what."""
+    """Describe which pod waits, and for what."""
     stuck = next((pod for pod in pods if not pod.scheduled and pod.waiting), None)
     if stuck:
         return f": pod {stuck.name}: {stuck.waiting}"

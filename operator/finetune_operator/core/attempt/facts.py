@@ -1,4 +1,4 @@
-"""What preparation has found in the data of a run, as rank 0's pod says it."""
+"""The facts that preparation found in the data of a run, as rank 0's pod reports them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from finetune_trainer.contract import MAX_NOTE_CHARACTERS, MAX_NOTES, Facts, Pod
 
 
 def from_answers(answers: Iterable[PodStatus], so_far: FactsStatus | None) -> FactsStatus | None:
-    """The facts in the agents' answers; without any, those that are known."""
+    """Return the facts in the agents' answers, or else the known ones."""
     return _first((answer.facts for answer in answers), so_far)
 
 
 def from_pods(pods: Iterable[PodView], so_far: FactsStatus | None) -> FactsStatus | None:
-    """The facts in the last message of rank 0's pod; without it, those that are known."""
+    """Return the facts in the termination message of rank 0's pod, or else the known ones."""
     return _first((pod.message.facts for pod in pods if pod.index == 0 and pod.message), so_far)
 
 
@@ -30,6 +30,9 @@ def _first(found: Iterable[Facts | None], so_far: FactsStatus | None) -> FactsSt
 
 
 def _is_plausible(facts: Facts) -> bool:
-    """Return whether a status can hold the counts. If it cannot, the API server would refuse it again and again."""
+    """Return whether a status can hold the counts.
+
+    The API server would refuse other counts again and again.
+    """
     counts = facts.model_dump(exclude={"notes"}, exclude_none=True).values()
     return all(0 <= count < LARGEST_FIGURE for count in counts)

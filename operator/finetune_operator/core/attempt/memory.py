@@ -1,7 +1,8 @@
-"""After memory ran out: the same run with a smaller plan, until there is none.
+"""Plans the next attempt after memory ran out: the same run with a smaller plan, as long as there is one.
 
-The global batch stays, so the curve does: first half the rows in a forward pass and twice the passes; then activations
-that are computed again in the backward pass, which takes time; then fewer rows again, down to a single one.
+The global batch stays the same, and therefore the training curve does too. First a forward pass takes half the rows,
+and a step takes twice as many passes. Then activations are computed again in the backward pass, which takes time. Then
+the rows are halved again, down to a single one.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ NOTHING_SMALLER = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Of the next attempt."""
+    """The memory plan of the next attempt."""
 
     micro_batch_size: int
     activation_checkpointing: bool
     sentence: str
-    """What is different, for the ledger."""
+    """What the plan changes, as a sentence for the ledger."""
 
 
 def smaller(run: RunStatus, rows: int) -> Plan | None:
-    """The plan after that of the run's attempt, which took so many rows in a forward pass; None if it was the last."""
+    """Return the next smaller plan than that of the run's attempt; None if there is none.
+
+    `rows` is how many rows that attempt took in a forward pass.
+    """
     halved = run.micro_batch_size is not None
     if rows > 1 and (run.activation_checkpointing or not halved):
         half = rows // 2

@@ -1,10 +1,12 @@
-"""After an attempt that failed: another one, when, and what is different; or none, and why.
+"""Decides after a failed attempt whether another one follows, when, and what is different in it.
 
-The classes: what cannot help to try again (wrong data, divergence, another world, checkpoints that nobody trusts) is
-never tried again. What is nobody's fault (preemption, suspension, an edit before training began, a gang that gave way)
-is tried again and not counted.
-All else is counted in a window: the first failure in it starts the next attempt at once, from the second on with a
-delay that doubles, with jitter, so that jobs that fail together do not come back together.
+A failure that another attempt cannot avoid (invalid data, divergence, another world, untrusted checkpoints) is never
+tried again. An end that is nobody's fault (preemption, suspension, an edit before training began, a gang timeout) is
+tried again and not counted. After memory ran out, a smaller plan is tried, which is not counted either.
+
+All other failures are counted in a window of time. The first failure in the window starts the next attempt at once;
+from the second on, there is a delay that doubles. The delay has jitter, so that jobs that fail together do not restart
+together.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ NEVER = frozenset(
     }
 )
 ON_REQUEST = frozenset({FailureClass.SUSPENDED, FailureClass.EDITED})
-"""The user, or a queue, wanted the attempt to end."""
+"""The classes of attempts that a user or a queue wanted to end."""
 UNCOUNTED = ON_REQUEST | {FailureClass.PREEMPTED, FailureClass.GANG_TIMEOUT, FailureClass.SUPERSEDED}
 MAX_UNCOUNTED_IN_ROW = 20
-"""Without a new checkpoint: nothing that they did was kept."""
+"""The largest number of uncounted attempts in a row that leave no new checkpoint."""
 FIRST_DELAY = 10.0
 LAST_DELAY = 300.0
 FAILURES_OF_A_BAD_NODE = 2
@@ -41,27 +43,27 @@ MAX_AVOIDED = 10
 
 @dataclass(frozen=True)
 class Restart:
-    """Another attempt follows."""
+    """The decision that another attempt follows."""
 
     delay: float
-    """Seconds."""
+    """Seconds until the next attempt may start."""
     counted: bool = False
     failure_times: tuple[str, ...] = ()
-    """Of the counted failures that are still in the window."""
+    """The times of the counted failures that are still in the window."""
     uncounted_in_row: int = 0
     micro_batch_size: int | None = None
     activation_checkpointing: bool = False
     change: str = ""
-    """What is different, to be added to the cause."""
+    """What is different in the next attempt; it is added to the cause."""
     gave_way_in_row: int = 0
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The run has failed."""
+    """The decision that the run has failed."""
 
     why: str
-    """To be added to the cause; empty if that says all."""
+    """The reason, which is added to the cause; empty if the cause says everything."""
     counted: bool = False
 
 
@@ -74,8 +76,11 @@ def after_failure(
     jitter: float,
     progressed: bool = False,
 ) -> Restart | GiveUp:
-    """What follows on a failure of that class. `micro_batch_size` is the attempt's; `jitter` is from 0 to 1;
-    `progressed` tells whether the attempt left a newer checkpoint than it began with."""
+    """Return what follows after a failure of that class.
+
+    `micro_batch_size` is the attempt's; `jitter` is between 0 and 1; `progressed` tells whether the attempt left a
+    newer checkpoint than it began with.
+    """
     if failure in NEVER:
         return GiveUp("")
     times = _within(run.failure_times, tolerance.window_minutes, now)
@@ -96,7 +101,7 @@ def after_failure(
 
 
 def bad_nodes(ledger: Iterable[LedgerEntry], run: int, tolerance: FaultTolerance, now: datetime) -> tuple[str, ...]:
-    """Nodes on which a counted failure began twice in the window; the newest of them."""
+    """Return the nodes with at least two counted failures in the window, at most the newest ten."""
     since = now - timedelta(minutes=tolerance.window_minutes)
     failures = [
         entry.node
@@ -112,7 +117,7 @@ def _within(times: Iterable[str], minutes: int, now: datetime) -> tuple[str, ...
 
 
 def _gave_way(run: RunStatus, times: tuple[str, ...], jitter: float) -> Restart:
-    """For want of nodes, which is never a failure, however often."""
+    """Return the restart after a gang timeout, which is never a failure, however often it happens."""
     in_row = run.gave_way_in_row + 1
     return Restart(
         _delay(in_row - 1, jitter),

@@ -1,7 +1,8 @@
-"""Pods that were asked to stop and have not ended: they agree on a step and save it, so they are given their grace.
+"""Waits for pods that were asked to stop and have not ended yet.
 
-A next attempt that begins meanwhile would take the storage from them, and train again what they were about to save.
-Nobody waits where nothing is saved: when a pod failed by itself or its node is gone, its siblings leave at once.
+Such pods agree on a step and save it, so they are given their grace period. If the next attempt began meanwhile, it
+would take the storage from them and repeat what they were about to save. When a pod failed by itself or its node is
+lost, nothing is saved and the other pods exit at once, so there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from finetune_operator.core.observed.views import PodView
 from finetune_trainer.contract import ExitCode
 
 AFTER_GRACE = 5.0
-"""Seconds from SIGKILL until the API server knows."""
+"""Seconds after SIGKILL until the API server reports the end."""
 
 
 def seconds_until_stopped(pods: Iterable[PodView], settle: float, now: datetime) -> float:
-    """How long to wait at most, 0 or less if not at all. When the first has ended the others are about to: they have
-    agreed on the step after which all end."""
+    """Return the longest time to wait in seconds; 0 or less if there is nothing to wait for.
+
+    Once the first pod has ended, the others are about to end, because all agreed on the step after which they end.
+    """
     pods = list(pods)
     if any(_failed_by_itself(pod) or pod.on_lost_node for pod in pods):
         return 0
@@ -31,7 +34,7 @@ def seconds_until_stopped(pods: Iterable[PodView], settle: float, now: datetime)
 
 
 def _failed_by_itself(pod: PodView) -> bool:
-    """Without success, and not on request."""
+    """Return whether the pod failed without having been asked to stop."""
     return pod.failed and pod.told_code != ExitCode.PREEMPTED and pod.deleted is None
 
 

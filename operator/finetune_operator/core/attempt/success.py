@@ -1,4 +1,7 @@
-"""When an attempt is a success: every index complete, every rank attested what was asked for, and a result."""
+"""Judges whether an attempt is a success.
+
+It is one if every index is complete, every rank attested what was asked for, and rank 0 left a result.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from finetune_trainer.contract import FailureClass, Result
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of an attempt whose pods have all ended well.
+    """The verdict on an attempt whose pods have all ended well.
 
-    It has a result, or a fault that says why there is none, or `is_in_workspace`: rank 0's pod is gone, and its last
-    message, which names the result, must be read from the workspace by a Look Job.
+    It has a result, or a fault that says why there is none, or `is_in_workspace`: rank 0's pod no longer exists, and
+    its last message, which names the result, must be read from the workspace by a look Job (`manifests/look_job.py`).
     """
 
     result: Result | None = None
@@ -24,11 +27,9 @@ class Verdict:
 
 
 def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...], look: LookJobView | None = None) -> Verdict | None:
-    """Judge an attempt; None as long as an index is not complete.
+    """Judge an attempt; return None while an index has not completed.
 
-    An index is complete when the Job says so. The Job does not say so as long as another container of its pod runs, or
-    if the pod fails without its trainer; then the end of the trainer's container counts. `look` is the Job that reads
-    rank 0's last message from the workspace, if there is one.
+    `look` is the Job that reads rank 0's last message from the workspace, if it exists.
     """
     if not is_complete(run, child, pods):
         return None
@@ -56,12 +57,14 @@ def judge(run: RunStatus, child: JobView, pods: tuple[PodView, ...], look: LookJ
 def is_complete(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> bool:
     """Return whether every index of an attempt has ended well.
 
-    A pod that is Failed though its trainer ended with 0 was evicted in that moment, or another container failed.
+    The Job reports the complete indexes. It omits an index while another container of its pod runs, or if the pod fails
+    although its trainer exited with 0, because it was evicted at that moment or another container failed. In these
+    cases the exit code of the trainer's container counts.
     """
     by_trainer = {pod.index for pod in pods if pod.exit_code == 0 and (pod.others or pod.phase == "Failed")}
     return child.succeeded | by_trainer >= frozenset(range(run.nodes))
 
 
 def lacks_result(run: RunStatus, child: JobView, pods: tuple[PodView, ...]) -> bool:
-    """Return whether all pods of an attempt ended well, and rank 0's is gone without its message having been seen."""
+    """Return whether all pods of an attempt ended well, but rank 0's pod is gone and its message was not seen."""
     return is_complete(run, child, pods) and not any(pod.index == 0 and pod.exit_code == 0 for pod in pods)

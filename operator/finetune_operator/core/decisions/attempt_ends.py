@@ -1,4 +1,4 @@
-"""An attempt ends: another one follows, or its run ends with it."""
+"""Ends an attempt: either another attempt follows, or the run ends with it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from finetune_trainer.contract import Result
 
 
 def failing(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """Wait a moment for the other pods' words: the one who says why may be last, and pods that stop in order save what
-    they have done. A pod that is gone says no more."""
+    """Wait for the other pods' messages and checkpoints, then end the failed attempt.
+
+    The pod that knows the cause may be the last to end, and pods that stop in order first save what they have trained.
+    A pod that no longer exists reports nothing more.
+    """
     assert observed.child is not None
     settle, now = settings.settle, observed.now
     words = seconds_to_wait(observed.child, observed.pods, now, settle)
@@ -37,8 +40,10 @@ def failing(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
 def end_as_failure(
     observed: Observed, run: RunStatus, cause: Cause, settings: Settings, edited: FineTuneJob | None = None
 ) -> Decision:
-    """The attempt ends; another one follows, or the run ends with it. `edited`: the job with another spec, as which the
-    next attempt is launched."""
+    """End the attempt as failed; another attempt follows, or the run ends.
+
+    `edited` is the job with the edited spec, if the next attempt is launched from that spec.
+    """
     spec, now = observed.job.spec, observed.now
     before = _with_last_words(observed)
     newest = before.checkpoint
@@ -77,9 +82,12 @@ def end_as_failure(
 
 
 def _may_follow_at_once(observed: Observed, following: RunStatus, settings: Settings) -> bool:
-    """Return whether an attempt waits for nothing: no delay, nobody who wants the job suspended, its claims are known
-    to be there and no pod may hold that of its storage (several nodes have one that they share), its spec is known, and
-    no edit takes its place."""
+    """Return whether the next attempt can be created by the same reconcile.
+
+    It can if it has no delay, the job is not to be suspended, its spec is known, no edit takes its place, its claims
+    are known to exist, and no pod can still hold the claim of its storage. Several nodes share their claim, so no pod
+    has to release it first.
+    """
     spec, claims = observed.job.spec, observed.claims
     known = claims is not None or settings.local
     if not known or obstacle(spec, following.claim_name, following.nodes, claims):
@@ -90,11 +98,12 @@ def _may_follow_at_once(observed: Observed, following: RunStatus, settings: Sett
 
 
 def read_result(observed: Observed, run: RunStatus) -> Decision:
-    """All pods ended well, but rank 0's is gone: a small Job reads its last message from the workspace.
+    """Have a small Job read rank 0's last message from the workspace.
 
-    That message names the result. Training again for what is there already would take the nodes once more.
+    All pods ended well, but rank 0's pod no longer exists. Its message names the result; without it, the same model
+    would be trained once more.
     """
-    if observed.look_job is None:  # the status follows when it was made, which somebody may refuse
+    if observed.look_job is None:  # the status changes once the Job exists, whose creation may be refused
         return Decision(create_look_job=True, look_again=0)
     words = {"attempt": run.attempt, "run": run.number}
     now = status.in_phase(observed, observed.job.status, Phase.EXPORTING, constants.READING_RESULT, **words)
@@ -102,7 +111,7 @@ def read_result(observed: Observed, run: RunStatus) -> Decision:
 
 
 def end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decision:
-    """The attempt has left a result, and its run ends with it."""
+    """End the attempt with a result, and its run with it."""
     entry = ledger.success(run, result.last_step or result.step, observed.now)
     after = status.with_result(ledger.entered(_with_last_words(observed), entry), result)
     after = status.between_attempts(observed, after.model_copy(update={"run": ended_run(observed, run, release=False)}))
@@ -110,22 +119,25 @@ def end_as_success(observed: Observed, run: RunStatus, result: Result) -> Decisi
 
 
 def _with_last_words(observed: Observed) -> FineTuneJobStatus:
-    """The status with the checkpoint and the facts that the ended pods have told of."""
+    """Return the status with the checkpoint and the facts that the ended pods reported."""
     before = observed.job.status
     newest = checkpoint.last(observed.pods, before.checkpoint)
     return before.model_copy(update={"checkpoint": newest, "facts": facts.from_pods(observed.pods, before.facts)})
 
 
 def ended_run(observed: Observed, run: RunStatus, release: bool) -> RunStatus:
-    """The run with its end. `release`: pods that are still alive, or that a quota or a queue has kept back, must go;
-    those that have ended stay for their logs. A pod that another container keeps running after its trainer's end must
-    go in any case."""
+    """Return the run with its completion time.
+
+    The run's `release` flag means that its Job must be deleted. If the argument `release` is set, the flag is set when
+    pods are still alive, or when a quota or a queue has kept them back; pods that have ended stay for their logs. The
+    flag is set in any case when another container keeps a pod running after its trainer has ended.
+    """
     child = observed.child
     job_uid = child.uid if child else run.job_uid
     alive = any(pod.present and pod.exit_code is None and pod.phase != "Failed" for pod in observed.pods)
     awaited = child is not None and not child.succeeded and not has_failed(child, observed.pods)
     must_go = (release and (alive or awaited)) or any(pod.outlives_trainer for pod in observed.pods)
-    # If it is not `edited`, what was changed in the spec meanwhile held at once.
+    # Unless it is `edited`, all changes of the spec since the run began took effect at once.
     generation = run.generation if observed.edited else observed.job.metadata.generation
     update = {"job_uid": job_uid, "release": must_go, "generation": generation}
     return run.model_copy(update={"completion_time": to_text(observed.now), **update})

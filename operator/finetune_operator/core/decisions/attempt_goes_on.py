@@ -1,4 +1,4 @@
-"""An attempt has its Job, and nothing ends it: what the status says of it."""
+"""Reports on an attempt that has a Job and that nothing ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REASONS = {
 
 
 def report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """How far the attempt is; or its end, if something has taken too long."""
+    """Report the progress of the attempt, or end it if a deadline has passed."""
     assert observed.child is not None
     before = observed.job.status
     reported = conditions.is_true(before.conditions, ConditionType.WORLD_READY)
@@ -44,7 +44,7 @@ def report(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
         if not progress.world_complete(run, answers):
             interval = progress.seconds_to_next_look(run, observed.all_run, observed.now, settings)
             soon = min(interval, late.seconds or interval)
-            # What is left of the attempt before may be what the quota is used up by.
+            # The Job of the previous attempt may be using up the quota.
             delete = attempt_name(observed, run, before=1) if observed.refused and run.attempt > 1 else None
             return Decision(_waiting(observed, now, run), delete_job=delete, look_again=soon, is_report=True)
         now = status.world_ready(observed, now, run)
@@ -68,7 +68,7 @@ def _image_id(pods: tuple[PodView, ...]) -> str | None:
 
 
 def _waiting(observed: Observed, now: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    """Why not every rank has reported yet: what keeps a pod from running, or how many do."""
+    """Report why not every rank has reported yet: what keeps a pod from running, or how many pods run."""
     running = sum(pod.running for pod in observed.pods)
     scheduled = any(pod.scheduled for pod in observed.pods)
     phase = Phase.STARTING if scheduled else Phase.PENDING
@@ -86,7 +86,7 @@ def _waiting(observed: Observed, now: FineTuneJobStatus, run: RunStatus) -> Fine
 
 
 def _stuck(observed: Observed) -> tuple[Reason, str] | None:
-    """What keeps the attempt from starting, if it is known: a pod that waits, or that none can be made."""
+    """Return the reason and the detail of what keeps the attempt from starting, if it is known."""
     for pod in observed.pods:
         if pod.waiting and pod.present:
             return _REASONS.get(pod.waiting_reason or "", constants.UNSCHEDULABLE), f"pod {pod.name}: {pod.waiting}"

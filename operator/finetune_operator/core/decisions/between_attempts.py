@@ -1,4 +1,4 @@
-"""A run goes on, and its attempt has no Job yet: it is suspended, it waits for something, or it starts."""
+"""Decides when an attempt that has no Job yet starts: it is suspended, waits for something, or starts now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune_operator.core.times import from_text
 
 
 def suspended(observed: Observed, run: RunStatus) -> Decision:
-    """The job is suspended: the next attempt starts when it is no longer."""
+    """Report that the job is suspended; the next attempt starts when spec.suspend is false."""
     before = observed.job.status
     if observed.remaining:
         return suspending(observed, run)
@@ -30,8 +30,8 @@ def suspended(observed: Observed, run: RunStatus) -> Decision:
 
 
 def create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """The run's attempt starts, as soon as it need not wait for its time, its claim or a checkpoint."""
-    if run_config(observed.job, run, settings).digest != run.config_digest:  # the operator, and its defaults, changed
+    """Start the attempt once its delay is over, its claims can be mounted, and earlier pods have saved."""
+    if run_config(observed.job, run, settings).digest != run.config_digest:  # the operator's defaults changed
         if run.attempt == 1:
             return start_run(observed, settings, number=run.number + 1)
         again = run.model_copy(update={"attempt": run.attempt + 1, "nonce": observed.nonce})
@@ -50,8 +50,11 @@ def create(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
 
 
 def _seconds_until_saved(observed: Observed, settings: Settings) -> float:
-    """An attempt that was suspended or edited is over when its pods are told to stop: they save what the next one
-    begins with. They are told a moment after its Job was deleted."""
+    """Return the seconds to wait until the pods of an attempt that was suspended or edited have saved.
+
+    Such an attempt ends when its pods are asked to stop, and the next one begins with what they save. The request
+    reaches the pods a moment after their Job was deleted, so the operator waits a few seconds for it.
+    """
     entry = ledger.last_failure(observed.job.status)
     if entry is None or entry.class_ not in ON_REQUEST:
         return 0

@@ -1,4 +1,4 @@
-"""No run goes on: children go when their time is over, and a run that is asked for starts."""
+"""Decides what happens while no run goes on: old children are deleted, and a needed run starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_operator.core.status import written as status
 
 
 def at_rest(observed: Observed, run: RunStatus | None, settings: Settings) -> Decision:
-    """The next step of a job of which no run goes on."""
+    """Return the next step of a job that has no unfinished run."""
     job = observed.job
     child = observed.child if observed.child and observed.child.owner_uid == job.metadata.uid else None
     if run and run.release and child and not child.deleted:
@@ -38,7 +38,10 @@ def at_rest(observed: Observed, run: RunStatus | None, settings: Settings) -> De
 
 
 def _settled(observed: Observed, run: RunStatus) -> FineTuneJobStatus | None:
-    """Nothing to train: the newest run's end, which may have been overlaid by a fault, speaks for this generation."""
+    """Return the status of a job that needs no training: the end of its newest run, at the job's newest generation.
+
+    The report of a fault may have replaced that end in the status.
+    """
     run = run.model_copy(update={"generation": observed.job.metadata.generation})
     now = observed.job.status.model_copy(update={"run": run})
     if now.result:
@@ -48,28 +51,31 @@ def _settled(observed: Observed, run: RunStatus) -> FineTuneJobStatus | None:
 
 
 def _unfit(observed: Observed, settings: Settings) -> Decision | None:
-    """Told at once, also while the job is suspended: it is edited then."""
+    """Stall the job if its spec cannot be used.
+
+    A suspended job is checked too, because a user who edits it needs to see the fault at once.
+    """
     sentences = refusals(observed.job.spec, settings)
     return stall_job(observed, constants.INVALID_SPEC, detail="; ".join(sentences)) if sentences else None
 
 
 def start_run(observed: Observed, settings: Settings, number: int) -> Decision:
-    """A run with that number begins, unless the spec or its claim cannot be used."""
+    """Start a run with that number, unless the spec or a claim cannot be used."""
     job = observed.job
     if unfit := _unfit(observed, settings):
         return unfit
     nodes = job.spec.resources.nodes
     found = volume.obstacle(job.spec, storage_claim(job.spec, settings.claim), nodes, observed.claims)
-    # A claim that is being deleted goes when no pod uses it, and the ended pods of the run before do.
+    # A claim that is being deleted only goes once no pod uses it, and the ended pods of the previous run still do.
     if found and not (observed.leftover and found.reason == constants.CLAIM_BEING_DELETED):
         return blocked(observed, found, nodes)
     if observed.leftover:
-        # Their names cannot be told any more when there is another run.
+        # Once there is another run, the names of these children no longer follow from the status.
         return Decision(delete_children=True, look_again=0)
     run = next_run(job, number, settings, observed.nonce, observed.now)
     nothing = dict.fromkeys(("progress", "checkpoint", "facts", "evaluation", "result"))
     now = job.status.model_copy(update={"run": run, **nothing})
     now = status.between_attempts(observed, status.in_phase(observed, now, Phase.PENDING, constants.PENDING, detail=""))
-    if number > 1:  # pods of the run before may hold the claim
+    if number > 1:  # pods of the previous run may hold the claim
         return Decision(now, look_again=0)
     return Decision(now, create_children=True, look_again=settings.waiting_interval)

@@ -1,8 +1,8 @@
-"""The attempt goes on, and somebody has deleted its ConfigMap, its Service or the NetworkPolicy of its pods.
+"""Handles a deleted ConfigMap, Service or NetworkPolicy of an attempt that goes on.
 
-Without the ConfigMap, pods that have not started yet wait for ever; without the Service, they do not find rank 0; and
-without the NetworkPolicy, everybody can reach them. What can be made again is made again. Where the same content cannot
-be had any more, the attempt ends and another one follows with children of its own, unless no pod needs the content.
+Without the ConfigMap, pods that have not started yet wait forever; without the Service, they do not find rank 0; and
+without the NetworkPolicy, anybody can reach them. A child is created again if its content is still the same. Otherwise
+the attempt ends and another one follows with children of its own, unless no pod needs the content.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from finetune_trainer.contract import FailureClass
 
 
 def make_again(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """Make the missing children again; or end the attempt, which is not counted, if one of them cannot be made again
-    and is still needed."""
+    """Create the missing children again, or end the attempt if a needed one cannot be created again.
+
+    An attempt that ends for this reason is not counted.
+    """
     lost = [child for child in observed.missing if not child.can_be_made]
     for child in lost:
         if _is_needed(child, observed, run):
@@ -38,7 +40,10 @@ def make_again(observed: Observed, run: RunStatus, settings: Settings) -> Decisi
 
 
 def _is_needed(child: MissingChild, observed: Observed, run: RunStatus) -> bool:
-    """Return whether a pod still needs the child. A ConfigMap is mounted before a container starts, and what is mounted
-    stays when the object goes; a NetworkPolicy is needed at all times."""
+    """Return whether a pod still needs the child.
+
+    A ConfigMap is needed until all pods have started: it is mounted before a container starts, and what is mounted
+    stays when the object is deleted. The other kinds are needed at all times.
+    """
     started = sum(pod.running or pod.exit_code is not None for pod in observed.pods)
     return child.kind != "ConfigMap" or started < run.nodes

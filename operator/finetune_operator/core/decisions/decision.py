@@ -1,4 +1,4 @@
-"""What one reconcile decides to do, and the decisions that any rule may come to."""
+"""Defines what one reconcile decides to do, and the decisions that several rules share."""
 
 from __future__ import annotations
 
@@ -16,58 +16,60 @@ from finetune_operator.core.status import written as status
 from finetune_operator.core.status.transitions import Note
 
 LOOK_AT_CLAIM = 5.0
-"""Seconds between two looks at a claim that is waited for."""
+"""Seconds between two reconciles while a claim is waited for."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reconcile does, in this order: write the status if it differs, delete, and make children."""
+    """The actions of one reconcile, in this order: write the status if it differs, delete, create children."""
 
     status: FineTuneJobStatus | None = None
     create_children: bool = False
     create_look_job: bool = False
-    """Make the Job that reads an attempt's result from the workspace."""
+    """Whether to create the Job that reads an attempt's result from the workspace."""
     make_again: tuple[MissingChild, ...] = ()
-    """Children that the attempt has lost; what else is to be done is decided afterwards."""
+    """The lost children to create again; the rest is decided afterwards."""
     notes: tuple[Note, ...] = ()
-    """Events about those that are not made again, though the attempt goes on."""
+    """The events about lost children that are not created again although the attempt goes on."""
     delete_job: str | None = None
-    """Name of an attempt's Job, whose pods are to go."""
+    """The name of the attempt's Job to delete, with its pods."""
     free_claim: bool = False
-    """Delete the Jobs of the attempts before, whose ended pods would hold a claim that is being deleted."""
+    """Whether to delete the Jobs of earlier attempts, whose ended pods would hold a claim that is being deleted."""
     delete_children: bool = False
-    """All children of the newest run."""
+    """Whether to delete all children of the newest run."""
     delete_policies: bool = False
-    """And with them the job's NetworkPolicies, which no pod needs any more."""
+    """Whether to delete the job's NetworkPolicies with them, because no pod needs them any more."""
     look_again: float | None = None
-    """Seconds; None: when something changes."""
+    """Seconds until the next reconcile; None if only a change causes one."""
     is_report: bool = False
-    """Nothing is decided but what the status says of an attempt that goes on."""
+    """Whether the decision only reports on an attempt that goes on."""
 
 
 def stall(before: FineTuneJobStatus, generation: int, now: datetime, reason: Reason, **words: object) -> Decision:
-    """Nothing goes on until somebody acts: say why. It is tried again in a minute."""
+    """Report that the job cannot go on until somebody acts; it is tried again in a minute."""
     return Decision(status.stalled(before, generation, now, reason, **words), look_again=60)
 
 
 def stall_job(observed: Observed, reason: Reason, **words: object) -> Decision:
-    """The same for the job that was observed, at its newest generation."""
+    """Stall the observed job at its newest generation."""
     return stall(observed.job.status, observed.job.metadata.generation, observed.now, reason, **words)
 
 
 def attempt_name(observed: Observed, run: RunStatus, before: int = 0) -> str:
-    """The name of the children of a run's attempt, or of the attempt that many numbers before it."""
+    """Return the name of the children of a run's attempt, or of the attempt that is `before` numbers earlier."""
     return child_name(observed.job.metadata.name, observed.job.metadata.uid, run.number, run.attempt - before)
 
 
 def suspending(observed: Observed, run: RunStatus) -> Decision:
-    """The job is to be suspended, and pods of it are still there."""
+    """Report that the job is being suspended while pods of it still exist."""
     return Decision(status.as_suspending(observed, observed.job.status, run, len(observed.remaining)), look_again=1)
 
 
 def blocked(observed: Observed, found: Obstacle, nodes: int) -> Decision:
-    """The next attempt cannot mount a claim. One that may come by itself is waited for, as an attempt waits; what must
-    be changed stalls the job."""
+    """Report that the next attempt cannot mount a claim.
+
+    The attempt waits for a claim that may become usable by itself; if an edit is needed, the job stalls.
+    """
     job, run = observed.job, observed.job.status.run
     begins = run is None or run.completion_time is not None or run.attempt == 1
     words = {
@@ -77,7 +79,7 @@ def blocked(observed: Observed, found: Obstacle, nodes: int) -> Decision:
         "modes": found.modes,
         "wanted": found.wanted,
         "nodes": nodes,
-        # The claim of a run that has trained is the run's to its end.
+        # After its first attempt, a run keeps its claim to its end.
         "or_another": " or name another one" if begins else "",
     }
     if not found.may_pass:

@@ -1,4 +1,4 @@
-"""The spec was edited, and its run has not trained yet: what is trained or launched follows the edit at once."""
+"""Makes a run that has not trained yet follow an edit of the spec at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from finetune_trainer.contract import FailureClass
 
 
 def follow_edit(observed: Observed, run: RunStatus, settings: Settings) -> Decision:
-    """Another run if the edit asks for another model; another attempt if it only changes how the run is launched."""
+    """Start another run if the edit asks for another model, or another attempt if it changes the launch.
+
+    An edit that changes nothing in the pods only changes the status.
+    """
     job = edit.edited_job(observed)
     if recipe_digest(job.spec, run.contract) != run.recipe:
         return _end_run(observed, run)
@@ -31,13 +34,16 @@ def follow_edit(observed: Observed, run: RunStatus, settings: Settings) -> Decis
 
 
 def _end_run(observed: Observed, run: RunStatus) -> Decision:
-    """The end is written before the run's pods and other children go, as any end is. Whatever the spec becomes until
-    then, another run is needed."""
+    """End the run so that another one follows.
+
+    The end is written before the run's pods and other children are deleted, like any other end. Another run is needed
+    afterwards, even if the spec is edited again in the meantime.
+    """
     entry = ledger.failure(run, Cause(FailureClass.REPLACED, edit.BEFORE_TRAINING), False, "", None, observed.now)
     ended = ended_run(observed, run, release=True).model_copy(update={"wanted": ""})
     after = ledger.entered(observed.job.status, entry).model_copy(update={"run": ended})
     after = status.between_attempts(observed, after)
-    if observed.child or not observed.job.spec.suspend:  # a job that is suspended already stays so
+    if observed.child or not observed.job.spec.suspend:  # a job that is already suspended stays in that phase
         detail = f"; {edit.BEFORE_TRAINING}, and run {run.number + 1} follows"
         after = status.in_phase(observed, after, Phase.PENDING, constants.PENDING, detail=detail)
     return Decision(after, look_again=0)

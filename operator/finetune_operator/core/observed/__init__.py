@@ -1,1 +1,4 @@
-"""What a reconcile has seen: the job, its children, and what pods say of themselves, made harmless."""
+"""What a reconcile has observed: the job, its children, and what pods report, validated.
+
+Requests to the API server and to agents belong in `runtime/observer.py`.
+"""

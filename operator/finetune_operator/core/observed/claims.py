@@ -1,4 +1,4 @@
-"""A PersistentVolumeClaim, as far as decisions need it."""
+"""The view of a PersistentVolumeClaim, reduced to what decisions need."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ class ClaimView:
     """A claim that exists."""
 
     modes: tuple[str, ...]
-    """Access modes."""
+    """The access modes of the claim."""
     lost: bool = False
-    """Its volume is gone, so that no pod can mount it any more."""
+    """Whether the claim's volume is lost, so that no pod can mount it any more."""
     deleted: bool = False
-    """It goes as soon as no pod uses it, and no new pod is let in."""
+    """Whether the claim is being deleted: it goes once no pod uses it, and no new pod may use it."""
 
     @classmethod
     def of(cls, claim: Mapping[str, Any]) -> ClaimView:
-        """Return the view of the API's object. A claim that is not bound yet is as good as one that is: most storage
-        classes bind it when its first pod has a node, and the scheduler says why another one is not bound."""
+        """Return the view of the API's object.
+
+        A claim that is not bound yet counts like a bound one: most storage classes bind it when its first pod has a
+        node, and the scheduler reports why another claim is not bound.
+        """
         modes = fields(claim.get("spec")).get("accessModes")
         return cls(
             modes=tuple(mode for mode in modes if isinstance(mode, str)) if isinstance(modes, list) else (),
@@ -33,4 +36,4 @@ class ClaimView:
 
 
 Claims = Mapping[str, ClaimView | None]
-"""By name the claims that an attempt mounts; None for one that does not exist."""
+"""The claims that an attempt mounts, by name; None for a claim that does not exist."""

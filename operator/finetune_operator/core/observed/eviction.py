@@ -1,7 +1,7 @@
-"""Why a kubelet has evicted a pod, if it was for what the pod itself took: with the same limits it happens again.
+"""Explains the eviction of a pod that exceeded its own limits, which would happen again with the same limits.
 
-A pod that goes because its node ran short of something has the condition DisruptionTarget instead. The messages are
-those of pkg/kubelet/eviction/helpers.go in kubernetes/kubernetes, the same in Kubernetes 1.28 to 1.36.
+A pod that is evicted because its node runs short of something has the condition DisruptionTarget instead. The messages
+are those of pkg/kubelet/eviction/helpers.go in kubernetes/kubernetes, the same in Kubernetes 1.28 to 1.36.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ _DISK = re.compile(
 
 
 def own_excess(status: Fields) -> str | None:
-    """What a pod took too much of, with the field that allows more, as the end of a sentence about the pod. `status` is
-    that of the API's object. None if the pod was not evicted, or not for that."""
+    """Return what a pod used too much of and the field that allows more, as the end of a sentence about the pod.
+
+    `status` is that of the API's object. Return None if the pod was not evicted, or for another reason.
+    """
     message = text(status.get("message"))
     if text(status.get("reason")) != "Evicted" or message is None:
         return None

@@ -1,6 +1,6 @@
-"""Reading pods and Jobs, which others write: what has not the type that the API gives it counts as absent.
+"""Reads the fields of objects that others write, such as pods and Jobs; a value of the wrong type counts as absent.
 
-An error here would end the informer for all jobs, and whoever may make pods may label one as ours.
+An error here would end the informer for all jobs, and anyone who may create pods may label one as ours.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ Fields = Mapping[str, Any]
 
 
 def fields(value: Any) -> Fields:
-    """Of an object; none of anything else."""
+    """Return the fields of an object; an empty mapping for any other value."""
     return value if isinstance(value, Mapping) else {}
 
 
 def entries(value: Any) -> list[Fields]:
-    """The objects in a list."""
+    """Return the objects in a list; an empty list for any other value."""
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
 
 
 def text(value: Any) -> str | None:
-    """A text that says something."""
+    """Return a text that is not empty; None for any other value."""
     return value if isinstance(value, str) and value else None
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of at most 64 bits."""
+    """Return a whole number of at most 64 bits; None for any other value."""
     return value if type(value) is int and abs(value) < 2**63 else None
 
 
 def moment(value: Any) -> datetime | None:
-    """A time that can be reckoned with."""
+    """Return a valid time; None for any other value."""
     with suppress(ValueError):
         return from_text(value) if isinstance(value, str) else None
     return None
 
 
 def controller_uid(metadata: Any) -> str | None:
-    """The UID of the owner that controls an object."""
+    """Return the UID of the owner that controls an object; None if it has none."""
     owners = entries(fields(metadata).get("ownerReferences"))
     return next((text(owner.get("uid")) for owner in owners if owner.get("controller") is True), None)

@@ -1,8 +1,8 @@
-"""What of a pod's last message can be believed: written by the pod, it may hold anything that fits into 4 KiB.
+"""Validates a pod's termination message, which the pod may fill with anything up to 4 KiB.
 
-Text is made plain and cut; figures that no status can hold make the whole message worthless, as would an API server
-that refuses the status for ever. Metrics and the result's path have the form that a trainer gives them, or the result
-is none.
+Text is made plain and shortened. A message with figures that no status can hold is dropped, because the API server
+would refuse that status forever. A result is dropped unless its metrics and paths have the form that a trainer gives
+them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from finetune_trainer.contract import MAX_LOG_LINES, Result, TerminationMessage
 
 MAX_ROWS = 8
 MAX_ROW_BYTES = 80
-"""Of a row's id."""
+"""The largest size of a row's id."""
 
 _METRIC = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def last_word(text: str | None) -> TerminationMessage | None:
-    """The pod's termination message; None without one, or if it is none."""
+    """Return the pod's termination message, validated; None if it is absent or invalid."""
     try:
         word = TerminationMessage.model_validate_json(text) if text else None
     except ValidationError:
@@ -70,7 +70,7 @@ def _plain(result: Result) -> Result:
 
 
 def _is_path(path: str) -> bool:
-    """Below the workspace, and of names that a reader sees as they are."""
+    """Return whether a path lies below the workspace and has only printable ASCII characters."""
     parts = PurePosixPath(path).parts
     short = len(path) <= MAX_LINE_BYTES and path.isascii() and path.isprintable()
     return bool(parts) and parts[0] != "/" and ".." not in parts and short

@@ -1,9 +1,9 @@
-"""The scheduler's message about a pod that no node can take, as a sentence with its remedy.
+"""Explains the scheduler's message about a pod that no node can take, and adds a remedy.
 
-The scheduler of Kubernetes 1.28 to 1.36 writes how many nodes there are and, by reason, how many of them it ruled out:
-`0/3 nodes are available: 1 node(s) had untolerated taint {gpu: }, 2 Insufficient cpu. preemption: …`. A reason that
-concerns the pod alone, such as a missing claim, stands there without a number. Reasons: pkg/scheduler/framework/plugins
-in kubernetes/kubernetes.
+The scheduler of Kubernetes 1.28 to 1.36 writes how many nodes exist and, for each reason, how many of them it rules
+out: `0/3 nodes are available: 1 node(s) had untolerated taint {gpu: }, 2 Insufficient cpu.` A sentence about preemption
+may follow. A reason that concerns the pod alone, such as a missing claim, has no number. The reasons are those of
+pkg/scheduler/framework/plugins in kubernetes/kubernetes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _COUNTED = re.compile(r"(\d+) (.+)")
 
 
 class _Kind(NamedTuple):
-    """A reason by which nodes are ruled out."""
+    """A reason for which the scheduler rules out nodes."""
 
     pattern: re.Pattern[str]
     sentence: str
-    """What the nodes have, or lack; `{}` is what the pattern's group found."""
+    """What the nodes have or lack; `{}` stands for the text that the pattern's group matched."""
     remedy: str
 
 
@@ -91,7 +91,7 @@ _OF_THE_POD = (
 
 
 def explained(message: str) -> str | None:
-    """What a scheduler's message says, in plain words with remedies; None if a part of it is not known."""
+    """Return a scheduler's message in plain words with remedies; None if a part of it is not known."""
     if message.startswith("no nodes available to schedule pods"):
         return "the cluster has no node that is ready; add one or wait"
     found = _MESSAGE.match(message)
@@ -116,7 +116,7 @@ def explained(message: str) -> str | None:
 
 
 def _known(reason: str) -> tuple[_Kind, str] | None:
-    """The kind of a reason, and what it says of its nodes."""
+    """Return the kind of a reason, and its sentence about the nodes."""
     for kind in _OF_NODES:
         if found := kind.pattern.match(reason):
             named = [group for group in found.groups() if group]

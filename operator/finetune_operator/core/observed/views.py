@@ -1,4 +1,4 @@
-"""What a reconcile sees: the job, its attempt's children, and what the pods say of themselves."""
+"""The views that a reconcile decides on: the job, its attempt's children, and what the pods report."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from finetune_trainer.contract import PodStatus, TerminationMessage
 Object = Mapping[str, Any]
 
 _INDEX = re.compile(r"[0-9]{1,6}")
-"""Of a Job's pod. Whoever may label pods may write anything there."""
+"""The index label of a Job's pod; anyone who may label pods may write anything there."""
 _VERSION = re.compile(r"[0-9]{1,20}")
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _LONGEST_GRACE = 10**8
-"""Seconds; three years."""
+"""Three years, in seconds."""
 _LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
 _LOST_NODE = ("DeletionByTaintManager", "DeletionByPodGC")
-"""Reasons of a DisruptionTarget with which no kubelet answers any more."""
+"""The reasons of a DisruptionTarget condition that mean that the kubelet no longer answers."""
 UNSCHEDULABLE = "Unschedulable"
 _HOPELESS_WAITS = (
     "ErrImagePull",
@@ -42,7 +42,7 @@ _HOPELESS_WAITS = (
 
 @dataclass(frozen=True)
 class PodView:
-    """A pod as far as decisions need it. Terminal facts, once seen, stay (`after`)."""
+    """A pod, reduced to what decisions need; facts about its end stay once they were seen (`after`)."""
 
     uid: str
     name: str
@@ -50,43 +50,48 @@ class PodView:
     owner_uid: str | None
     node: str | None = None
     ip: str | None = None
-    """None as well if it is its node's: no pod is dialled there."""
+    """The pod's address; None also if it is that of the node, which is never dialled."""
     phase: str = "Pending"
     image_id: str | None = None
     scheduled: bool = False
     scheduled_at: datetime | None = None
     running: bool = False
     waiting: str | None = None
-    """Why it does not start, for people."""
+    """Why the pod does not start, as a sentence for users."""
     waiting_reason: str | None = None
-    """The same in one word: Unschedulable, or the kubelet's reason, such as ErrImagePull."""
+    """The same reason as one word: Unschedulable, or the kubelet's reason, for example ErrImagePull."""
     exit_code: int | None = None
     message: TerminationMessage | None = None
     reason: str | None = None
-    """Of the container's or the pod's end, such as OOMKilled or Evicted."""
+    """The reason why the container or the pod ended, for example OOMKilled or Evicted."""
     excess: str | None = None
-    """What it took more of than its own limit, and was evicted for; with the remedy."""
+    """What the pod used beyond its own limit and was evicted for, with the remedy."""
     ended: datetime | None = None
     deleted: datetime | None = None
-    """When its deletion was asked for (not when its grace period ends), in whole seconds."""
+    """When the pod's deletion was requested (not when its grace period ends), in whole seconds."""
     grace_ends: datetime | None = None
-    """When it is killed, if it has not ended before; absent unless its deletion was asked for."""
+    """When the pod is killed unless it ends before; None unless its deletion was requested."""
     deletion_version: int = 0
-    """The resourceVersion with which that was first seen: the order of deletions within a second."""
+    """The resourceVersion with which the deletion was first seen; it orders deletions within a second."""
     disrupted: str | None = None
-    """Why the cluster takes it away, by its DisruptionTarget condition."""
+    """Why the cluster takes the pod away, according to its DisruptionTarget condition."""
     unreachable: bool = False
-    """Its node does not report: the node's controller has called the pod not ready, though its container was."""
+    """Whether the pod's node does not report.
+
+    The node's controller then marks the pod as not ready, although its container was ready.
+    """
     others: int = 0
-    """How many containers it has besides the trainer's, as an admission webhook injects them; native sidecars, which
-    end by themselves, do not count."""
+    """The number of containers besides the trainer's, for example those that an admission webhook injects.
+
+    Native sidecars end by themselves and are not counted.
+    """
     others_running: int = 0
     present: bool = True
-    """False: it is gone, and will say nothing more."""
+    """Whether the pod still exists; one that does not will report nothing more."""
 
     @classmethod
     def of(cls, pod: Object) -> PodView:
-        """From the API's object."""
+        """Return the view of the API's object."""
         metadata, spec, status = fields(pod.get("metadata")), fields(pod.get("spec")), fields(pod.get("status"))
         index = text(fields(metadata.get("labels")).get(constants.LABEL_INDEX))
         conditions = {str(c.get("type")): c for c in entries(status.get("conditions"))}
@@ -130,11 +135,11 @@ class PodView:
         )
 
     def after(self, earlier: PodView | None) -> PodView:
-        """This view, with the terminal facts of an earlier one that it lacks."""
+        """Return this view, completed with the lasting facts of an earlier view."""
         if earlier is None:
             return self
         if self.phase == "Pending" and earlier.phase != "Pending":
-            return replace(earlier, present=self.present)  # told late
+            return replace(earlier, present=self.present)  # the event arrived late
         facts = (
             "exit_code",
             "excess",
@@ -151,47 +156,53 @@ class PodView:
         kept = {name: getattr(earlier, name) for name in facts if getattr(self, name) is None}
         if self.reason is None or self.exit_code is None:
             kept["reason"] = earlier.reason or self.reason
-        if earlier.deleted:  # the kubelet deletes it once more, without grace, and that moves the timestamp
+        if earlier.deleted:  # the kubelet deletes the pod once more, without grace, which changes the timestamp
             kept |= {"deleted": earlier.deleted, "deletion_version": earlier.deletion_version}
         return replace(self, **kept)
 
     @property
     def told_code(self) -> int | None:
-        """The exit code by its own word: a signal may still end the process after its last word is written."""
+        """The exit code in the pod's message, or else that of its container.
+
+        A signal may still end the process after it has written its message.
+        """
         return self.message.exit_code if self.message else self.exit_code
 
     @property
     def failed(self) -> bool:
-        """True if the trainer's container ended without success, or the pod failed before that container ran.
+        """Whether the trainer's container ended without success, or the pod failed before that container ran.
 
-        The trainer's container alone counts: a pod whose injected sidecar fails is Failed, whatever its trainer did.
+        Only the trainer's container counts: a pod whose injected sidecar fails is Failed, whatever its trainer did.
         """
         return self.phase == "Failed" if self.exit_code is None else self.exit_code != 0
 
     @property
     def outlives_trainer(self) -> bool:
-        """True if the trainer's container has ended and another container still keeps the pod on its node."""
+        """Whether the trainer's container has ended and another container still keeps the pod on its node."""
         return self.present and self.exit_code is not None and self.others_running > 0
 
     @property
     def ended_or_gone(self) -> bool:
-        """Whether it holds neither a node nor a claim any more."""
+        """Whether the pod holds neither a node nor a claim any more."""
         return not self.present or self.phase in ("Succeeded", "Failed")
 
     @property
     def on_lost_node(self) -> bool:
-        """True if the pod's node does not answer, or the cluster has given up waiting for that node."""
+        """Whether the pod's node does not answer, or the cluster has given up waiting for that node."""
         return self.unreachable or (self.disrupted is not None and self.disrupted.startswith(_LOST_NODE))
 
     @property
     def ending(self) -> tuple[object, ...] | None:
-        """How it ends, or is asked to; None as long as it lives."""
+        """How the pod ends or is asked to end; None while it lives."""
         facts = (self.phase == "Failed", self.exit_code, self.deleted, self.disrupted)
         return facts if any(fact is not None and fact is not False for fact in facts) else None
 
 
 def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> tuple[str, str] | None:
-    """In one word, and in a sentence: the scheduler's, if it is understood in plain words, or the kubelet's."""
+    """Return why a pod waits, in one word and in a sentence.
+
+    The sentence is the scheduler's, in plain words if it is understood, or the kubelet's.
+    """
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         words = str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
@@ -204,7 +215,10 @@ def _waiting(conditions: Mapping[str, Any], states: Iterable[Object]) -> tuple[s
 
 
 def _is_unreachable(conditions: Mapping[str, Any]) -> bool:
-    """A kubelet calls a pod not ready for its containers or for a readiness gate, and says which."""
+    """Return whether the node's controller, and not the kubelet, has marked a pod as not ready.
+
+    A kubelet does so because of the pod's containers or a readiness gate, and the conditions show which.
+    """
     ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
     gate = ready.get("reason") == "ReadinessGatesNotReady"
     return ready.get("status") == "False" and containers.get("status") == "True" and not gate
@@ -236,20 +250,20 @@ class JobView:
     owner_uid: str | None
     created: datetime
     failure: datetime | None
-    """Since when it counts as failed: its FailureTarget or Failed condition."""
+    """When the Job failed: the time of its FailureTarget or Failed condition."""
     failure_message: str
-    """The message of that condition, which outlives the pods; `job_verdict.py` reads it."""
+    """The message of that condition, which outlives the pods; `job_verdict.py` parses it."""
     succeeded: frozenset[int]
-    """Completed indexes."""
+    """The completed indexes."""
     parallelism: int
     deleted: bool
     suspended: bool = False
     started: datetime | None = field(default=None, compare=False)
-    """Since when it is not suspended; a Job that a queue resumes starts anew."""
+    """The time since which the Job is not suspended; a Job that a queue resumes starts anew."""
 
     @classmethod
     def of(cls, job: Object) -> JobView:
-        """From the API's object."""
+        """Return the view of the API's object."""
         metadata, spec, status = fields(job.get("metadata")), fields(job.get("spec")), fields(job.get("status"))
         failures = [
             c
@@ -288,12 +302,15 @@ class LookJobView:
     owner_uid: str | None
     ended: bool
     message: TerminationMessage | None
-    """None as long as it has not ended, and if no message was found."""
+    """The message that the Job found; None until it has ended, or if there was none."""
 
     @classmethod
     def of(cls, job: Object, pods: Iterable[Object], now: datetime) -> LookJobView:
-        """Build it from the API's objects: the Job and its pods. One that does not even start is given up some time
-        after its own deadline, which does not run while a queue keeps the Job suspended."""
+        """Return the view of the Job and its pods, which are the API's objects.
+
+        A Job that does not even start is given up some time after its own deadline, because that deadline does not run
+        while a queue keeps the Job suspended.
+        """
         view = JobView.of(job)
         message = next((pod.message for pod in map(PodView.of, pods) if pod.exit_code == 0 and pod.message), None)
         late = now - view.created > timedelta(seconds=2 * constants.LOOK_SECONDS)
@@ -301,7 +318,7 @@ class LookJobView:
 
 
 def _indexes(ranges: str) -> frozenset[int]:
-    """The set that the Job controller writes as `0-2,5`."""
+    """Parse the set of indexes that the Job controller writes as `0-2,5`."""
     indexes: set[int] = set()
     for part in ranges.split(","):
         if found := _RANGE.fullmatch(part):
@@ -312,42 +329,44 @@ def _indexes(ranges: str) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Observed:
-    """All that one reconcile decides on."""
+    """All facts that one reconcile decides on."""
 
     job: FineTuneJob
     now: datetime
     nonce: str
-    """Random; used if an attempt starts now."""
+    """A random nonce, used if an attempt starts now."""
     child: JobView | None = None
     pods: tuple[PodView, ...] = ()
-    """Of this attempt's Job: those that exist, and those whose end was seen."""
+    """The pods of this attempt's Job: those that exist, and those whose end was seen."""
     answers: Mapping[str, PodStatus] = field(default_factory=dict)
-    """By pod UID: what the agents answered in this reconcile."""
+    """What the agents answered in this reconcile, by pod UID."""
     refused: str | None = None
-    """Why the Job controller cannot make pods (quota, Pod Security), from its events."""
+    """Why the Job controller cannot create pods (quota, Pod Security), from its events."""
     claims: Claims | None = None
-    """The claims that the next attempt mounts, looked up when it may start; None if they were not, or need not be."""
+    """The claims that the next attempt mounts; None if they were not looked up or need not be."""
     look_job: LookJobView | None = None
-    """Looked up when all pods ended well and the message of rank 0's is not known."""
+    """The look Job; looked up when all pods ended well and the message of rank 0's pod is not known."""
     previous: JobView | None = None
-    """The Job of the attempt before, while this attempt has none."""
+    """The Job of the previous attempt, while this attempt has none."""
     remaining: tuple[PodView, ...] = ()
-    """Pods of earlier attempts and runs that have not ended yet, while this attempt has no Job."""
+    """The pods of earlier attempts and runs that have not ended yet, while this attempt has no Job."""
     missing: tuple[MissingChild, ...] = ()
-    """Children of this attempt, whose Job is there, that somebody has deleted."""
+    """The children of this attempt that somebody has deleted although its Job exists."""
     other_policies: frozenset[str] = frozenset()
-    """Names of the job's NetworkPolicies that are not that of this attempt's pods."""
+    """The names of the job's NetworkPolicies other than that of this attempt's pods."""
     leftover: bool = False
-    """Whether children of the newest run are there, which is looked up when they may have to go."""
+    """Whether children of the newest run exist; looked up when they may have to be deleted."""
     edited: bool = False
-    """The spec wants another model than the run that goes on; `job` then has the run's own spec, with the fields of the
-    new one that hold at once."""
+    """Whether the spec was edited since the run began, beyond the fields that take effect at once.
+
+    In that case `job` has the run's own spec, with the new values of the fields that take effect at once.
+    """
     edit: FineTuneJobSpec | None = None
-    """The spec of now, if it is `edited`."""
+    """The current spec, if it is `edited`."""
     spec_lost: bool = False
-    """The run's own spec was deleted; `job` then has that of now."""
+    """Whether the run's own spec was deleted; in that case `job` has the current one."""
     jitter: float = 0.5
-    """Random, from 0 to 1."""
+    """A random number between 0 and 1."""
 
     @property
     def all_run(self) -> bool:
@@ -357,8 +376,11 @@ class Observed:
 
     @property
     def generation(self) -> int:
-        """Of the spec that the status speaks of: an edit that the run does not follow is not yet observed; one before
-        it, which held at once, is and stays so."""
+        """The generation of the spec that the status describes.
+
+        An edit that the run does not follow is not yet observed; an earlier edit that took effect at once stays
+        observed.
+        """
         run = self.job.status.run
         if self.edited and run:
             return max(run.generation, self.job.status.observed_generation)

@@ -1,5 +1,7 @@
-"""What an edit of the spec means for a run that has not trained yet: it takes effect at once, for nothing was learned
-that could be lost. An edit of a run that has trained waits for its end (or replaces it, by retrain.whileRunning).
+"""What an edit of the spec means for a run that has not trained yet.
+
+Such an edit takes effect at once, because no training is lost. An edit of a run that has trained waits for the end of
+the run, or replaces the run if retrain.whileRunning says so.
 """
 
 from __future__ import annotations
@@ -18,36 +20,45 @@ BEFORE_TRAINING = "the spec was edited before training began"
 
 
 def holds_at_once(observed: Observed) -> bool:
-    """Return whether the spec was edited while the run that goes on cannot have trained yet."""
+    """Return whether the spec was edited while the unfinished run cannot have trained yet."""
     run = observed.job.status.run
     return observed.edit is not None and run is not None and not _may_have_trained(observed, run)
 
 
 def edited_job(observed: Observed) -> FineTuneJob:
-    """The job with the spec of now, where `observed.job` has that of the run."""
+    """Return the job with the current spec, where `observed.job` has the spec of the run."""
     assert observed.edit is not None
     return observed.job.model_copy(update={"spec": observed.edit})
 
 
 def launches_alike(observed: Observed) -> bool:
-    """Return whether the edit changes nothing in the pods: only retrain.request, which the run answers by training."""
+    """Return whether the edit changes nothing in the pods.
+
+    Such an edit only sets retrain.request, which the run fulfils by training.
+    """
     assert observed.edit is not None
     same = observed.job.spec.model_copy(update={"retrain": observed.edit.retrain})
     return not observed.spec_lost and same == observed.edit
 
 
 def launched_as_edited(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunStatus:
-    """The run's attempt, launched as the spec of `job` says, which asks for the model that the run trains anyway. A
-    plan that was made smaller for the old spec's memory is forgotten."""
+    """Return the run with its attempt launched from the spec of `job`.
+
+    That spec asks for the model that the run trains anyway. A plan that was made smaller for the memory of the old spec
+    is forgotten.
+    """
     forgotten = {"image_id": None, "micro_batch_size": None, "activation_checkpointing": False}
     update = launch_of(job, settings) | forgotten | {"spec_attempt": run.attempt}
     return with_config_digest(job, run.model_copy(update=update), settings)
 
 
 def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
-    """Return whether the run may have trained. The status says so, which survives a restart of the operator; or what
-    ended pods have said; and once all pods have started, what the agents say. Where rank 0's agent says nothing then,
-    it may be out of the operator's reach, and the run counts as one that may have trained."""
+    """Return whether the run may have trained.
+
+    The status may show it, which survives a restart of the operator; or the messages of ended pods; or, once all pods
+    have started, the agents' answers. If rank 0's agent does not answer then, the operator may be unable to reach it,
+    and the run counts as one that may have trained.
+    """
     if _has_trained(observed.job.status, run) or any(pod.message and pod.message.step for pod in observed.pods):
         return True
     if sum(pod.running or pod.exit_code is not None for pod in observed.pods) < run.nodes:
@@ -57,7 +68,7 @@ def _may_have_trained(observed: Observed, run: RunStatus) -> bool:
 
 
 def _has_trained(status: FineTuneJobStatus, run: RunStatus) -> bool:
-    """Return whether, by the status, an attempt of the run has attested its world, made a step or left a checkpoint."""
+    """Return whether, by the status, the run has attested its world, made a step or left a checkpoint."""
     return (
         run.attested
         or is_true(status.conditions, ConditionType.WORLD_READY)

@@ -1,4 +1,4 @@
-"""From a spec to the run.json of an attempt: the defaults that depend on other fields, and the batch arithmetic."""
+"""Derives the run.json of an attempt from a spec: defaults that depend on other fields, and the batch arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_trainer.deepspeed_config import refuse_planned
 from finetune_trainer.errors import InvalidError
 
 MAX_MICRO_BATCH = 8
-"""Rows of one forward pass at most, until a plan computes what fits into memory."""
+"""The most rows in one forward pass, as long as no plan computes what fits into memory."""
 DEFAULT_EPOCHS = 3
 DEFAULT_RANK = 16
 DEFAULT_SEQUENCE_LENGTH = 512
@@ -26,10 +26,11 @@ BEST_IS_KEPT_SINCE = 2
 
 
 def recipe_digest(spec: FineTuneJobSpec, version: int) -> str:
-    """Digest of all that determines the model, defaults filled in. Two specs with the same one want the same model.
+    """Return the digest of all fields that determine the model, with defaults filled in.
 
-    What changes it only in the last bits, where and how widely the work is spread, is not part of it. `version` is the
-    contract of the run that it is compared with: a default that came later than that run must not train it again.
+    Two specs with the same digest ask for the same model. Fields that change the model only in its last bits, because
+    they determine where and on how many ranks it is trained, are not part of it. `version` is the contract of the run
+    that the digest is compared with: a default that was added after that run must not cause another one.
     """
     recipe = {
         name: part.model_dump(mode="json", exclude_none=True) if isinstance(part, contract.Message) else part
@@ -40,14 +41,14 @@ def recipe_digest(spec: FineTuneJobSpec, version: int) -> str:
         del recipe["keep"]
     for name in ("micro_batch_size", "activation_checkpointing"):
         del recipe["training"][name]
-    # They say which data is accepted, and change nothing in what is learned from it.
+    # They determine which data is accepted, but not what is learned from it.
     for name in ("max_bad_fraction", "max_leak_fraction"):
         recipe["dataset"].pop(name, None)
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def world_of(spec: FineTuneJobSpec) -> World:
-    """One process for each GPU; on CPUs as many as asked for."""
+    """Return the world: one process for each GPU, or on CPUs as many processes as asked for."""
     resources = spec.resources
     if resources.gpus_per_node:
         return World(nodes=resources.nodes, processes_per_node=resources.gpus_per_node, device="cuda")
@@ -55,21 +56,25 @@ def world_of(spec: FineTuneJobSpec) -> World:
 
 
 def micro_batch_size(global_batch_size: int, world_size: int) -> int:
-    """Rows of one forward pass of one rank: the share of a rank in as few, equal parts as MAX_MICRO_BATCH allows.
+    """Return the number of rows in one forward pass of one rank.
 
-    Places that the global batch does not fill are padded with rows of weight 0, so any world fits any batch.
+    A rank's share of the global batch is split into as few equal parts as MAX_MICRO_BATCH allows. Places that the
+    global batch does not fill are padded with rows of weight 0, so any world fits any batch.
     """
     share = math.ceil(global_batch_size / world_size)
     return math.ceil(share / math.ceil(share / MAX_MICRO_BATCH))
 
 
 def micro_batch_of(spec: FineTuneJobSpec, run: RunStatus) -> int:
-    """Rows of one forward pass of the run's attempt: as planned, or fewer after memory ran out."""
+    """Return the rows in one forward pass of the run's attempt: as planned, or fewer after memory ran out."""
     return run.micro_batch_size or micro_batch_size(spec.training.global_batch_size, world_of(spec).size)
 
 
 def refusals(spec: FineTuneJobSpec, settings: Settings) -> list[str]:
-    """Sentences on what no schema can see: places that this cluster cannot read, raw keys that are planned."""
+    """Return sentences about faults that no schema can find.
+
+    These are URIs that this cluster cannot read, and DeepSpeed keys that clash with those that the operator plans.
+    """
     sentences = [
         f"spec.{field}: {shown(uri)} is read by 'finetune run' only; put it on the claim and write workspace://path"
         for field, uri in uris_of(spec).items()
@@ -83,24 +88,27 @@ def refusals(spec: FineTuneJobSpec, settings: Settings) -> list[str]:
 
 
 def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
-    """What is read, by the field that names it."""
+    """Return the URIs that are read, by the field that contains them."""
     uris = {"model.uri": spec.model.uri, "dataset.uri": spec.dataset.uri}
     return uris | ({"dataset.evaluation.uri": spec.dataset.evaluation.uri} if spec.dataset.evaluation.uri else {})
 
 
 def claims_of(spec: FineTuneJobSpec) -> list[str]:
-    """Names of the claims that pvc:// URIs name, besides the job's own storage."""
+    """Return the names of the claims that pvc:// URIs refer to."""
     uris = uris_of(spec).values()
     return sorted({uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")})
 
 
 def storage_claim(spec: FineTuneJobSpec, default: str) -> str:
-    """The claim of the job's storage; `default` is the operator's."""
+    """Return the claim of the job's storage; `default` is the operator's."""
     return spec.storage.claim_name or default
 
 
 def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfig:
-    """The complete run.json of a run's attempt; the same for the same job, run and settings, wherever it is made."""
+    """Return the complete run.json of a run's attempt.
+
+    It is always the same for the same job, run and settings.
+    """
     spec, metadata = job.spec, job.metadata
     recipe = _recipe(spec)
     memory = {
@@ -128,12 +136,12 @@ def run_config(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunConfi
 
 
 def with_config_digest(job: FineTuneJob, run: RunStatus, settings: Settings) -> RunStatus:
-    """The run with the digest of what its attempt's ranks are told, and must attest."""
+    """Return the run with the digest of the configuration that its attempt's ranks must attest."""
     return run.model_copy(update={"config_digest": run_config(job, run, settings).digest})
 
 
 def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The fields of a RunConfig that say what is trained."""
+    """Return the fields of a RunConfig that determine what is trained."""
     return {
         "task": spec.task,
         "model": Source(uri=spec.model.uri, revision=spec.model.revision),
@@ -156,7 +164,10 @@ def _recipe(spec: FineTuneJobSpec) -> dict[str, Any]:
 
 
 def _patience(hang_minutes: int) -> Patience:
-    """A first step, and all else that is slower than a step, is never given less time than a later one."""
+    """Return how long a step may take before it counts as hung.
+
+    A first step, and everything else that is slower than a step, is never given less time than a later step.
+    """
     seconds = 60.0 * hang_minutes
     return Patience(first_step=max(Patience().first_step, seconds), step=seconds)
 

@@ -1,4 +1,4 @@
-"""When a run starts: a new generation asks for one, and the recipe tells whether it is needed."""
+"""Decides when a run starts: a new generation asks for one, and the recipe determines whether it is needed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from finetune_operator.core.times import to_text
 from finetune_trainer.contract import CONTRACT_VERSION
 
 _AT_ONCE = ("suspend", "ttl_seconds_after_finished", "fault_tolerance", "checkpoint")
-"""Fields of the spec that hold at once, also for a run that goes on; the others are the run's own to its end."""
+"""The fields of the spec that take effect at once, also in an unfinished run; a run keeps the others to its end."""
 
 
 def wanted_digest(spec: FineTuneJobSpec) -> str:
-    """Of all that asks for another run if the one before has failed: the whole spec but what holds at once."""
-    # Without defaults: a field that a later release adds must not look like an edit.
+    """Return the digest of all fields that ask for another run if the previous one has failed.
+
+    These are all fields of the spec except those that take effect at once.
+    """
+    # Defaults are left out, because a field that a later release adds must not look like an edit.
     fields = spec.model_dump(mode="json", exclude=set(_AT_ONCE), exclude_defaults=True)
     retrain = fields.pop("retrain", {})
     fields["request"] = retrain.get("request", "")
@@ -29,10 +32,11 @@ def wanted_digest(spec: FineTuneJobSpec) -> str:
 
 
 def run_is_needed(job: FineTuneJob) -> bool:
-    """For a job without a run that goes on.
+    """Return whether a job without an unfinished run needs a run.
 
-    A generation that was seen when the newest run started asks for nothing. Of a later one, another recipe is needed,
-    and after a failure anything else that was edited but what holds at once: a changed retrain.request, say.
+    A generation that was seen when the newest run started needs none. A later generation needs one if its recipe
+    differs. After a failed run, any other edit suffices, for example a changed retrain.request, except edits of the
+    fields that take effect at once.
     """
     run = job.status.run
     if run is None:
@@ -45,19 +49,19 @@ def run_is_needed(job: FineTuneJob) -> bool:
 
 
 def is_edited(job: FineTuneJob, run: RunStatus) -> bool:
-    """Whether the spec wants another model than the run that goes on."""
+    """Return whether the spec was edited since the run began, beyond the fields that take effect at once."""
     return run.generation != job.metadata.generation and run.wanted != wanted_digest(job.spec)
 
 
 def with_spec_of_run(job: FineTuneJob, spec: FineTuneJobSpec) -> FineTuneJob:
-    """The job with the spec that its run began with, but for what holds at once."""
+    """Return the job with the spec that its run began with, except for the fields that take effect at once."""
     now = {name: getattr(job.spec, name) for name in _AT_ONCE}
     retrain = spec.retrain.model_copy(update={"while_running": job.spec.retrain.while_running})
     return job.model_copy(update={"spec": spec.model_copy(update={**now, "retrain": retrain})})
 
 
 def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now: datetime) -> RunStatus:
-    """The run that starts now. What the operator's configuration gives is frozen here."""
+    """Return the run that starts now, with the current values of the operator's configuration."""
     run = RunStatus(
         number=number,
         attempt=1,
@@ -72,7 +76,7 @@ def next_run(job: FineTuneJob, number: int, settings: Settings, nonce: str, now:
 
 
 def launch_of(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
-    """The fields of a run that say with what spec, and how, its pods are started."""
+    """Return the fields of a run that determine with which spec, and how, its pods are started."""
     world = world_of(job.spec)
     return {
         "image": job.spec.image or settings.image,
@@ -94,7 +98,10 @@ def next_attempt(
     nonce: str,
     now: datetime,
 ) -> RunStatus:
-    """The attempt that follows. Its configuration is told apart by its nonce and number."""
+    """Return the run with its next attempt.
+
+    The nonce and the number distinguish the attempt's configuration from that of other attempts.
+    """
     waits = to_text(now + timedelta(seconds=restart.delay)) if restart.delay else None
     return run.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""spec.suspend: a run gives its nodes back and goes on later; the attempt that was stopped is not counted."""
+"""The causes of a suspension: the run releases its nodes and goes on later, and the stopped attempt is not counted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from finetune_trainer.contract import FailureClass
 
 
 def by_user(run: RunStatus) -> Cause:
-    """Why the attempt ends when spec.suspend becomes true."""
+    """Return the cause with which the attempt ends when spec.suspend becomes true."""
     return Cause(FailureClass.SUSPENDED, f"attempt {run.attempt} was stopped by spec.suspend")
 
 
 def by_another(child: JobView, pods: tuple[PodView, ...]) -> Cause | None:
-    """A Job that is found suspended after its pods had started was suspended by a queue, as Kueue preempts. One that
-    has not started yet waits its turn in the queue."""
+    """Return the cause if a queue has suspended the Job after a pod had a node, as Kueue does to preempt it.
+
+    A suspended Job none of whose pods had a node waits its turn in the queue.
+    """
     if child.suspended and any(pod.scheduled_at for pod in pods):
         return Cause(FailureClass.SUSPENDED, "its Job was suspended by someone else, as a queue does to preempt it")
     return None

@@ -1,9 +1,9 @@
-"""The claims that an attempt mounts: its storage, and those that pvc:// URIs name.
+"""Checks the claims that an attempt mounts: its storage, and those that pvc:// URIs refer to.
 
-An attempt whose claim is missing, or cannot be mounted by its pods, would hang in ContainerCreating or unscheduled, and
-count as a failed start or hold GPUs for nothing, so it waits before any pod is made. A claim that one node mounts at a
-time must also have been let go of by the pods of earlier attempts. On a claim that several nodes can mount nothing is
-waited for: a dead node's pod holds nothing up.
+An attempt whose claim is missing or cannot be mounted by its pods would hang in ContainerCreating or unscheduled, and
+count as a failed start or hold GPUs for nothing, so it waits before any pod is created. A claim that only one node can
+mount at a time must also have been released by the pods of earlier attempts. For a claim that several nodes can mount,
+the attempt does not wait, so the pod of a dead node delays nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READ_BY_MANY = "ReadOnlyMany"
 
 
 class Obstacle(NamedTuple):
-    """Why an attempt cannot mount a claim."""
+    """The reason why an attempt cannot mount a claim."""
 
     reason: Reason
     field: str
@@ -31,22 +31,23 @@ class Obstacle(NamedTuple):
     claim: str
     modes: str = ""
     wanted: str = ""
-    """Access modes that the claim has, and one that it should have."""
+    """The access modes of which the claim should have one; `modes` are those that it has."""
 
     @property
     def may_pass(self) -> bool:
-        """Whether it can pass without an edit: a claim that is not there yet may be applied a moment later."""
+        """Whether the obstacle can pass without an edit: a missing claim may be created a moment later."""
         return self.reason in (constants.CLAIM_NOT_FOUND, constants.CLAIM_BEING_DELETED)
 
 
 def obstacle(
     spec: FineTuneJobSpec, storage: str, nodes: int, claims: Claims | None, begins: bool = True
 ) -> Obstacle | None:
-    """The first claim that the pods of so many nodes cannot mount; `storage` is the claim of the job's storage. None if
-    nothing is in the way, or if no claim was looked up.
+    """Return the first obstacle to mounting the claims on that many nodes; None if there is none.
 
-    Unless the run `begins`, the modes of the claims that are only read are not judged: its attempts before have mounted
-    them, for not every storage enforces the modes."""
+    `storage` is the claim of the job's storage. Return None too if no claim was looked up. Unless the run `begins`, the
+    access modes of claims that are only read are not checked: earlier attempts have mounted these claims, which is
+    possible because not every storage enforces the modes.
+    """
     if claims is None:
         return None
     for name, field in _fields_of_claims(spec, storage).items():
@@ -66,7 +67,7 @@ def obstacle(
 
 
 def _fields_of_claims(spec: FineTuneJobSpec, storage: str) -> dict[str, str]:
-    """By claim the field that names it, the storage first."""
+    """Return the field that names each claim, by claim, the storage first."""
     fields = {storage: "storage.claimName"}
     for claim in claims_of(spec):
         named = (field for field, uri in uris_of(spec).items() if uri.startswith(f"pvc://{claim}/"))
@@ -75,7 +76,10 @@ def _fields_of_claims(spec: FineTuneJobSpec, storage: str) -> dict[str, str]:
 
 
 def holder(remaining: Iterable[PodView], claims: Claims | None, storage: str) -> PodView | None:
-    """The pod that keeps the claim of the storage from the next attempt. One without a node holds nothing."""
+    """Return the pod that keeps the next attempt from mounting the storage's claim.
+
+    A pod without a node does not hold the claim.
+    """
     claim = claims.get(storage) if claims else None
     if claim is None or SHARED in claim.modes:
         return None

@@ -1,7 +1,7 @@
-"""Which changes of a status are written at once, and which wait their turn.
+"""Decides which changes of a status are written at once, and which wait.
 
-A transition (another phase, condition, attempt, entry of the ledger, result) is written at once. What changes while
-nothing else does, progress and the words of a message, is written once in an interval, however often it is looked at.
+A transition (another phase, condition, attempt, ledger entry or result) is written at once. Other changes, such as
+progress and the text of messages, are written once in an interval, however often the job is reconciled.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from finetune_operator.api.v1alpha1 import FineTuneJobStatus
 
 
 def is_transition(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
-    """Whether more than progress and words has changed."""
+    """Return whether more than progress and the text of messages has changed."""
     return _essence(old) != _essence(new)
 
 

@@ -1,4 +1,4 @@
-"""Conditions: kstatus's three and ours, as one table of phases."""
+"""The conditions of a FineTuneJob, kstatus's three and our own, as a table of phases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def set_condition(
     generation: int,
     now: datetime,
 ) -> list[Condition]:
-    """The list with one condition set; its transition time changes only with its truth."""
+    """Return the list with one condition set; its transition time changes only with its status."""
     earlier = next((c for c in conditions if c.type == kind), None)
     since = earlier.last_transition_time if earlier and earlier.status == truth else to_text(now)
     new = Condition(
@@ -48,7 +48,10 @@ def set_condition(
 def for_phase(
     conditions: list[Condition], phase: Phase, reason: str, message: str, generation: int, now: datetime
 ) -> list[Condition]:
-    """All conditions that follow from the phase. WorldReady has facts of its own and is not among them."""
+    """Return the list with all conditions that follow from the phase.
+
+    WorldReady and TrainingHealthy depend on other facts and are not among them.
+    """
     for kind, phases in _TRUE_IN.items():
         truth: Truth = "True" if phase in phases else "False"
         conditions = set_condition(conditions, kind, truth, reason, message, generation, now)
@@ -56,7 +59,7 @@ def for_phase(
 
 
 def stalled(conditions: list[Condition], reason: str, message: str, generation: int, now: datetime) -> list[Condition]:
-    """Nothing goes on until somebody acts, though no run has failed."""
+    """Return the list for a job that cannot go on until somebody acts, though no run has failed."""
     for kind, truth in _STALLED.items():
         conditions = set_condition(conditions, kind, truth, reason, message, generation, now)
     return conditions
@@ -70,5 +73,5 @@ _STALLED: dict[ConditionType, Truth] = {
 
 
 def is_true(conditions: list[Condition], kind: ConditionType) -> bool:
-    """Whether a condition is there and true."""
+    """Return whether a condition exists and is true."""
     return any(c.type == kind and c.status == "True" for c in conditions)

@@ -1,7 +1,7 @@
-"""The condition TrainingHealthy: whether the steps that are made do what they are for.
+"""The condition TrainingHealthy: whether the training makes useful steps.
 
-Of several troubles the one that costs most is told: steps that change no weight, then checkpoints that cannot be
-written, then a rank for which the others wait.
+Of several problems the most costly one is reported: steps that change no weight, then checkpoints that cannot be
+written, then a rank that the others wait for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finetune_trainer.contract import FailureClass, PodStatus
 
 
 class Health(NamedTuple):
-    """What the condition says."""
+    """The content of the condition."""
 
     truth: Truth
     reason: Reason
@@ -31,7 +31,7 @@ NOT_TRAINING = Health("Unknown", constants.NOT_TRAINING, constants.NOT_TRAINING.
 def while_training(
     answers: Iterable[PodStatus], progress: ProgressStatus | None, newest: CheckpointStatus | None
 ) -> Health | None:
-    """By rank 0's word now; None without it: then nothing new is known."""
+    """Return the health that rank 0 reports now; None if it reports nothing, so that nothing new is known."""
     told = next((answer.progress for answer in answers if answer.progress), None)
     if told is None or progress is None:
         return None
@@ -47,7 +47,7 @@ def while_training(
 
 
 def after_attempt(entry: LedgerEntry) -> Health:
-    """What is left to say of an attempt that has failed, until the next one trains."""
+    """Return the health after a failed attempt, until the next one trains."""
     words = {"attempt": entry.attempt, "run": entry.run, "detail": entry.message}
     match entry.class_:
         case FailureClass.HUNG:
@@ -62,7 +62,7 @@ def _unhealthy(reason: Reason, **words: object) -> Health:
 
 
 def _incidents(progress: ProgressStatus) -> str:
-    """What has happened so far, and is over."""
+    """Describe the incidents so far, all of which are over."""
     counts = {"steps skipped": progress.skipped_steps, "loss spikes": progress.loss_spikes}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"; so far {told}" if told else ""

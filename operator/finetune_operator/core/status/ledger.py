@@ -1,7 +1,7 @@
-"""The durable list of attempts: what a person reads first after a night.
+"""The ledger: the durable list of attempts that ended, which explains to users what happened to their job.
 
-Bounded, so that a status stays below 32 KiB: the newest entries, only the last few of them with log lines, and a count
-of those that were dropped.
+Its size is bounded, so that a status stays below 32 KiB. It keeps the newest entries, log lines only in the last few of
+them, and the number of entries that were dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finetune_operator.core.times import to_text
 SUCCESS = "Success"
 MAX_ENTRIES = 20
 MAX_BYTES = 14 * 1024
-"""What is left of 32 KiB when everything else in a status is as long as it can be."""
+"""The largest size of the ledger: what is left of 32 KiB when all other fields of a status are as long as possible."""
 ENTRIES_WITH_LOG = 3
 
 
@@ -29,8 +29,11 @@ def failure(
     now: datetime,
     checkpoint_step: int | None = None,
 ) -> LedgerEntry:
-    """Of an attempt that failed; `addition` says why no other follows, or what is different in it. `step` is the last
-    one told in its life."""
+    """Return the entry of a failed attempt.
+
+    `addition` says why no other attempt follows, or what is different in it. `step` is the last step that was reported
+    while the attempt ran.
+    """
     message = f"{cause.message.removesuffix('.')}; {addition}" if addition else cause.message
     return LedgerEntry(
         run=run.number,
@@ -53,7 +56,7 @@ def failure(
 
 
 def success(run: RunStatus, step: int, now: datetime) -> LedgerEntry:
-    """Of an attempt with a result."""
+    """Return the entry of an attempt with a result."""
     start, end = run.attempt_time or run.start_time, to_text(now)
     return LedgerEntry(
         run=run.number, attempt=run.attempt, class_=SUCCESS, message="", step=step, start_time=start, end_time=end
@@ -61,7 +64,7 @@ def success(run: RunStatus, step: int, now: datetime) -> LedgerEntry:
 
 
 def entered(status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
-    """With one more entry, within the bounds."""
+    """Return the status with one more entry, within the bounds."""
     every = [*status.ledger, entry]
     kept = every[-MAX_ENTRIES:]
     kept = [e.model_copy(update={"log": []}) for e in kept[:-ENTRIES_WITH_LOG]] + kept[-ENTRIES_WITH_LOG:]
@@ -76,7 +79,7 @@ def entered(status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
 
 
 def last_failure(status: FineTuneJobStatus) -> LedgerEntry | None:
-    """Of the newest run's newest attempt, if that is what it ended with."""
+    """Return the entry of the newest run's last attempt if that attempt failed."""
     newest = status.ledger[-1] if status.ledger else None
     if newest is None or status.run is None or newest.run != status.run.number or newest.class_ == SUCCESS:
         return None
@@ -84,7 +87,7 @@ def last_failure(status: FineTuneJobStatus) -> LedgerEntry | None:
 
 
 def described(entry: LedgerEntry) -> str:
-    """Class, exit code, node and message in a sentence."""
+    """Describe an entry in a sentence: class, exit code, node and message."""
     known = {"exit code": entry.exit_code, "node": entry.node}
     where = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
     return f"{entry.class_} ({where}): {entry.message}" if where else f"{entry.class_}: {entry.message}"

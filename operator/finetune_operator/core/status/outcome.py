@@ -1,4 +1,4 @@
-"""How a training ended and which of its models is the result, in words."""
+"""Describes how a training ended and which of its models is the result."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from finetune_operator.api.v1alpha1 import ResultStatus
 
 
 def outcome(result: ResultStatus) -> tuple[str, ...]:
-    """Clauses for a sentence; none if all steps were trained and the result is the last model, with all that was asked
-    for."""
+    """Return clauses about the outcome for a sentence.
+
+    There are none if all steps were trained, the result is the last model, and everything that was asked for exists.
+    """
     last = result.last_step or result.step
     clauses = []
     if result.stopped_early:

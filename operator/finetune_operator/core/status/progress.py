@@ -1,4 +1,4 @@
-"""From the agents' answers to phase, progress and WorldReady."""
+"""Derives phase, progress and WorldReady from the agents' answers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ _TRAINING = (contract.Phase.TRAIN, contract.Phase.EVAL, contract.Phase.SAVE)
 
 
 MOMENT = 3.0
-"""Seconds. The API's times are whole ones."""
+"""Seconds in which the other pods mostly get a node after the first one; the API's times are whole seconds."""
 
 
 def valid(run: RunStatus, answer: PodStatus, pod_uid: str, index: int | None) -> bool:
-    """Whether an answer is from this attempt's pod, about that pod alone, and no nonsense; any other is dropped.
+    """Return whether an answer is from this attempt's pod, about that pod alone, and plausible.
 
-    `index` is the pod's in its Job, by the cluster's word.
+    All other answers are dropped. `index` is the pod's index in its Job, according to the cluster.
     """
     ours = answer.pod_uid == pod_uid and answer.attempt == run.attempt and answer.nonce == run.nonce
     return ours and answer.index == index and _about_itself(run, answer) and _plausible(answer)
 
 
 def _about_itself(run: RunStatus, answer: PodStatus) -> bool:
-    """Whether it speaks of its own ranks, of each once, and of progress only if rank 0 is one of them."""
+    """Return whether an answer is about the pod's own ranks, each once.
+
+    Only the pod of rank 0 may report progress and checkpoints.
+    """
     if not 0 <= answer.index < run.nodes:
         return False
     processes = run.world // run.nodes
@@ -47,8 +50,10 @@ def _about_itself(run: RunStatus, answer: PodStatus) -> bool:
 
 
 def _plausible(answer: PodStatus) -> bool:
-    """Whether its figures fit into a status: finite, whole numbers of at most 64 bits, times that a calendar has, and
-    none below zero but a loss."""
+    """Return whether a status can hold the figures of an answer.
+
+    They must be finite, have at most 64 bits and, if they are times, be valid dates. Only a loss may be negative.
+    """
     figures: list[float | None] = [figure for rank in answer.ranks for figure in (rank.heartbeat, rank.step)]
     if answer.progress:
         figures += answer.progress.model_dump(exclude={"loss"}).values()
@@ -61,7 +66,7 @@ def _plausible(answer: PodStatus) -> bool:
 
 
 def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
-    """The ranks that attested the world and the configuration that were asked for."""
+    """Return the ranks that attested the world and the configuration that were asked for."""
     return [
         rank
         for answer in answers
@@ -71,32 +76,40 @@ def attested(run: RunStatus, answers: Iterable[PodStatus]) -> list[RankStatus]:
 
 
 def attested_pods(run: RunStatus, answers: Mapping[str, PodStatus]) -> frozenset[str]:
-    """UIDs of the pods all of whose ranks did so."""
+    """Return the UIDs of the pods whose ranks have all attested."""
     processes = run.world // run.nodes
     return frozenset(uid for uid, answer in answers.items() if len(attested(run, [answer])) == processes)
 
 
 def world_complete(run: RunStatus, answers: Iterable[PodStatus]) -> bool:
-    """Whether every rank has attested, each once."""
+    """Return whether every rank has attested, each once."""
     return sorted(rank.rank for rank in attested(run, answers)) == list(range(run.world))
 
 
 def seconds_to_next_look(run: RunStatus, all_run: bool, now: datetime, settings: Settings) -> float:
-    """While ranks are awaited: often at first, then in steps that are a quarter of the time waited. That all pods run
-    is told by an event."""
+    """Return the seconds until the next reconcile while ranks have not reported yet.
+
+    The intervals are short at first and then a quarter of the time waited. When all pods run, an event reports it.
+    """
     shortest = settings.starting_interval if all_run else settings.waiting_interval
     waited = (now - from_text(run.attempt_time or run.start_time)).total_seconds()
     return max(shortest, min(waited / 4, settings.progress_interval))
 
 
 def starts_now(pods: Iterable[PodView], now: datetime) -> bool:
-    """Whether the first pod has got its node a moment ago. The others mostly follow, and it takes one word for all."""
+    """Return whether the first pod got its node only a moment ago.
+
+    The other pods mostly follow, and one message then suffices for all of them.
+    """
     first = min((pod.scheduled_at for pod in pods if pod.scheduled_at), default=None)
     return first is not None and (now - first).total_seconds() < MOMENT
 
 
 def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
-    """The phase that rank 0 reports; the phase so far if it reports none, or a newer image reports an unknown one."""
+    """Return the phase that rank 0 reports.
+
+    The phase stays as it is if rank 0 reports none, or if a newer image reports an unknown one.
+    """
     first = next((rank for answer in answers for rank in answer.ranks if rank.rank == 0), None)
     if first is None or first.phase is contract.Phase.OTHER:
         return so_far
@@ -108,7 +121,7 @@ def phase_of(answers: Iterable[PodStatus], so_far: Phase) -> Phase:
 def progress_of(
     run: RunStatus, answers: Iterable[PodStatus], pods: Iterable[PodView], so_far: ProgressStatus | None
 ) -> ProgressStatus | None:
-    """Rank 0's progress, in figures that a person reads; without its word, as it was."""
+    """Return rank 0's progress in figures for users, or else the known progress."""
     for answer in answers:
         if answer.progress is None:
             continue

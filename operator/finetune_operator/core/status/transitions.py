@@ -1,8 +1,10 @@
-"""Which events a change of status is worth: one for each reason of EVENTS that a true condition has and had not.
+"""Derives the events that a change of status causes.
 
-Progress is worth none, nor are words that change while the reason stays, if they are not ours: a quota's numbers would
-be told every minute. What is told follows from the two statuses alone, so an operator that starts again repeats
-nothing. A job that goes to and fro says the same again; the event's name makes one event of that.
+There is one event for each reason in EVENTS that a true condition has now and had not before. Progress causes no event.
+A message that changes while its reason stays causes none either, if its text comes from others: otherwise the numbers
+of a quota would cause an event every minute. The events follow from the two statuses alone, so an operator that
+restarts repeats none. A job that alternates between two states causes equal events, and their equal name makes them
+one.
 """
 
 from __future__ import annotations
@@ -37,14 +39,17 @@ EVENTS: dict[Reason, EventType] = {
     constants.CLAIM_LOST: "Warning",
     constants.REFUSED: "Warning",
 }
-"""An attempt that ended is told by Restarting or, if it was the last one, by Failed; both name its class."""
+"""The type of the event for each reason that causes one.
+
+The end of an attempt is reported as Restarting or, if it was the last one, as Failed; both name the class.
+"""
 
 _TYPES: dict[str, EventType] = {reason.name: kind for reason, kind in EVENTS.items()}
 _IN_WORDS_OF_OTHERS = frozenset({constants.REFUSED.name})
 
 
 class Note(NamedTuple):
-    """What an event says."""
+    """The content of an event."""
 
     type: EventType
     reason: str
@@ -52,12 +57,12 @@ class Note(NamedTuple):
 
 
 def note(reason: Reason, **words: object) -> Note:
-    """An event that follows from no change of a status."""
+    """Return an event that follows from no change of a status."""
     return Note(EVENTS[reason], reason.name, reason.message.format(**words))
 
 
 def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Note]:
-    """What has happened between one status and the next."""
+    """Return the events about what happened between two statuses."""
     before, now = _true(old), _true(new)
     if _resumed(old, new) and new.run:
         words = {"attempt": new.run.attempt, "run": new.run.number}
@@ -70,7 +75,7 @@ def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[Note]:
 
 
 def _true(status: FineTuneJobStatus) -> dict[str, str]:
-    """Message of each reason that a true condition has."""
+    """Return the message of each reason that a true condition has."""
     known = frozenset(ConditionType)
     return {c.reason: c.message for c in status.conditions if c.status == "True" and c.type in known}
 

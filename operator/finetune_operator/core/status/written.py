@@ -1,4 +1,4 @@
-"""The status that a decision writes: one function for each thing that it can say."""
+"""Builds the status that a decision writes: one function for each kind of report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from finetune_trainer.contract import Result
 def in_phase(
     observed: Observed, status: FineTuneJobStatus, phase: Phase, reason: Reason, **words: object
 ) -> FineTuneJobStatus:
-    """Phase, conditions and observed generation; the words fill the reason's message."""
+    """Return the status with phase, conditions and observed generation; `words` fill the reason's message."""
     waits = _waiting_edit(observed, status)
     message = shortened(reason.message.format(**words), MAX_MESSAGE_BYTES - len(waits)) + waits
     changed = conditions.for_phase(status.conditions, phase, reason.name, message, observed.generation, observed.now)
@@ -36,7 +36,7 @@ def in_phase(
 
 
 def _waiting_edit(observed: Observed, status: FineTuneJobStatus) -> str:
-    """What is said of an edit that the run which goes on does not follow."""
+    """Return the addition to a message about an edit that the unfinished run does not follow."""
     run, newest = status.run, observed.job.metadata.generation
     if not observed.edited or run is None or run.completion_time or run.generation == newest:
         return ""
@@ -46,7 +46,7 @@ def _waiting_edit(observed: Observed, status: FineTuneJobStatus) -> str:
 def stalled(
     status: FineTuneJobStatus, generation: int, now: datetime, reason: Reason, **words: object
 ) -> FineTuneJobStatus:
-    """Nothing goes on until somebody acts: say why."""
+    """Return the status of a job that cannot go on until somebody acts."""
     text = shortened(reason.message.format(**words))
     changed = conditions.stalled(status.conditions, reason.name, text, generation, now)
     update = {"phase": status.phase or Phase.PENDING, "conditions": changed, "observed_generation": generation}
@@ -54,7 +54,10 @@ def stalled(
 
 
 def world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    """All ranks have attested world and configuration; the run remembers it when the attempt has ended."""
+    """Return the status of an attempt whose ranks have all attested world and configuration.
+
+    The run keeps this fact when the attempt has ended.
+    """
     goes_on = status.run or run
     status = status.model_copy(update={"run": goes_on.model_copy(update={"attested": True})})
     text = constants.WORLD_READY.message.format(world=run.world, digest=(run.config_digest or "")[:12])
@@ -64,13 +67,13 @@ def world_ready(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -
 def between_attempts(
     observed: Observed, status: FineTuneJobStatus, training: Health = NOT_TRAINING
 ) -> FineTuneJobStatus:
-    """An attempt begins, or has ended: no world is ready, and nothing is trained."""
+    """Return the status when an attempt begins or has ended: no world is ready, and nothing is trained."""
     reason, message = constants.NOT_YET
     return with_health(observed, _with(observed, status, ConditionType.WORLD_READY, "False", reason, message), training)
 
 
 def with_health(observed: Observed, status: FineTuneJobStatus, health: Health) -> FineTuneJobStatus:
-    """What the condition TrainingHealthy says now."""
+    """Return the status with the condition TrainingHealthy as given."""
     text = shortened(health.message)
     return _with(observed, status, ConditionType.TRAINING_HEALTHY, health.truth, health.reason.name, text)
 
@@ -89,22 +92,22 @@ def _with(
 
 
 def as_suspending(observed: Observed, status: FineTuneJobStatus, run: RunStatus, pods: int) -> FineTuneJobStatus:
-    """The job is to be suspended; so many pods are still there."""
+    """Return the status of a job that is being suspended while that many pods still exist."""
     return in_phase(observed, status, Phase.SUSPENDING, constants.SUSPENDING, run=run.number, pods=pods)
 
 
 def as_suspended(observed: Observed, status: FineTuneJobStatus, detail: str) -> FineTuneJobStatus:
-    """The job is suspended, and no pod is left."""
+    """Return the status of a suspended job that has no pods any more."""
     return in_phase(observed, status, Phase.SUSPENDED, constants.SUSPENDED, detail=detail)
 
 
 def as_failed(observed: Observed, status: FineTuneJobStatus, entry: LedgerEntry) -> FineTuneJobStatus:
-    """The newest run has failed for good."""
+    """Return the status of a job whose newest run has failed for good."""
     return in_phase(observed, status, Phase.FAILED, constants.FAILED, run=entry.run, detail=described(entry))
 
 
 def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -> FineTuneJobStatus:
-    """The newest run has a result, which is in the status."""
+    """Return the status of a job whose newest run has a result; the status must already contain it."""
     assert status.result is not None, "a complete run has a result"
     words = {
         "run": run.number,
@@ -115,7 +118,7 @@ def as_complete(observed: Observed, status: FineTuneJobStatus, run: RunStatus) -
 
 
 def result_of(result: Result) -> ResultStatus:
-    """What the trainer has said of the saved model."""
+    """Return the trainer's report about the saved model in the form of the status."""
     return ResultStatus(
         path=result.path,
         uri=f"workspace://{result.merged_path or result.path}",
@@ -131,7 +134,7 @@ def result_of(result: Result) -> ResultStatus:
 
 
 def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
-    """What the run has brought."""
+    """Return the status with the result of the run and its evaluation."""
     return status.model_copy(
         update={
             "progress": _finished(status.progress, result),
@@ -142,7 +145,10 @@ def with_result(status: FineTuneJobStatus, result: Result) -> FineTuneJobStatus:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """JSON has no infinity: the API server would refuse the status, and the run would never end."""
+    """Return the metrics that are finite.
+
+    JSON has no infinity: the API server would refuse the status, and the run would never end.
+    """
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

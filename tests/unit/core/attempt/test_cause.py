@@ -1,4 +1,4 @@
-"""The cause of a failed attempt, out of what its pods left behind."""
+"""The cause of a failed attempt, derived from what its pods left behind."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -67,7 +67,7 @@ def test_of_pods_deleted_within_a_second_the_one_that_was_deleted_first_is_the_c
 
 
 def test_a_pod_that_was_stopped_is_the_cause_of_what_others_noticed_of_its_end() -> None:
-    """Both were deleted in the second in which the Job failed."""
+    """Both pods were deleted in the second in which the Job failed."""
     pods = [
         pod(0, 1, error="another rank is gone", deleted=at(5), ended=at(6), deletion_version=12),
         pod(1, 75, error="stopped", error_at=5, deleted=at(5), ended=at(5), deletion_version=11),
@@ -116,7 +116,7 @@ def test_where_nothing_is_left_the_cause_is_unknown() -> None:
 
 
 def test_pods_that_were_all_deleted_in_the_second_of_the_failure_were_taken_away() -> None:
-    """One was deleted by somebody and the other by the controller; whole seconds cannot tell which."""
+    """Somebody deleted one pod and the controller the other; with times in whole seconds, both may be either."""
     pods = [pod(0, 137, deleted=at(5)), pod(1, deleted=at(5))]
     assert cause_of(child(5), pods).failure is FailureClass.PREEMPTED
 
@@ -131,7 +131,7 @@ def test_a_time_that_no_calendar_has_is_not_believed() -> None:
     assert cause_of(child(), [wild, pods[1]]).message == "bad row"
 
 
-# ---- when it is told ------------------------------------------------------------------------------------------------
+# ---- when a failure is reported -------------------------------------------------------------------------------------
 
 
 def test_an_attempt_is_lost_with_its_first_pod_before_the_job_says_so() -> None:
@@ -140,7 +140,7 @@ def test_an_attempt_is_lost_with_its_first_pod_before_the_job_says_so() -> None:
 
 
 def test_an_attempt_is_lost_as_soon_as_somebody_deletes_a_pod_that_has_not_ended_well() -> None:
-    """The Job itself says so only when the pod has ended, up to its whole grace period later."""
+    """The Job reports the failure only when the pod has ended, up to its whole grace period later."""
     assert has_failed(child(None), (pod(0), pod(1, deleted=at(2))))
     assert has_failed(child(None), (pod(0), pod(1, 75, deleted=at(2))))
     assert not has_failed(child(None), (pod(0), pod(1, 0, deleted=at(2))))
@@ -195,7 +195,7 @@ def test_the_job_says_more_than_pods_that_its_controller_stopped() -> None:
 
 
 def test_the_job_says_no_more_than_a_pod_that_is_known() -> None:
-    """Within one second pod 0 was stopped and pod 1, which only heard of it, was the first to fail for the Job."""
+    """Within one second, pod 0 was stopped, and pod 1, which only noticed that, was the first to fail for the Job."""
     stopped = pod(0, 75, error="stopped", error_at=5, deleted=at(5), ended=at(5), deletion_version=1)
     heard = pod(1, 1, error="another rank is gone", deleted=at(5), ended=at(5), deletion_version=2)
     cause = cause_of(told_by_job("Container trainer for pod n/pod-1 failed with exit code 1"), [stopped, heard])

@@ -1,4 +1,4 @@
-"""The newest checkpoint, and what the next attempt makes of it."""
+"""The newest checkpoint, and what the next attempt does with it."""
 
 from __future__ import annotations
 

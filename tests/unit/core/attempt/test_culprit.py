@@ -1,4 +1,4 @@
-"""Whose node the ledger names when the pod that failed first has left no word: evidence of nodes that were cut."""
+"""The node that the ledger names when the pod that failed first left no message: evidence of lost nodes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def running(index: int, **facts: Any) -> PodView:
 
 
 NO_POWER = running(0)
-"""No kubelet reports any more, so the pod seems to run."""
+"""The pod seems to run, because no kubelet reports its end."""
 
 
 def test_the_silent_rank_of_which_the_survivors_speak_names_the_node() -> None:
@@ -86,7 +86,7 @@ def test_among_several_without_a_word_the_one_on_a_lost_node_is_named_and_else_n
 
 
 def test_a_crash_that_no_class_explains_is_that_of_a_lost_node_if_there_is_one() -> None:
-    """A library that does not know its connection was closed raises whatever it likes."""
+    """A library that does not recognize a closed connection may raise any error."""
     crashed = survivor(1, 1, "RuntimeError: unhandled system error", 57)
     assert cause_of(JOB, [NO_POWER, crashed]).node == "n1"
     assert cause_of(JOB, [replace(NO_POWER, unreachable=True), crashed]).node == "n0"
@@ -113,7 +113,7 @@ def test_nobody_waits_for_the_word_of_a_pod_whose_node_is_lost() -> None:
     assert seconds_to_wait(JOB, (replace(NO_POWER, unreachable=True), pods[1]), at(61), 5) == 0
 
 
-# ---- what a pod's object says of its node ---------------------------------------------------------------------------
+# ---- what a pod's object reveals about its node ---------------------------------------------------------------------
 
 
 def pod_object(**conditions: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def pod_object(**conditions: Any) -> dict[str, Any]:
 
 
 def test_a_pod_that_the_node_s_controller_has_called_not_ready_is_on_a_lost_node() -> None:
-    """The controller changes Ready alone: no kubelet is there that would change the other."""
+    """The node controller changes only Ready. Only a kubelet would change ContainersReady."""
     assert PodView.of(pod_object(Ready=("False", {}), ContainersReady=("True", {}))).on_lost_node
     assert not PodView.of(pod_object(Ready=("True", {}), ContainersReady=("True", {}))).on_lost_node
     assert not PodView.of(pod_object(Ready=("False", {}), ContainersReady=("False", {}))).on_lost_node

@@ -1,4 +1,4 @@
-"""How long is waited for what."""
+"""The time limits of an attempt: for nodes, for the start of its ranks and for its active time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(**changes: Any) -> RunStatus:
 
 
 def pod(index: int, since: float | None, **facts: Any) -> PodView:
-    """Scheduled `since` minutes after the attempt began; None: not at all."""
+    """Return a pod that was scheduled `since` minutes after the attempt began, or not yet if `since` is None."""
     at = None if since is None else NOW + timedelta(minutes=since)
     node = None if since is None else f"node-{index}"
     return PodView(

@@ -1,4 +1,4 @@
-"""What the trainer has found in the data reaches the status, by answers or by the last message, and stays there."""
+"""What the trainer finds in the data reaches the status by answers or by the termination message, and stays there."""
 
 from __future__ import annotations
 

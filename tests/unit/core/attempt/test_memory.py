@@ -1,4 +1,4 @@
-"""The next plan after memory ran out."""
+"""The next attempt's plan after memory ran out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows on a failure: another attempt, when, or none."""
+"""Whether and when another attempt follows a failure."""
 
 from __future__ import annotations
 

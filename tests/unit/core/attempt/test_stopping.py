@@ -1,4 +1,4 @@
-"""For whom a next attempt waits."""
+"""How long the next attempt waits for pods that are stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an attempt is a success."""
+"""The conditions under which an attempt is a success."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_rank_0_must_leave_a_result() -> None:
 
 
 GONE = replace(pod(0, None), present=False)
-"""Rank 0's pod, whose end nobody has seen."""
+"""Rank 0's pod, which disappeared before its end was observed."""
 
 
 @pytest.mark.parametrize("pods", [(pod(1),), (), (GONE, pod(1))])
@@ -108,7 +108,7 @@ def with_sidecar(of: PodView, phase: str) -> PodView:
 
 @pytest.mark.parametrize("phase", ["Running", "Failed", "Succeeded"])
 def test_an_injected_sidecar_changes_nothing_in_what_the_trainer_has_done(phase: str) -> None:
-    """The Job completes no index whose pod runs on or has failed."""
+    """The Job counts no index as complete while its pod runs or if its pod has failed."""
     pods = (with_sidecar(pod(0), phase), with_sidecar(pod(1), phase))
     assert judge(RUN, child(), pods) == Verdict(RESULT)
 
@@ -119,5 +119,5 @@ def test_a_pod_that_was_evicted_when_its_trainer_had_ended_is_done() -> None:
 
 
 def test_a_pod_without_other_containers_is_judged_when_its_job_counts_it() -> None:
-    """Its phase follows a moment later, and a Job that is deleted before that takes the log with it."""
+    """The pod's phase changes a moment later. If the Job were deleted before that, the log would be lost."""
     assert judge(RUN, child(), (pod(0), pod(1))) is None

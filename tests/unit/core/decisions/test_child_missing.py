@@ -1,4 +1,4 @@
-"""A child that somebody deletes while the attempt needs it is made again, if its content can be had again."""
+"""A child that somebody deletes while the attempt needs it is created again, if its content can be rebuilt."""
 
 from __future__ import annotations
 

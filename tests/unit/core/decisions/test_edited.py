@@ -1,4 +1,4 @@
-"""An edit of the spec takes effect at once while its run has not trained; afterwards it waits for the run's end."""
+"""An edit of the spec takes effect immediately if the run has not trained yet; otherwise it waits for the run's end."""
 
 from __future__ import annotations
 
@@ -60,8 +60,10 @@ def child(**facts: Any) -> JobView:
 
 
 def edited(status: FineTuneJobStatus, edit: dict[str, Any], **seen: Any) -> Observed:
-    """What is seen after an edit: the job with the spec of its run, and beside it the spec of now. What holds at once
-    is that of now in both."""
+    """Return what the operator observes after an edit: the job with the run's spec, and the edited spec.
+
+    Edits that take effect immediately are in both specs.
+    """
     at_once = {path: value for path, value in edit.items() if path == "spec.suspend"}
     own = job(status, **{"metadata.generation": 2, **at_once})
     return Observed(own, NOW, "other", edited=True, edit=job(**edit).spec, **seen)
@@ -115,7 +117,7 @@ def test_an_edit_of_the_recipe_ends_the_run_for_one_of_the_new_spec(seen: dict[s
     assert run_of(ended).completion_time
     assert [(e.class_, e.counted) for e in ended.ledger] == [("Replaced", False)]
     assert ended.phase == "Pending", "nothing has failed"
-    for later in ({"metadata.generation": 2, **edit}, {"metadata.generation": 3}):  # the second takes the edit back
+    for later in ({"metadata.generation": 2, **edit}, {"metadata.generation": 3}):  # the second edit reverts the first
         rest = Observed(job(ended, **later), NOW, "other", leftover=True)
         if run_of(ended).release:
             assert decide(replace(rest, child=child()), SETTINGS).delete_job == "clauses-0b5e7-1-1"

@@ -1,4 +1,4 @@
-"""What a kubelet says of a pod that took more than its own limit, and what is not the pod's own doing."""
+"""A kubelet's message about a pod that exceeded its own limit, and evictions that the pod did not cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects that others wrote: what is not of its type is not there."""
+"""Objects that others wrote: a value of the wrong type counts as absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the condition of a failed Job says of the pod that failed first."""
+"""What the condition of a failed Job reports about the pod that failed first."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What of a pod's last message is believed."""
+"""The validation of a pod's termination message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = Settings(image="trainer:test")
 
 
 def said(**changes: Any) -> str:
-    """A termination message, but for the changes."""
+    """Return a valid termination message with these changes."""
     result = json.loads(RESULT.to_json())
     told = {"podUid": "u", "index": 0, "attempt": 1, "nonce": "n", "exitCode": 76, "step": 3, "result": result}
     return json.dumps(told | changes)
@@ -38,7 +38,7 @@ def with_result(**changes: Any) -> str:
 
 @pytest.mark.parametrize("job", ["bert-sk-sentiment-classification", "sk-learn-comparison-baseline-1"])
 def test_a_result_is_believed_whatever_its_job_is_called(job: str) -> None:
-    """`sk-` is how some tokens begin."""
+    """The name begins with `sk-`, as some tokens do."""
     path = f"default/{job}/runs/1-2a27535b/output"
     word = last_word(with_result(path=path))
     assert word is not None
@@ -115,7 +115,7 @@ def test_metrics_that_are_not_finite_pass_for_the_decision_to_leave_them_out() -
     assert word.result is not None
 
 
-# ---- all the way to the status --------------------------------------------------------------------------------------
+# ---- from the pod to the status -------------------------------------------------------------------------------------
 
 PLANTED = "hf_PlantedPlantedPlanted12"
 ANYWHERE = st.text(max_size=40).map(lambda text: f"{text} {PLANTED} {text}")
@@ -125,7 +125,7 @@ ANYWHERE = st.text(max_size=40).map(lambda text: f"{text} {PLANTED} {text}")
 def test_no_planted_secret_reaches_status_or_events(
     error: str, line: str, reason: str, waiting: str, exit_code: int
 ) -> None:
-    """Whatever the pod, the kubelet or the controller quotes."""
+    """The secrets are in texts from the pod, the kubelet or the controller."""
     pod = {
         "metadata": {"name": "p", "uid": "u", "labels": {"batch.kubernetes.io/job-completion-index": "0"}},
         "spec": {},

@@ -1,4 +1,4 @@
-"""What schedulers of Kubernetes 1.28 to 1.36 have said of pods that no node can take, and what a user reads."""
+"""Messages of schedulers of Kubernetes 1.28 to 1.36 about pods that no node can take, and what users read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of others before it reaches a status, an event or a log."""
+"""How text from others is cleaned before it reaches a status, an event or a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading pods and Jobs as the API has them."""
+"""The views of pods and Jobs as the API returns them."""
 
 from typing import Any
 

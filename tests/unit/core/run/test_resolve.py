@@ -111,6 +111,6 @@ def test_a_run_that_an_older_operator_started_goes_on_as_its_image_knows_it() ->
 
 
 def test_a_default_that_came_with_an_upgrade_is_no_other_recipe() -> None:
-    """Of a run from before, the digest knows nothing of which model is kept."""
+    """The digest of a run of an older release does not contain which model is kept."""
     assert recipe_digest(job().spec, 1) == recipe_digest(job(**{"spec.evaluate": {"keep": "Last"}}).spec, 1)
     assert recipe_digest(job().spec, 1) != recipe_digest(job(**{"spec.evaluate": {"everySteps": 5}}).spec, 1)

@@ -1,4 +1,4 @@
-"""When a run is asked for, what an edit means for the one that goes on, and what the next attempt keeps."""
+"""When a new run is needed, what an edit means for the current run, and what the next attempt keeps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job(**changes: Any) -> FineTuneJob:
 
 
 def ended(result: bool, **changes: Any) -> FineTuneJob:
-    """A job whose first run has ended, after an edit."""
+    """Return a job whose first run has ended and whose spec was then edited."""
     run = next_run(job(), 1, SETTINGS, "n", NOW).model_copy(update={"completion_time": "2026-01-01T01:00:00Z"})
     status = FineTuneJobStatus(run=run, result=RESULT if result else None)
     edited = job(**{"metadata.generation": 2, **changes}) if changes else job()
@@ -81,7 +81,7 @@ def test_a_run_goes_on_with_its_own_spec_and_the_budgets_of_now() -> None:
 
 
 def test_upgrading_the_operator_starts_nothing() -> None:
-    """Another default image is not seen at all: it was frozen when the run started."""
+    """Another default image has no effect, because the image was frozen when the run started."""
     finished = ended(True)
     assert not run_is_needed(finished)
     assert finished.status.run is not None

@@ -1,4 +1,4 @@
-"""Who suspended a run, and that nobody pays for it."""
+"""The operator records who suspended a run, and a suspension costs no restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When children go."""
+"""When children are deleted after the end of a run."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""An attempt starts when its claims are there and can be mounted, and earlier attempts have let go of its storage."""
+"""An attempt starts when its claims exist, can be mounted and are no longer used by earlier attempts."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_data_that_one_node_can_mount_stall_a_job_of_several_nodes() -> None:
     )
 
 
-# ---- who holds the storage ------------------------------------------------------------------------------------------
+# ---- which pods use the storage -------------------------------------------------------------------------------------
 
 
 def test_a_pod_on_a_node_holds_a_claim_that_one_node_mounts() -> None:

@@ -1,4 +1,4 @@
-"""What is written at once, and what waits its turn."""
+"""Which changes of the status are written immediately and which are delayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the condition TrainingHealthy says."""
+"""The values of the condition TrainingHealthy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of attempts: complete, bounded, and only ever longer."""
+"""The ledger is complete and bounded, and entries are only ever added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model is the result, and why the training ended, is in the condition, the event and the progress."""
+"""The condition, the event and the progress report which model is the result and why the training ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EARLY = (
 
 
 def complete(result: Result) -> tuple[FineTuneJobStatus, FineTuneJobStatus]:
-    """The status before and after the end of a run of 50 steps."""
+    """Return the status before and after the end of a run of 50 steps."""
     before = started()
     before = before.model_copy(update={"progress": ProgressStatus(step=29, total_steps=50, epoch=1.0)})
     pods = (ended_well(before, result),)

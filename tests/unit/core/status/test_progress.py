@@ -1,4 +1,4 @@
-"""The phase of the job, by rank 0's word."""
+"""The phase of the job, as rank 0 reports it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def said(rank: int, phase: RankPhase) -> PodStatus:
 
 @pytest.mark.parametrize("so_far", [Phase.STARTING, Phase.TRAINING, Phase.EXPORTING])
 def test_the_phase_is_rank_zeros_whatever_was_seen_before(so_far: Phase) -> None:
-    """An operator that has just started, or has missed a phase, says what one says that was there."""
+    """An operator that has just started or has missed a phase reports the same as one that has observed every phase."""
     assert set(PHASES) == set(RankPhase) - {RankPhase.OTHER}
     for theirs, ours in PHASES.items():
         assert phase_of([said(1, RankPhase.TRAIN), said(0, theirs)], so_far) is ours

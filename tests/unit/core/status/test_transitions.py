@@ -1,4 +1,4 @@
-"""What is worth an event, and what is not."""
+"""Which changes of the status emit an event."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_suspended_job_is_told_once_and_once_more_when_it_is_resumed() -> None
 
 
 def test_a_suspended_job_that_turns_out_to_need_nothing_is_not_resumed() -> None:
-    """It was edited back to the recipe that is trained."""
+    """The job was edited back to the recipe of the finished training."""
     suspended = in_phase(Phase.SUSPENDED)
     assert told(suspended, in_phase(Phase.COMPLETE, suspended)) == [("Normal", "Complete")]
 
@@ -137,7 +137,7 @@ def test_progress_and_waiting_are_not_told() -> None:
 
 
 def test_a_condition_that_this_operator_does_not_know_is_worth_no_event() -> None:
-    """An operator of another version may have written it."""
+    """An operator of another version may have written the condition."""
     conditions = set_condition([], ConditionType.TRAINING, "True", "Training", "trains", 1, NOW)
     conditions.append(conditions[0].model_copy(update={"type": "Evaluated", "reason": "Complete"}))
     assert told(NEW, FineTuneJobStatus(conditions=conditions)) == [("Normal", "Training")]
