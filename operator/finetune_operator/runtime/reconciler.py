@@ -70,7 +70,15 @@ class Reconciler:
         self._observer = Observer(self.cluster, self.settings, self.memories, self.now, self.nonce, self.jitter)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Observe, decide, execute; return the seconds until the next reconcile, or None.
+        """Bring a job one step further; return the seconds until the next reconcile, or None.
+
+        1. If nothing has changed since the last look at the API server, report the progress from memory.
+        2. Read the FineTuneJob. If it is being deleted, delete its Jobs, so that its pods free their nodes.
+        3. If its spec or status cannot be read, write that into its status.
+        4. Observe: read the attempt's Job, pods and other children, and ask the agents.
+        5. Decide (`core/decide.py`).
+        6. Create deleted children again, and decide what else is to be done.
+        7. Execute: write the status if it differs, then delete and create objects.
 
         Raises ApiError if the API server cannot be reached or fails.
         """
@@ -88,17 +96,20 @@ class Reconciler:
             raise
 
     async def _step(self, key: Key) -> float | None:
+        # 1. Report the progress from memory.
         if look := self.memories.last_look(key, self.now()):
             look = replace(look, observed=await self._observer.again(key, look.observed))
             decision = decide(look.observed, self.settings)
             if decision.is_report:
                 return await self._report(key, look, decision)
+        # 2. Read the FineTuneJob.
         began = self.memories.begin_look(key, self.now())
         manifest = await self.cluster.get(FINETUNEJOBS, key.namespace, key.name)
         if "deletionTimestamp" in manifest["metadata"]:
             await self._free(manifest)
             self.memories.forget(key, Because.DELETED)
             return None
+        # 3. A job that cannot be read.
         try:
             job = parse(manifest)
         except InvalidManifestError as error:
@@ -107,13 +118,17 @@ class Reconciler:
             return await self._tell(manifest, decide_invalid(status, _generation(manifest), error, self.now()))
         self.memories.of(key).phase = job.status.phase or Phase.PENDING
         try:
+            # 4. Observe.
             look = Look(began, manifest, await self._observer.observe(key, job))
             await self._delete_unused_policies(look.observed.job, look.observed.other_policies)
+            # 5. Decide.
             decision = decide(look.observed, self.settings)
+            # 6. Create deleted children again.
             if decision.make_again or decision.notes:
                 await self._make_again(key, look, decision)
                 look = replace(look, observed=replace(look.observed, missing=()))
                 decision = decide(look.observed, self.settings)
+            # 7. Execute.
             return await (self._report if decision.is_report else self._execute)(key, look, decision)
         except (ForbiddenError, InvalidError) as error:
             return await self._refused(manifest, "let the operator work on the job", error)
