@@ -24,8 +24,7 @@ def test_children_that_somebody_deletes_while_pods_wait_are_made_again_and_the_p
         made = eventually(lambda kind=kind: child(ground, kind), ground.operator.log, seconds=20)  # type: ignore[misc]
         assert made["metadata"]["uid"] != old["metadata"]["uid"]
         assert made.get("data") == old.get("data")
-    told = [e["note"] for e in kubectl.get("events.events.k8s.io") if e["reason"] == "MadeAgain"]
-    assert sorted(note.split()[0] for note in told) == ["ConfigMap", "Service"]
+    eventually(lambda: kinds_made_again(ground) == ["ConfigMap", "Service"], lambda: kinds_made_again(ground))
     node = ready_nodes(kubectl)[-1]
     kubectl.run("label", "node", node, f"{label}=here")
     try:
@@ -34,6 +33,12 @@ def test_children_that_somebody_deletes_while_pods_wait_are_made_again_and_the_p
         ground.leaves_nothing(JOB)
     finally:
         kubectl.run("label", "node", node, f"{label}-")
+
+
+def kinds_made_again(ground: Ground) -> list[str]:
+    """Return the kinds of the children of which an event says that they were created again."""
+    events = ground.kubectl.get("events.events.k8s.io")
+    return sorted(event["note"].split()[0] for event in events if event["reason"] == "MadeAgain")
 
 
 def child(ground: Ground, kind: str) -> dict[str, Any]:
