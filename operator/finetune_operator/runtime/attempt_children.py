@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from finetune_operator import constants
@@ -83,7 +84,9 @@ async def look_for_children(
     there[NETWORKPOLICIES.kind] = policy in policies
     missing = tuple(one for one in needed if not there[one.kind])
     if any(one.can_be_made for one in missing) and memory.children is seen:
-        memory.children = None  # look them up again until the child was created again and found
+        # Look them up again until the child was created again and found. Their names stay, so that the event of the
+        # next deletion is not taken for one that does not matter.
+        memory.children = replace(seen, time=now - timedelta(seconds=LASTS))
     return Found(missing, policies - {policy})
 
 

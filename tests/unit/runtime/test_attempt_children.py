@@ -75,6 +75,18 @@ async def test_a_deleted_child_is_made_again_as_it_was_and_one_event_tells(resou
         assert (run_of(status).attempt, status.ledger) == (1, [])
 
 
+async def test_children_that_are_deleted_one_after_another_are_each_made_again_at_once() -> None:
+    """While the operator creates the first one again, the event of the second deletion arrives."""
+    async with operated(GUARDED, automatic=False) as world:
+        await world.cluster.create(FINETUNEJOBS, manifest())
+        await world.pods_of_attempt(1, 1)
+        for resource in CHILDREN:
+            (child,) = await world.cluster.list(resource, "default")
+            name = child["metadata"]["name"]
+            await world.cluster.delete(resource, "default", name)
+            assert (await again(world, resource, name))["metadata"]["uid"] != child["metadata"]["uid"]
+
+
 async def test_a_configuration_that_was_edited_meanwhile_gives_way_to_another_attempt() -> None:
     async with operated(FAST, automatic=False) as world:
         await world.cluster.create(FINETUNEJOBS, manifest())
