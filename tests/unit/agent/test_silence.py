@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.agent.silence import LOOKS, Silence
+from finetune_trainer.agent.polling import POLLS
+from finetune_trainer.agent.silence import Silence
 from finetune_trainer.contract import RankExit, rank_beat_file, rank_exit_file
 from finetune_trainer.pod.scratch import Scratch
 
@@ -38,22 +39,22 @@ def rank(tmp_path: Path) -> Rank:
 
 def test_a_rank_whose_file_stays_unchanged_is_silent(rank: Rank) -> None:
     rank.beat()
-    assert not rank.is_silent_after(LOOKS)
+    assert not rank.is_silent_after(POLLS)
     assert rank.is_silent_after(1)
 
 
 def test_a_single_beat_begins_the_patience_anew(rank: Rank) -> None:
     for _ in range(5):
         rank.beat()
-        assert not rank.is_silent_after(LOOKS)
+        assert not rank.is_silent_after(POLLS)
 
 
 def test_a_rank_without_a_file_is_not_watched(rank: Rank) -> None:
-    assert not rank.is_silent_after(3 * LOOKS)
+    assert not rank.is_silent_after(3 * POLLS)
     rank.beat()
     assert not rank.is_silent_after(1)
     rank.beat_file.unlink()
-    assert not rank.is_silent_after(3 * LOOKS)
+    assert not rank.is_silent_after(3 * POLLS)
 
 
 def end_of(rank: Rank) -> RankExit:

@@ -11,10 +11,11 @@ from unit.agent.conftest import MakePod
 from unit.agent.pod import Pod
 
 from finetune_trainer.agent import process_state
+from finetune_trainer.agent.polling import POLLS
 from finetune_trainer.agent.rank_output import RankOutput
 from finetune_trainer.agent.rank_processes import RankProcesses
 from finetune_trainer.agent.redaction import redactor
-from finetune_trainer.agent.start_watch import LOOKS, StartWatch
+from finetune_trainer.agent.start_watch import StartWatch
 from finetune_trainer.contract import ExitCode, rank_imported_file, rank_started_file
 from finetune_trainer.pod.scratch import Scratch
 
@@ -54,7 +55,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 
 def test_a_rank_that_never_runs_the_trainer_hangs_however_much_its_process_computes(start: Start) -> None:
     start.has_imported(1)
-    for look in range(LOOKS - 1):
+    for look in range(POLLS - 1):
         start.done[100] = look
         assert start.watch.look() == {}
     assert start.watch.look() == {0: 100}
@@ -63,27 +64,27 @@ def test_a_rank_that_never_runs_the_trainer_hangs_however_much_its_process_compu
 def test_a_rank_that_imports_for_long_is_left_alone_as_long_as_its_process_does_something(start: Start) -> None:
     start.starts(0)
     start.has_imported(1)
-    for look in range(10 * LOOKS):
-        start.done[100] = look // (LOOKS - 1)
+    for look in range(10 * POLLS):
+        start.done[100] = look // (POLLS - 1)
         assert start.watch.look() == {}
-    assert start.hanging_after(LOOKS) == {0: 100}
+    assert start.hanging_after(POLLS) == {0: 100}
 
 
 def test_a_rank_that_has_imported_its_libraries_may_wait_for_ever(start: Start) -> None:
     for rank in (0, 1):
         start.starts(rank)
         start.has_imported(rank)
-    assert start.hanging_after(10 * LOOKS) == {}
+    assert start.hanging_after(10 * POLLS) == {}
 
 
 def test_a_rank_that_has_ended_does_not_hang(start: Start) -> None:
     start.has_imported(1)
     del start.living[0]
-    assert start.hanging_after(10 * LOOKS) == {}
+    assert start.hanging_after(10 * POLLS) == {}
 
 
 def test_all_ranks_that_hang_are_named(start: Start) -> None:
-    assert start.hanging_after(LOOKS) == {0: 100, 1: 101}
+    assert start.hanging_after(POLLS) == {0: 100, 1: 101}
 
 
 def at_the_rank_s_start(pod: Pod, statement: str) -> None:

@@ -7,6 +7,7 @@ full disk, and counts as absent. The folder outlives a container of the pod, and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,14 @@ class Scratch:
         """Return the exit files of those ranks that have written one, by rank."""
         found = ((rank, _read(self.folder / contract.rank_exit_file(rank), RankExit)) for rank in ranks)
         return {rank: ended for rank, ended in found if ended is not None}
+
+    def add_exit(self, left: RankExit) -> None:
+        """Write the exit file of a rank that is about to be killed. A file that the rank has written itself stays.
+
+        If no file can be written, the signal is the cause of the rank's end.
+        """
+        with contextlib.suppress(OSError), (self.folder / contract.rank_exit_file(left.rank)).open("x") as file:
+            file.write(left.to_json())
 
     def last_beat(self, rank: int) -> int | None:
         """Return when the rank last touched its beat file, in nanoseconds, or None if there is no such file."""
