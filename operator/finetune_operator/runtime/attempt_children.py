@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from finetune_operator import constants
@@ -62,7 +62,7 @@ async def look_for_children(
     has the spec of the run. Raises ApiError.
     """
     seen, name = memory.children, child["metadata"]["name"]
-    if seen and within(now - seen.time, LASTS) and (CONFIGMAPS.kind, name) in seen.names:
+    if seen and seen.time and within(now - seen.time, LASTS) and (CONFIGMAPS.kind, name) in seen.names:
         return Found()
     same = run_config(job, run, settings).digest == run.config_digest
     needed = [MissingChild(CONFIGMAPS.kind, name, same), MissingChild(SERVICES.kind, name, True)]
@@ -86,7 +86,7 @@ async def look_for_children(
     if any(one.can_be_made for one in missing) and memory.children is seen:
         # Look them up again until the child was created again and found. Their names stay, so that the event of the
         # next deletion is not taken for one that does not matter.
-        memory.children = replace(seen, time=now - timedelta(seconds=LASTS))
+        memory.children = replace(seen, time=None)
     return Found(missing, policies - {policy})
 
 

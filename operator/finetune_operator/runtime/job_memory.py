@@ -70,9 +70,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Children:
-    """The kinds and names of an attempt's children besides its Job, all of which existed at that time."""
+    """The kinds and names of an attempt's children besides its Job."""
 
-    time: datetime
+    time: datetime | None
+    """When all of them were found; None if one of them has to be created again."""
     names: frozenset[tuple[str, str]]
 
 
