@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
+from support.bench import bench
 from support.clusters import World, claim, condition, last_words, operated, run_of
 from support.manifests import changed, manifest
-from unit.runtime.test_reconciler import bench
 
 from finetune_operator.api.v1alpha1 import RunStatus
 from finetune_operator.constants import Phase
@@ -243,13 +243,10 @@ async def exporting(world: World) -> Object:
 async def reading_result() -> Object:
     """Return a job whose pod ended while no operator ran, and was deleted before one started."""
     async with bench() as made:
-        await made.cluster.create(FINETUNEJOBS, manifest())
-        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
-        pods = await made.world.pods(1)
+        pods = await made.pods_of_new_job()
         made.world.say(pods[0], run_of(await made.world.status()))
         await made.reconcile_until(lambda s: s.phase == Phase.TRAINING)
-        await made.world.succeed(pods)
-        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        await made.succeed_unseen(pods)
         await made.reconcile_until(lambda s: condition(s, "Reconciling")[1] == "ReadingResult")
         return await made.world.job()
 

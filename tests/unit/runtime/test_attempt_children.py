@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from support.bench import KEY, Bench, bench
 from support.clusters import SETTINGS, World, condition, operated, run_of
 from support.manifests import manifest
-from unit.runtime.test_reconciler import KEY, Bench, bench
 
 from finetune_operator.constants import Phase
 from finetune_operator.core.settings import Network, Settings

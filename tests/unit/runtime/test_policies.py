@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from support.bench import KEY, SETTINGS, Bench, bench
 from support.clusters import condition, run_of
 from support.manifests import changed, manifest
-from unit.runtime.test_reconciler import KEY, SETTINGS, Bench, bench
 
 from finetune_operator.constants import Phase
 from finetune_operator.core.settings import Network

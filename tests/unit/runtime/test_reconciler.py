@@ -2,92 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from support.clusters import NOW, RESULT, World, claim, condition, last_words, run_of
+from support.bench import KEY, SETTINGS, bench
+from support.clusters import RESULT, condition, last_words, run_of
 from support.jobs import job
 from support.manifests import changed, manifest
-from support.scripted import ScriptedDriver
 
 from finetune_operator.core.run.naming import child_name
-from finetune_operator.core.settings import Settings
-from finetune_operator.local.cluster import LocalCluster
-from finetune_operator.local.finetunejobs import admit
-from finetune_operator.protocol import CLAIMS, CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, ForbiddenError, Object, Resource
-from finetune_operator.runtime.job_memory import Because, JobMemories, Key
-from finetune_operator.runtime.reconciler import Reconciler
-
-KEY = Key("default", "clauses")
-SETTINGS = Settings(image="trainer:test", progress_interval=10, peers_interval=60)
-
-
-class CountingCluster(LocalCluster):
-    """A cluster that counts requests to pods and creations, and refuses some creations."""
-
-    def __init__(self, driver: ScriptedDriver) -> None:
-        super().__init__(driver, admit=admit)
-        self.asked: Counter[str] = Counter()
-        self.created: Counter[str] = Counter()
-        self.refused = ""
-
-    async def pod_status(self, pod: Object, port: int, path: str, limit: int, timeout: float) -> bytes | None:
-        self.asked[pod["metadata"]["name"].split("-")[-2]] += 1
-        return await super().pod_status(pod, port, path, limit, timeout)
-
-    async def create(self, resource: Resource, manifest: Object) -> Object:
-        self.created[resource.kind] += 1
-        if resource.kind == self.refused:
-            raise ForbiddenError(403, "Forbidden", "exceeded quota")
-        return await super().create(resource, manifest)
-
-
-class Bench:
-    """A reconciler that the test calls, with a clock that the test sets."""
-
-    def __init__(self, world: World, cluster: CountingCluster) -> None:
-        self.world = world
-        self.cluster = cluster
-        self.now = NOW
-        self.reconciler = Reconciler(cluster, SETTINGS, JobMemories(), now=lambda: self.now)
-
-    async def reconcile_until(self, what: Any) -> None:
-        async with asyncio.timeout(10):
-            while not what(await self.world.status()):
-                self.reconciler.memories.forget(KEY, Because.CHANGED)  # events would do this, but none arrive here
-                await self.reconciler.reconcile(KEY)
-                await asyncio.sleep(0.001)
-
-    async def version(self) -> str:
-        version: str = (await self.world.job())["metadata"]["resourceVersion"]
-        return version
-
-
-@asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    answers: dict[str, bytes] = {}
-    driver = ScriptedDriver(automatic=True, answer=lambda pod, path: answers.get(pod["metadata"]["uid"]))
-    cluster = CountingCluster(driver)
-    cluster.add_namespace("default")
-    await cluster.start()
-    await cluster.create(CLAIMS, claim("finetune", "ReadWriteMany"))
-    try:
-        yield Bench(World(cluster, driver, answers), cluster)
-    finally:
-        await cluster.close()
+from finetune_operator.protocol import CONFIGMAPS, FINETUNEJOBS, JOBS, PODS, Object, Resource
+from finetune_operator.runtime.job_memory import Because
 
 
 async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes() -> None:
     """Each write of progress queues the job again by its own event. That reconcile must not observe and write again."""
     async with bench() as made:
-        await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}))
-        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
-        pods = await made.world.pods(2)
+        pods = await made.pods_of_new_job(nodes=2)
         run = run_of(await made.world.status())
         for pod in pods:
             made.world.say(pod, run, step=1)
@@ -111,12 +43,9 @@ async def test_what_happens_between_two_looks_neither_asks_the_agents_nor_writes
 async def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_and_nothing_is_trained_again() -> None:
     """The pods end while no operator runs, and rank 0's pod is deleted before one starts."""
     async with bench() as made:
-        await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.resources": {"nodes": 2, "gpusPerNode": 0}}))
-        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
-        pods = await made.world.pods(2)
+        pods = await made.pods_of_new_job(nodes=2)
         run = run_of(await made.world.status())
-        await made.world.succeed(pods)
-        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        await made.succeed_unseen(pods)
         await made.reconcile_until(lambda s: condition(s, "Reconciling")[1] == "ReadingResult")
         await made.reconcile_until(lambda s: made.cluster.created["Job"] == 2)
         (look,) = [pod for pod in await made.cluster.list(PODS, "default") if "-look-" in pod["metadata"]["name"]]
@@ -131,11 +60,8 @@ async def test_a_result_whose_pod_is_gone_is_read_from_the_workspace_and_nothing
 
 async def test_a_refused_look_for_a_result_is_told_once_and_tried_again() -> None:
     async with bench() as made:
-        await made.cluster.create(FINETUNEJOBS, manifest())
-        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
-        pods = await made.world.pods(1)
-        await made.world.succeed(pods)
-        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        pods = await made.pods_of_new_job()
+        await made.succeed_unseen(pods)
         made.cluster.refused = JOBS.kind
         await made.reconcile_until(lambda s: condition(s, "Stalled") == ("True", "Refused"))
         version = await made.version()
@@ -148,11 +74,8 @@ async def test_a_refused_look_for_a_result_is_told_once_and_tried_again() -> Non
 
 async def test_a_look_that_a_queue_never_lets_start_is_given_up() -> None:
     async with bench() as made:
-        await made.cluster.create(FINETUNEJOBS, manifest(**{"spec.faultTolerance": {"maxRestarts": 0}}))
-        await made.reconcile_until(lambda s: s.run and s.run.job_uid)
-        pods = await made.world.pods(1)
-        await made.world.succeed(pods)
-        await made.cluster.delete(PODS, "default", pods[0]["metadata"]["name"])
+        pods = await made.pods_of_new_job(**{"spec.faultTolerance": {"maxRestarts": 0}})
+        await made.succeed_unseen(pods)
         await made.reconcile_until(lambda s: condition(s, "Reconciling") == ("True", "ReadingResult"))
         made.now += timedelta(days=400)  # the cluster has its own clock
         await made.reconcile_until(lambda s: s.phase == "Failed")
